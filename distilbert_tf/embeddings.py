@@ -1,0 +1,135 @@
+"""Words and positions to vectors.
+
+Shapes: B rows, T tokens in a row, D = config.dim, V = config.vocab_size.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from transformers import DistilBertConfig
+
+from distilbert_tf.layers import Dropout, layer_norm
+
+
+@tf.custom_gradient
+def gather_with_dense_gradient(table: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+    """Gathers rows of a table; the gradient is dense, with repeated rows summed.
+
+    `tf.gather` gives its gradient as `IndexedSlices`, and Keras' Adam squares those slices
+    before it adds up the ones of the same row: its second moment is then too small for every
+    word that occurs twice in a batch.
+
+    Args:
+        table: Float (V, D).
+        ids: Integers of any shape, in [0, V).
+
+    Returns:
+        Float of shape `ids.shape + (D,)`.
+    """
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
+        rows, width = tf.shape(table)[0], table.shape[1]
+        flat = tf.reshape(upstream, [-1, width])
+        return tf.math.unsorted_segment_sum(flat, tf.reshape(ids, [-1]), rows), None
+
+    return tf.gather(table, ids), gradient
+
+
+def sinusoidal_positions(length: int, dim: int) -> np.ndarray:
+    """Computes the fixed position embeddings of "Attention Is All You Need", section 3.5.
+
+    Args:
+        length: Number of positions.
+        dim: Width of an embedding, D.
+
+    Returns:
+        float32 (length, dim): sines in the even columns, cosines in the odd ones.
+    """
+    position = np.arange(length)[:, None]
+    column = np.arange(dim)[None, :]
+    angle = position / np.power(10000, 2 * (column // 2) / dim)
+    return np.where(column % 2 == 0, np.sin(angle), np.cos(angle)).astype("float32")
+
+
+class Embedding(keras.layers.Embedding):
+    """A lookup table whose gradient is dense: see `gather_with_dense_gradient`."""
+
+    def call(self, ids: tf.Tensor) -> tf.Tensor:
+        """Looks up rows: integers (...) to float (..., D)."""
+        table = tf.convert_to_tensor(self.embeddings)
+        return tf.cast(gather_with_dense_gradient(table, ids), self.compute_dtype)
+
+
+class Embeddings(keras.layers.Layer):
+    """Word plus position embeddings, LayerNorm, dropout.
+
+    Args:
+        config: Model configuration. With `sinusoidal_pos_embds` the positions start as sines
+            and are not trained, as in the reference.
+
+    Call arguments:
+        input_ids: Integers (B, T).
+
+    Returns:
+        Float (B, T, D).
+
+    Raises:
+        ValueError: T, when known, exceeds `max_position_embeddings`.
+        tf.errors.InvalidArgumentError: The same, when T is only known at run time.
+    """
+
+    def __init__(self, config: DistilBertConfig, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.max_length = config.max_position_embeddings
+        normal = keras.initializers.RandomNormal(stddev=config.initializer_range)
+        self.word_embeddings = Embedding(
+            config.vocab_size,
+            config.dim,
+            embeddings_initializer=normal,
+            name="word_embeddings",
+            dtype=self.dtype_policy,
+        )
+        positions = sinusoidal_positions(self.max_length, config.dim)
+        self.position_embeddings = keras.layers.Embedding(
+            self.max_length,
+            config.dim,
+            embeddings_initializer=(
+                keras.initializers.Constant(positions) if config.sinusoidal_pos_embds else normal
+            ),
+            trainable=not config.sinusoidal_pos_embds,
+            name="position_embeddings",
+            dtype=self.dtype_policy,
+        )
+        self.LayerNorm = layer_norm("LayerNorm", self.dtype_policy)
+        self.dropout = Dropout(config.dropout, name="dropout", dtype=self.dtype_policy)
+        self.dim = config.dim
+
+    def build(self, input_shape: Any = None) -> None:
+        """Makes all variables."""
+        self.word_embeddings.build()
+        self.position_embeddings.build()
+        self.LayerNorm.build((None, None, self.dim))
+        self.dropout.build()
+
+    def call(self, input_ids: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Embeds token ids: (B, T) to (B, T, D)."""
+        length = self._checked_length(input_ids)
+        positions = tf.cast(self.position_embeddings.embeddings[:length], self.compute_dtype)
+        x = self.word_embeddings(input_ids) + positions  # (B, T, D) + (T, D)
+        return self.dropout(self.LayerNorm(x), training=training)
+
+    def _checked_length(self, input_ids: tf.Tensor) -> int | tf.Tensor:
+        message = (
+            f"A row of input_ids is longer than the {self.max_length} positions that this model "
+            "has (config.max_position_embeddings); truncate it, for example with the "
+            "tokenizer's max_length."
+        )
+        if (length := input_ids.shape[1]) is not None:
+            if length > self.max_length:
+                raise ValueError(f"{message} Its length is {length}.")
+            return length
+        dynamic = tf.shape(input_ids)[1]
+        tf.debugging.assert_less_equal(dynamic, self.max_length, message=message)
+        return dynamic

@@ -1,0 +1,228 @@
+"""The encoder, and what every model shares: loading, saving, KerasHub.
+
+Shapes: B rows, T tokens in a row, D = config.dim, H = config.n_heads, L = config.n_layers.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import keras
+import ml_dtypes  # noqa: F401  (gives NumPy its bfloat16)
+import tensorflow as tf
+from transformers import DistilBertConfig
+
+from distilbert_tf.checkpoint import export_tensors, load_tensors
+from distilbert_tf.checkpoint_files import read_tensors, replacing, write_safetensors
+from distilbert_tf.configuration import load_config
+from distilbert_tf.embeddings import Embeddings
+from distilbert_tf.hub import CONFIG, SAFETENSORS, find_checkpoint
+from distilbert_tf.layers import Transformer
+
+Model = TypeVar("Model", bound="PreTrainedModel")
+ModelInputs = tf.Tensor | Mapping[str, tf.Tensor]
+
+
+class EncoderOutput(NamedTuple):
+    """What the encoder gives.
+
+    Attributes:
+        last_hidden_state: Float (B, T, D).
+        hidden_states: L + 1 tensors (B, T, D), embeddings first; None unless asked for.
+        attentions: L tensors (B, H, T, T); None unless asked for.
+    """
+
+    last_hidden_state: tf.Tensor
+    hidden_states: tuple[tf.Tensor, ...] | None = None
+    attentions: tuple[tf.Tensor, ...] | None = None
+
+
+def split_inputs(inputs: ModelInputs) -> tuple[tf.Tensor, tf.Tensor]:
+    """Takes token ids and mask out of what a model was called with.
+
+    Args:
+        inputs: Integers (B, T), or a mapping with `input_ids` (B, T) and, if not every token
+            counts, `attention_mask` (B, T).
+
+    Returns:
+        `input_ids` and `attention_mask`, both (B, T).
+
+    Raises:
+        ValueError: A name that the model does not know, a missing `input_ids`, a wrong rank or
+            two different shapes.
+        TypeError: `input_ids` are not integers.
+    """
+    named = dict(inputs) if isinstance(inputs, Mapping) else {"input_ids": inputs}
+    if unknown := named.keys() - {"input_ids", "attention_mask"}:
+        raise ValueError(
+            f"Unknown input {sorted(unknown)[0]!r}: DistilBERT takes 'input_ids' and "
+            "'attention_mask' (it has no token types)."
+        )
+    if "input_ids" not in named:
+        raise ValueError("The inputs lack 'input_ids'.")
+    ids = tf.convert_to_tensor(named["input_ids"])
+    if not ids.dtype.is_integer:
+        raise TypeError(f"input_ids must be integers; got {ids.dtype.name}.")
+    if ids.shape.rank != 2:
+        raise ValueError(f"input_ids must have shape (rows, tokens); got {tuple(ids.shape)}.")
+    mask = named.get("attention_mask")
+    if mask is None:
+        return ids, tf.ones_like(ids)
+    mask = tf.convert_to_tensor(mask)
+    if not ids.shape.is_compatible_with(mask.shape):
+        raise ValueError(
+            f"attention_mask {tuple(mask.shape)} must have the shape of input_ids "
+            f"{tuple(ids.shape)}."
+        )
+    return ids, mask
+
+
+class PreTrainedModel(keras.Model):
+    """Base of all models: configuration, strict loading and saving.
+
+    Args:
+        config: Model configuration.
+        dtype: Keras dtype or policy, for example `"mixed_bfloat16"`; Keras' global policy if
+            not given.
+        **kwargs: Passed on to `keras.Model`.
+    """
+
+    has_head = False
+
+    def __init__(self, config: DistilBertConfig, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.config = config
+
+    def __call__(self, inputs: ModelInputs, *args: Any, **kwargs: Any) -> Any:
+        """Calls the model; takes transformers' BatchEncoding as well as a dict."""
+        if isinstance(inputs, Mapping):
+            inputs = dict(inputs)
+        return super().__call__(inputs, *args, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Describes the model for Keras' own `.keras` files."""
+        return {
+            "config": self.config.to_dict(),
+            "name": self.name,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+        }
+
+    @classmethod
+    def from_config(cls: type[Model], config: dict[str, Any], custom_objects: Any = None) -> Model:
+        """Makes the model that `get_config` described."""
+        config = dict(config)
+        return cls(DistilBertConfig.from_dict(config.pop("config")), **config)
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Model],
+        name_or_path: str | Path,
+        *,
+        fresh_head: bool | None = None,
+        revision: str | None = None,
+        dtype: Any = None,
+        **config_overrides: Any,
+    ) -> Model:
+        """Loads a DistilBERT checkpoint, or a BERT one as the DistilBERT of its depth.
+
+        Args:
+            name_or_path: A directory with `config.json` and weights (`model.safetensors`,
+                single or sharded, or transformers' old `tf_model.h5`), `"demo"`, or a
+                repository on the hub.
+            fresh_head: Whether the head may start with new weights. By default a classifier
+                asks for them if the checkpoint has none (and the log says so), while a
+                masked-LM model must find its head.
+            revision: Branch, tag or commit on the hub.
+            dtype: Keras dtype or policy of the model.
+            **config_overrides: Fields of the configuration to replace, such as `num_labels=3`,
+                `id2label={0: "no", 1: "yes"}` or `dropout=0.0`.
+
+        Returns:
+            The model.
+
+        Raises:
+            FileNotFoundError: No such checkpoint within reach, or it lacks a file.
+            CheckpointError: A tensor is missing, left over or of another shape.
+            ValueError: The configuration is not one of these models'.
+        """
+        files = find_checkpoint(name_or_path, revision)
+        config, family = load_config(files.config, **config_overrides)
+        tensors = read_tensors(files.weights)
+        model = cls(config, dtype=dtype)
+        if fresh_head is None:
+            fresh_head = cls._asks_for_fresh_head(tensors)
+        load_tensors(model, tensors, family=family, fresh_head=fresh_head, where=str(files.weights))
+        return model
+
+    @classmethod
+    def _asks_for_fresh_head(cls, tensors: Mapping[str, Any]) -> bool:
+        return False
+
+    def save_pretrained(self, directory: str | Path, dtype: str = "float32") -> None:
+        """Saves a checkpoint that PyTorch transformers and `from_pretrained` open.
+
+        Each file is replaced whole: a process that is killed in between leaves the old one.
+
+        Args:
+            directory: Where `config.json` and `model.safetensors` go; made if missing.
+            dtype: Float type of the file, `"float32"`, `"float16"` or `"bfloat16"`.
+        """
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        self.config.architectures = [type(self).__name__.removeprefix("TF")]
+        self.config.dtype = dtype
+        write_safetensors(directory / SAFETENSORS, export_tensors(self, dtype))
+        with replacing(directory / CONFIG) as temporary:
+            temporary.write_text(self.config.to_json_string(use_diff=False), encoding="utf-8")
+
+
+@keras.saving.register_keras_serializable(package="distilbert_tf")
+class TFDistilBertModel(PreTrainedModel):
+    """DistilBERT without a head.
+
+    Args:
+        config: Model configuration.
+        **kwargs: See `PreTrainedModel`.
+
+    Call arguments:
+        inputs: Integers (B, T), or a mapping with `input_ids` (B, T) and `attention_mask`
+            (B, T), nonzero where a token counts; any pattern, padding on either side.
+        training: Whether dropout acts.
+        output_hidden_states: Whether to give all hidden states.
+        output_attentions: Whether to give the attention weights.
+
+    Returns:
+        An `EncoderOutput`.
+
+    Reference:
+        Sanh et al., "DistilBERT, a distilled version of BERT" (arXiv 1910.01108). Numbers
+        equal those of transformers' `DistilBertModel` on PyTorch.
+    """
+
+    def __init__(self, config: DistilBertConfig, **kwargs: Any) -> None:
+        super().__init__(config, **kwargs)
+        self.embeddings = Embeddings(config, name="embeddings", dtype=self.dtype_policy)
+        self.transformer = Transformer(config, name="transformer", dtype=self.dtype_policy)
+        self.build()
+
+    def build(self, input_shape: Any = None) -> None:
+        """Makes all variables."""
+        self.embeddings.build()
+        self.transformer.build()
+
+    def call(
+        self,
+        inputs: ModelInputs,
+        training: bool | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> EncoderOutput:
+        """Encodes tokens."""
+        ids, mask = split_inputs(inputs)
+        x = self.embeddings(ids, training=training)
+        hidden_states, attentions = self.transformer(x, mask, training=training)
+        return EncoderOutput(
+            hidden_states[-1],
+            hidden_states if output_hidden_states else None,
+            attentions if output_attentions else None,
+        )
