@@ -5,7 +5,7 @@ Shapes: B rows, T tokens in a row, D = config.dim, H = config.n_heads, L = confi
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import keras
 import ml_dtypes  # noqa: F401  (gives NumPy its bfloat16)
@@ -20,7 +20,7 @@ from distilbert_tf.hub import CONFIG, SAFETENSORS, find_checkpoint
 from distilbert_tf.layers import Transformer
 
 Model = TypeVar("Model", bound="PreTrainedModel")
-ModelInputs = tf.Tensor | Mapping[str, tf.Tensor]
+ModelInputs: TypeAlias = tf.Tensor | Mapping[str, tf.Tensor]
 
 
 class EncoderOutput(NamedTuple):
@@ -52,7 +52,9 @@ def split_inputs(inputs: ModelInputs) -> tuple[tf.Tensor, tf.Tensor]:
             two different shapes.
         TypeError: `input_ids` are not integers.
     """
-    named = dict(inputs) if isinstance(inputs, Mapping) else {"input_ids": inputs}
+    named: dict[str, tf.Tensor] = (
+        dict(inputs) if isinstance(inputs, Mapping) else {"input_ids": inputs}
+    )
     if unknown := named.keys() - {"input_ids", "attention_mask"}:
         raise ValueError(
             f"Unknown input {sorted(unknown)[0]!r}: DistilBERT takes 'input_ids' and "
