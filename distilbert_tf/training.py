@@ -1,0 +1,210 @@
+"""Fine-tuning a classifier, from files to a saved checkpoint and a report."""
+
+import dataclasses
+import json
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from distilbert_tf.callbacks import ProgressLog, SaveBest
+from distilbert_tf.checkpoint_files import replacing
+from distilbert_tf.data import load_examples, make_dataset
+from distilbert_tf.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.hub import SAFETENSORS, find_tokenizer
+from distilbert_tf.optimization import create_optimizer
+from distilbert_tf.tasks import Task, get_task
+from distilbert_tf.tokenizer import DistilBertTokenizer
+
+METRICS = "metrics.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneResult:
+    """What a run gave.
+
+    Attributes:
+        model: The classifier with the best epoch's weights.
+        tokenizer: Its tokenizer.
+        output_dir: Where both are saved, with `metrics.json` and TensorBoard's logs.
+        metrics: The scores and the run's figures, as in `metrics.json`.
+        history: Keras' history: lists by metric, an item an epoch.
+    """
+
+    model: TFDistilBertForSequenceClassification
+    tokenizer: DistilBertTokenizer
+    output_dir: Path
+    metrics: dict[str, Any]
+    history: dict[str, list[float]]
+
+    def report(self) -> str:
+        """Writes the figures as a few lines for people."""
+        m = self.metrics
+        return "\n".join(
+            [
+                f"{m['task']}: {m['train_examples']} training and {m['validation_examples']} "
+                "validation examples",
+                f"accuracy before {m['accuracy_before']:.4f}, after {m['accuracy']:.4f} "
+                f"(best of {m['epochs']} epochs: number {m['best_epoch']})",
+                f"loss {m['loss']:.4f} on the validation examples",
+                f"{m['train_time_s']:.0f} s, {m['examples_per_s']:.1f} examples/s, "
+                f"peak memory {m['peak_memory_mib']:.0f} MiB",
+                f"saved in {self.output_dir}",
+            ]
+        )
+
+
+def compile_classifier(
+    model: TFDistilBertForSequenceClassification, optimizer: Any = "adam"
+) -> None:
+    """Compiles a classifier with its loss and metric: cross-entropy of logits, accuracy."""
+    model.compile(
+        optimizer=optimizer,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+    )
+
+
+def evaluate(
+    model: TFDistilBertForSequenceClassification, dataset: tf.data.Dataset
+) -> dict[str, float]:
+    """Scores a classifier on every row of a dataset.
+
+    Args:
+        model: A classifier; compiled here if it is not yet.
+        dataset: Batches of inputs and label ids, as `make_dataset` gives.
+
+    Returns:
+        `loss` and `accuracy`.
+    """
+    if not model.compiled:
+        compile_classifier(model)
+    return {
+        name: float(value)
+        for name, value in model.evaluate(dataset, verbose=0, return_dict=True).items()
+    }
+
+
+def finetune(
+    task: str | Task = "sst2",
+    model: str | Path = "demo",
+    data: str | Path = "demo",
+    output_dir: str | Path = "runs/sst2",
+    *,
+    epochs: int = 3,
+    batch_size: int = 32,
+    learning_rate: float = 5e-5,
+    warmup_ratio: float = 0.1,
+    weight_decay: float = 0.01,
+    max_length: int = 128,
+    max_train_examples: int | None = None,
+    seed: int = 42,
+    dtype: str | None = None,
+    overwrite: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> FinetuneResult:
+    """Fine-tunes a classifier, and keeps the epoch with the best validation accuracy.
+
+    Args:
+        task: A task or its name.
+        model: Checkpoint to start from: directory, hub name or `"demo"`.
+        data: Directory with the task's files, or `"demo"`.
+        output_dir: Where checkpoint, tokenizer, `metrics.json` and TensorBoard's logs go.
+        epochs: Passes over the training examples.
+        batch_size: Rows per step.
+        learning_rate: Peak of the linear warm-up and decay.
+        warmup_ratio: Share of the steps in which the rate rises.
+        weight_decay: Decoupled weight decay, none on LayerNorm and biases.
+        max_length: Longest row in tokens; longer text is cut.
+        max_train_examples: Use only the first so many training examples.
+        seed: Seed of the new head, the shuffles and the dropout.
+        dtype: Keras dtype policy, such as `"mixed_bfloat16"`.
+        overwrite: Whether `output_dir` may hold a checkpoint already.
+        callbacks: More Keras callbacks.
+
+    Returns:
+        The tuned model and the figures of the run.
+
+    Raises:
+        FileExistsError: `output_dir` holds a checkpoint and `overwrite` is false.
+        FileNotFoundError: No such checkpoint or data.
+        ValueError: A bad argument, file or checkpoint.
+    """
+    task, output_dir = get_task(task), Path(output_dir)
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(
+            f"epochs ({epochs}) and batch_size ({batch_size}) must each be at least 1."
+        )
+    if (output_dir / SAFETENSORS).exists() and not overwrite:
+        raise FileExistsError(
+            f"{output_dir} already holds a checkpoint. Choose another output_dir, or pass "
+            "overwrite=True (--overwrite) to replace it."
+        )
+    keras.utils.set_random_seed(seed)
+    train = load_examples(task, data, "train")
+    validation = load_examples(task, data, "validation")
+    if max_train_examples is not None:
+        train = train.take(max_train_examples)
+    tokenizer = DistilBertTokenizer.from_pretrained(find_tokenizer(model))
+    classifier = TFDistilBertForSequenceClassification.from_pretrained(
+        model, id2label=task.id2label, dtype=dtype
+    )
+    tokenize = tokenizer.as_layer(max_length=max_length)
+    train_data = make_dataset(train, tokenize, batch_size, shuffle_seed=seed)
+    validation_data = make_dataset(validation, tokenize, batch_size)
+    optimizer = create_optimizer(
+        learning_rate,
+        total_steps=epochs * len(train_data),
+        warmup_ratio=warmup_ratio,
+        weight_decay=weight_decay,
+    )
+    compile_classifier(classifier, optimizer)
+    before = evaluate(classifier, validation_data)
+    logging.info("Accuracy before fine-tuning: %.4f.", before["accuracy"])
+
+    output_dir.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(output_dir)
+    best = SaveBest(output_dir)
+    own_callbacks = [
+        best,
+        keras.callbacks.TensorBoard(
+            output_dir / "tensorboard", write_graph=False, update_freq=50, profile_batch=0
+        ),
+        *([] if sys.stdout.isatty() else [ProgressLog()]),
+    ]
+    started_s = time.monotonic()
+    history = classifier.fit(
+        train_data,
+        validation_data=validation_data,
+        epochs=epochs,
+        callbacks=[*own_callbacks, *callbacks],
+        verbose=1 if sys.stdout.isatty() else 2,
+    )
+    train_time_s = time.monotonic() - started_s
+    after = evaluate(classifier, validation_data)
+    metrics = {
+        "task": task.name,
+        "model": str(model),
+        "accuracy_before": before["accuracy"],
+        "accuracy": after["accuracy"],
+        "loss": after["loss"],
+        "best_epoch": best.best_epoch,
+        "epochs": len(history.epoch),
+        "train_examples": len(train),
+        "validation_examples": len(validation),
+        "train_time_s": train_time_s,
+        "examples_per_s": len(history.epoch) * len(train) / train_time_s,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "history": {
+            name: [float(value) for value in values] for name, values in history.history.items()
+        },
+    }
+    with replacing(output_dir / METRICS) as temporary:
+        temporary.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    return FinetuneResult(classifier, tokenizer, output_dir, metrics, history.history)
