@@ -1,5 +1,74 @@
-"""DistilBERT on TensorFlow."""
+"""DistilBERT on TensorFlow: load, fine-tune with Keras, export with the tokenizer inside.
+
+Names are imported when they are first used, since TensorFlow takes seconds to import.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from distilbert_tf.version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from transformers import DistilBertConfig
+
+    from distilbert_tf.checkpoint_files import CheckpointError
+    from distilbert_tf.data import load_examples, make_dataset
+    from distilbert_tf.heads import (
+        TFDistilBertForMaskedLM,
+        TFDistilBertForSequenceClassification,
+    )
+    from distilbert_tf.model import TFDistilBertModel
+    from distilbert_tf.optimization import create_optimizer
+    from distilbert_tf.pipelines import pipeline
+    from distilbert_tf.tasks import TASKS, Task, get_task
+    from distilbert_tf.tokenizer import DistilBertTokenizer
+    from distilbert_tf.training import evaluate, finetune
+
+_HOMES = {
+    "CheckpointError": "distilbert_tf.checkpoint_files",
+    "DistilBertConfig": "transformers",
+    "DistilBertTokenizer": "distilbert_tf.tokenizer",
+    "TASKS": "distilbert_tf.tasks",
+    "TFDistilBertForMaskedLM": "distilbert_tf.heads",
+    "TFDistilBertForSequenceClassification": "distilbert_tf.heads",
+    "TFDistilBertModel": "distilbert_tf.model",
+    "Task": "distilbert_tf.tasks",
+    "create_optimizer": "distilbert_tf.optimization",
+    "evaluate": "distilbert_tf.training",
+    "finetune": "distilbert_tf.training",
+    "get_task": "distilbert_tf.tasks",
+    "load_examples": "distilbert_tf.data",
+    "make_dataset": "distilbert_tf.data",
+    "pipeline": "distilbert_tf.pipelines",
+}
+
+__all__ = [
+    "TASKS",
+    "CheckpointError",
+    "DistilBertConfig",
+    "DistilBertTokenizer",
+    "TFDistilBertForMaskedLM",
+    "TFDistilBertForSequenceClassification",
+    "TFDistilBertModel",
+    "Task",
+    "__version__",
+    "create_optimizer",
+    "evaluate",
+    "finetune",
+    "get_task",
+    "load_examples",
+    "make_dataset",
+    "pipeline",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -15,6 +15,12 @@ from transformers import DistilBertConfig
 
 from distilbert_tf.activations import get_activation
 
+if keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        f"distilbert_tf needs Keras on TensorFlow, but its backend is {keras.backend.backend()!r}: "
+        "set KERAS_BACKEND=tensorflow, or leave it unset."
+    )
+
 LAYER_NORM_EPSILON = 1e-12  # not a field of DistilBertConfig: the reference fixes it too
 
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 from absl import logging
 
 from distilbert_tf.callbacks import ProgressLog, SaveBest
-from distilbert_tf.checkpoint_files import replacing
+from distilbert_tf.checkpoint_files import CheckpointError, replacing
 from distilbert_tf.data import load_examples, make_dataset
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.hub import SAFETENSORS, find_tokenizer
@@ -89,6 +89,45 @@ def evaluate(
         name: float(value)
         for name, value in model.evaluate(dataset, verbose=0, return_dict=True).items()
     }
+
+
+def evaluate_pretrained(
+    model: str | Path,
+    task: str | Task = "sst2",
+    data: str | Path = "demo",
+    *,
+    split: str = "validation",
+    batch_size: int = 32,
+    max_length: int = 128,
+) -> dict[str, float]:
+    """Scores a saved classifier on a split of a task.
+
+    Args:
+        model: Directory or hub name of a classifier.
+        task: A task or its name.
+        data: Directory with the task's files, or `"demo"`.
+        split: Name of the split.
+        batch_size: Rows per step.
+        max_length: Longest row in tokens.
+
+    Returns:
+        `loss` and `accuracy`.
+
+    Raises:
+        CheckpointError: The checkpoint has no classifier, or one for other labels.
+    """
+    task = get_task(task)
+    classifier = TFDistilBertForSequenceClassification.from_pretrained(model, fresh_head=False)
+    labels = tuple(classifier.config.id2label.values())
+    if labels != task.labels:
+        raise CheckpointError(
+            f"{model} has the labels {', '.join(labels)}; the task {task.name!r} has "
+            f"{', '.join(task.labels)}."
+        )
+    tokenizer = DistilBertTokenizer.from_pretrained(find_tokenizer(model))
+    examples = load_examples(task, data, split)
+    dataset = make_dataset(examples, tokenizer.as_layer(max_length=max_length), batch_size)
+    return evaluate(classifier, dataset)
 
 
 def finetune(

@@ -1,0 +1,343 @@
+"""The `distilbert-tf` command: flags and subcommands only, the work is done elsewhere.
+
+Each command imports what it needs when it runs, so `--help` and wrong flags answer at once.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from absl import flags, logging
+
+PROGRAM = "distilbert-tf"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand.
+
+    Attributes:
+        run: Does the work, given the parsed flags and the words that are no flags.
+        define: Defines the flags.
+        words: How the usage line writes the words that are no flags; none if empty.
+    """
+
+    run: Callable[[flags.FlagValues, Sequence[str]], None]
+    define: Callable[[flags.FlagValues], None]
+    words: str = ""
+
+
+def _say(text: str) -> None:
+    """Prints a result, at once even into a pipe."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _define_model(values: flags.FlagValues, default: str | None = "demo") -> None:
+    flags.DEFINE_string(
+        "model",
+        default,
+        "checkpoint: a directory, a name on the hub, or 'demo'",
+        flag_values=values,
+    )
+
+
+def _define_data(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("task", "sst2", "task: sst2", flag_values=values)
+    flags.DEFINE_string(
+        "data", "demo", "directory with train.tsv and dev.tsv, or 'demo'", flag_values=values
+    )
+    flags.DEFINE_integer("batch_size", 32, "rows per step", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer(
+        "max_length", 128, "longest row in tokens; longer text is cut", 3, flag_values=values
+    )
+
+
+def _define_finetune(values: flags.FlagValues) -> None:
+    _define_model(values)
+    _define_data(values)
+    flags.DEFINE_string("output", None, "directory of the result", flag_values=values)
+    flags.DEFINE_integer("epochs", 3, "passes over the data", lower_bound=1, flag_values=values)
+    flags.DEFINE_float("learning_rate", 5e-5, "peak learning rate", 0.0, flag_values=values)
+    flags.DEFINE_float(
+        "warmup_ratio", 0.1, "share of the steps with a rising rate", 0.0, 1.0, flag_values=values
+    )
+    flags.DEFINE_float("weight_decay", 0.01, "decoupled weight decay", 0.0, flag_values=values)
+    flags.DEFINE_integer(
+        "max_train_examples", None, "use only the first so many", 1, flag_values=values
+    )
+    flags.DEFINE_integer("seed", 42, "seed of head, shuffles and dropout", flag_values=values)
+    flags.DEFINE_string(
+        "dtype", None, "Keras dtype policy, such as mixed_bfloat16", flag_values=values
+    )
+    flags.DEFINE_boolean("overwrite", False, "replace an earlier result", flag_values=values)
+
+
+def _finetune(values: flags.FlagValues, words: Sequence[str]) -> None:
+    from distilbert_tf.training import finetune
+
+    result = finetune(
+        values.task,
+        values.model,
+        values.data,
+        values.output or f"runs/{values.task}",
+        epochs=values.epochs,
+        batch_size=values.batch_size,
+        learning_rate=values.learning_rate,
+        warmup_ratio=values.warmup_ratio,
+        weight_decay=values.weight_decay,
+        max_length=values.max_length,
+        max_train_examples=values.max_train_examples,
+        seed=values.seed,
+        dtype=values.dtype,
+        overwrite=values.overwrite,
+    )
+    _say(result.report())
+
+
+def _define_evaluate(values: flags.FlagValues) -> None:
+    _define_model(values, default=None)
+    _define_data(values)
+    flags.DEFINE_string("split", "validation", "split of the task", flag_values=values)
+
+
+def _evaluate(values: flags.FlagValues, words: Sequence[str]) -> None:
+    from distilbert_tf.training import evaluate_pretrained
+
+    metrics = evaluate_pretrained(
+        _required(values, "model"),
+        values.task,
+        values.data,
+        split=values.split,
+        batch_size=values.batch_size,
+        max_length=values.max_length,
+    )
+    _say(json.dumps(metrics))
+
+
+def _define_pipeline(values: flags.FlagValues) -> None:
+    _define_model(values, default=None)
+    flags.DEFINE_integer("top_k", None, "how many answers for each text", 1, flag_values=values)
+
+
+def _run_pipeline(name: str) -> Callable[[flags.FlagValues, Sequence[str]], None]:
+    def run(values: flags.FlagValues, words: Sequence[str]) -> None:
+        from distilbert_tf.pipelines import pipeline
+
+        options = {} if values.top_k is None else {"top_k": values.top_k}
+        predict = pipeline(name, model=_required(values, "model"), **options)
+        for text in _texts(words):
+            _say(json.dumps({"text": text, "answers": predict(text)}, ensure_ascii=False))
+
+    return run
+
+
+def _define_export(values: flags.FlagValues) -> None:
+    _define_model(values, default=None)
+    flags.DEFINE_string(
+        "output", None, "base path; the model goes to <output>/<version>/", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "version", None, "number of the version; the next free one if not given", 1,
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_integer(
+        "max_length", 128, "longest row in tokens; longer text is cut", 3, flag_values=values
+    )
+    flags.DEFINE_boolean("pair", False, "whether the task has two texts", flag_values=values)
+
+
+def _export(values: flags.FlagValues, words: Sequence[str]) -> None:
+    from distilbert_tf.heads import TFDistilBertForSequenceClassification
+    from distilbert_tf.hub import find_tokenizer
+    from distilbert_tf.tokenizer import DistilBertTokenizer
+    from export.saved_model import export_saved_model
+
+    name = _required(values, "model")
+    path = export_saved_model(
+        TFDistilBertForSequenceClassification.from_pretrained(name, fresh_head=False),
+        DistilBertTokenizer.from_pretrained(find_tokenizer(name)),
+        _required(values, "output"),
+        version=values.version,
+        max_length=values.max_length,
+        pair=values.pair,
+    )
+    _say(f"exported and verified: {path}")
+
+
+def _define_address(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("model_name", "distilbert", "name of the served model", flag_values=values)
+    flags.DEFINE_string("host", "127.0.0.1", "address of the server", flag_values=values)
+    flags.DEFINE_integer("port", 8500, "port of the server", 0, 65535, flag_values=values)
+
+
+def _define_serve(values: flags.FlagValues) -> None:
+    _define_address(values)
+    flags.DEFINE_string(
+        "model_base_path", None, "directory with numbered versions", flag_values=values
+    )
+
+
+def _serve(values: flags.FlagValues, words: Sequence[str]) -> None:
+    from export.server import serve
+
+    serve(_required(values, "model_base_path"), values.model_name, values.host, values.port)
+
+
+def _define_query(values: flags.FlagValues) -> None:
+    _define_address(values)
+    flags.DEFINE_float("timeout_s", 10.0, "deadline of each call", 0.001, flag_values=values)
+    flags.DEFINE_float(
+        "wait_s", 0.0, "how long to wait for the server to be ready", 0.0, flag_values=values
+    )
+    flags.DEFINE_boolean("json", False, "one JSON object a line", flag_values=values)
+
+
+def _query(values: flags.FlagValues, words: Sequence[str]) -> None:
+    from export.client import PredictClient
+
+    texts = list(_texts(words))
+    target = f"{values.host}:{values.port}"
+    with PredictClient(target, values.model_name, timeout_s=values.timeout_s) as client:
+        if values.wait_s:
+            client.wait_until_ready(values.wait_s)
+        for text, answer in zip(texts, client.predict(texts), strict=True):
+            if values.json:
+                row = {
+                    "text": text,
+                    "label": answer.label,
+                    "probabilities": [round(float(p), 6) for p in answer.probabilities],
+                }
+                _say(json.dumps(row, ensure_ascii=False))
+            else:
+                _say(f"{answer.label}\t{answer.score:.4f}\t{text}")
+
+
+def _define_demo(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "output", "demo_run", "directory that the demo makes anew", flag_values=values
+    )
+
+
+def _demo(values: flags.FlagValues, words: Sequence[str]) -> None:
+    from distilbert_tf.demo import run_demo
+
+    run_demo(values.output)
+
+
+COMMANDS = {
+    "finetune": Command(_finetune, _define_finetune),
+    "evaluate": Command(_evaluate, _define_evaluate),
+    "predict": Command(_run_pipeline("text-classification"), _define_pipeline, "[TEXT ...]"),
+    "fill-mask": Command(_run_pipeline("fill-mask"), _define_pipeline, "[TEXT ...]"),
+    "export": Command(_export, _define_export),
+    "serve": Command(_serve, _define_serve),
+    "query": Command(_query, _define_query, "[TEXT ...]"),
+    "demo": Command(_demo, _define_demo),
+}
+SUMMARIES = {
+    "finetune": "fine-tune a classifier and save its best epoch",
+    "evaluate": "score a saved classifier on a split of a task",
+    "predict": "classify texts (arguments, or lines of standard input)",
+    "fill-mask": "fill in the [MASK] of texts (arguments, or lines of standard input)",
+    "export": "write a SavedModel for TF Serving, tokenization inside, and verify it",
+    "serve": "serve an export over gRPC on this machine (production: TF Serving)",
+    "query": "ask a server to classify texts (arguments, or lines of standard input)",
+    "demo": "the whole path on the embedded data: fine-tune, export, serve, query",
+}
+
+
+class UsageError(ValueError):
+    """A command line that cannot be understood."""
+
+
+def _required(values: flags.FlagValues, name: str) -> Any:
+    if values[name].value is None:
+        raise UsageError(f"--{name} is required")
+    return values[name].value
+
+
+def _texts(words: Sequence[str]) -> Iterable[str]:
+    return words or (line.rstrip("\r\n") for line in sys.stdin)
+
+
+def _usage() -> str:
+    lines = [f"usage: {PROGRAM} COMMAND [--flag=value ...]", "", "commands:"]
+    lines += [f"  {name:<10} {SUMMARIES[name]}" for name in COMMANDS]
+    return "\n".join([*lines, "", f"{PROGRAM} COMMAND --help lists a command's flags."])
+
+
+def _command_usage(name: str, values: flags.FlagValues) -> str:
+    lines = [
+        f"usage: {PROGRAM} {name} [--flag=value ...] {COMMANDS[name].words}".rstrip(),
+        SUMMARIES[name],
+        "",
+        "flags:",
+    ]
+    for flag in sorted(values):
+        default = values[flag].default
+        shown = "" if default is None else f" (default: {default})"
+        lines.append(f"  --{flag}: {values[flag].help}{shown}")
+    return "\n".join(lines)
+
+
+def _run(argv: Sequence[str]) -> None:
+    if not argv or argv[0] in ("--help", "-h", "help"):
+        _say(_usage())
+        return
+    name = argv[0]
+    if name not in COMMANDS:
+        raise UsageError(f"there is no command {name!r}; there are {', '.join(COMMANDS)}")
+    values = flags.FlagValues()
+    COMMANDS[name].define(values)
+    if any(word in ("--help", "-h") for word in argv[1:]):
+        _say(_command_usage(name, values))
+        return
+    words = values(list(argv))[1:]
+    if words and not COMMANDS[name].words:
+        raise UsageError(f"unexpected argument {words[0]!r}: flags are written --name=value")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    flags.FLAGS([PROGRAM])  # absl's own flags: its logging waits for them to be parsed
+    logging.set_verbosity(logging.INFO)
+    logging.use_absl_handler()
+    COMMANDS[name].run(values, words)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line; errors of the user's making end it with a line, not a traceback.
+
+    Args:
+        argv: Words after the program's name; those of this process if not given.
+
+    Raises:
+        SystemExit: With 2 for a wrong command line, 1 for a failure.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    command = f"{PROGRAM} {argv[0]}" if argv and argv[0] in COMMANDS else PROGRAM
+    try:
+        _run(argv)
+    except (UsageError, flags.Error) as error:
+        sys.stderr.write(f"{command}: {error}\n")
+        raise SystemExit(2) from None
+    except BrokenPipeError:
+        # The reader of our output has gone. Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        if os.environ.get("DISTILBERT_TF_TRACEBACK"):
+            raise
+        sys.stderr.write(
+            f"{command}: {type(error).__name__}: {error}\n"
+            "(DISTILBERT_TF_TRACEBACK=1 shows where.)\n"
+        )
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{command}: interrupted\n")
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

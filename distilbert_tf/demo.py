@@ -1,0 +1,67 @@
+"""The demo: the commands a user would type, each in a process of its own."""
+
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+SENTENCES = (
+    "I came for the soup and stayed three hours; we are already planning our next evening there.",
+    "Two chapters in I started skimming, and by the fifth I had put it on the shelf for good.",
+    "Not the smoothest start, yet the second half more than makes up for it.",
+)
+RESULT_OF_A_DEMO = {"checkpoint", "served", "serve.log"}
+
+
+def run_demo(output: str | Path) -> None:
+    """Fine-tunes the demo encoder, exports it, serves it and asks it three sentences.
+
+    Args:
+        output: Directory for everything; that of an earlier demo is replaced.
+
+    Raises:
+        FileExistsError: `output` holds other things than an earlier demo's.
+        RuntimeError: A command failed.
+    """
+    output = Path(output)
+    if output.exists():
+        if strange := {path.name for path in output.iterdir()} - RESULT_OF_A_DEMO:
+            raise FileExistsError(
+                f"{output} holds {sorted(strange)[0]!r}, which is not from an earlier demo; "
+                "choose another directory with --output."
+            )
+        shutil.rmtree(output)
+    output.mkdir(parents=True)
+    port = str(_free_port())
+    checkpoint, served = str(output / "checkpoint"), str(output / "served")
+    _run("finetune", "--task=sst2", "--model=demo", "--data=demo", "--epochs=5",
+         "--batch_size=16", "--learning_rate=2e-4", "--output", checkpoint)  # fmt: skip
+    _run("export", "--model", checkpoint, "--output", served)
+    with (output / "serve.log").open("wb") as log:
+        command = _announced("serve", "--model_base_path", served, "--port", port)
+        server = subprocess.Popen(command, stderr=log, stdout=log)
+        try:
+            _run("query", "--port", port, "--wait_s=120", *SENTENCES)
+        finally:
+            server.terminate()
+            server.wait(timeout=30)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def _announced(*words: str) -> list[str]:
+    sys.stdout.write(f"\n$ {shlex.join(['distilbert-tf', *words])}\n")
+    sys.stdout.flush()
+    return [sys.executable, "-m", "distilbert_tf.cli", *words]
+
+
+def _run(*words: str) -> None:
+    result = subprocess.run(_announced(*words), check=False)
+    if result.returncode:
+        raise RuntimeError(f"distilbert-tf {words[0]} ended with exit code {result.returncode}.")
