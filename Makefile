@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := distilbert_tf export tests
+SOURCES := distilbert_tf export tests benchmarks
 
 # Quiet TensorFlow; the models' own errors still show.
 export TF_CPP_MIN_LOG_LEVEL ?= 2

@@ -64,7 +64,8 @@ setup(
         "demo": DEMO,
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "notebooks": NOTEBOOKS,
-        "parity": ["scikit-learn>=1.5", "torch>=2.6"],
+        # The newest PyTorch that the recorded references were compared with.
+        "parity": ["scikit-learn>=1.5", "torch>=2.6,<2.14"],
         "test": TEST + NOTEBOOKS,
     },
     classifiers=[

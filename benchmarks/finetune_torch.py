@@ -1,0 +1,118 @@
+"""Fine-tunes SST-2 with PyTorch transformers by `distilbert-tf finetune`'s recipe.
+
+The peer of
+
+    distilbert-tf finetune --task=sst2 --model=demo --data=DIR --output=OUT --epochs=1
+
+from the same checkpoint, with the same optimizer, schedule, clipping and batch size, and rows
+padded to the longest of each batch. Needs the extra `parity`:
+
+    python benchmarks/finetune_torch.py --data=DIR --epochs=1
+"""
+
+import json
+import resource
+import tempfile
+import time
+
+import numpy as np
+import torch
+import tqdm
+from absl import app, flags
+from transformers import DistilBertForSequenceClassification
+
+from distilbert_tf import DistilBertTokenizer, TFDistilBertModel, get_task, load_examples
+from distilbert_tf.data import Examples
+from distilbert_tf.hub import find_tokenizer
+from distilbert_tf.optimization import NO_WEIGHT_DECAY
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("data", "demo", "directory with train.tsv and dev.tsv, or 'demo'")
+flags.DEFINE_string("model", "demo", "checkpoint to start from")
+flags.DEFINE_integer("epochs", 1, "passes over the data")
+flags.DEFINE_integer("batch_size", 32, "rows per step")
+flags.DEFINE_integer("max_length", 128, "longest row in tokens")
+flags.DEFINE_float("learning_rate", 5e-5, "peak learning rate")
+flags.DEFINE_integer("max_train_examples", None, "use only the first so many")
+flags.DEFINE_integer("seed", 42, "seed of head, shuffles and dropout")
+
+WARMUP_RATIO, WEIGHT_DECAY, MAX_GRADIENT_NORM = 0.1, 0.01, 1.0
+
+
+def encode(tokenizer: DistilBertTokenizer, examples: Examples, rows: np.ndarray) -> dict:
+    """Tokenizes some rows, padded to the longest of them."""
+    texts = [examples.texts[0][row] for row in rows]
+    return tokenizer(
+        texts, truncation=True, max_length=FLAGS.max_length, padding=True, return_tensors="pt"
+    )
+
+
+@torch.no_grad()
+def accuracy(model: torch.nn.Module, tokenizer: DistilBertTokenizer, examples: Examples) -> float:
+    """Scores the model on all rows, in file order."""
+    model.eval()
+    right = 0
+    for rows in np.array_split(np.arange(len(examples)), -(-len(examples) // FLAGS.batch_size)):
+        logits = model(**encode(tokenizer, examples, rows)).logits
+        right += int((logits.argmax(-1).numpy() == examples.labels[rows]).sum())
+    return right / len(examples)
+
+
+def main(argv: list[str]) -> None:
+    """Trains and reports."""
+    del argv
+    task = get_task("sst2")
+    train = load_examples(task, FLAGS.data, "train")
+    if FLAGS.max_train_examples:
+        train = train.take(FLAGS.max_train_examples)
+    validation = load_examples(task, FLAGS.data, "validation")
+    tokenizer = DistilBertTokenizer.from_pretrained(find_tokenizer(FLAGS.model))
+    torch.manual_seed(FLAGS.seed)
+    with tempfile.TemporaryDirectory() as directory:
+        TFDistilBertModel.from_pretrained(FLAGS.model).save_pretrained(directory)
+        model = DistilBertForSequenceClassification.from_pretrained(
+            directory, id2label=task.id2label
+        )
+    decayed = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        decayed[not any(part in name for part in NO_WEIGHT_DECAY)].append(parameter)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": decayed[True], "weight_decay": WEIGHT_DECAY},
+            {"params": decayed[False], "weight_decay": 0.0},
+        ],
+        lr=FLAGS.learning_rate,
+    )
+    total = FLAGS.epochs * -(-len(train) // FLAGS.batch_size)
+    warmup = int(WARMUP_RATIO * total)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda i: max(0.0, min((i + 1) / max(warmup, 1), (total - i) / (total - warmup)))
+    )
+    random = np.random.default_rng(FLAGS.seed)
+    started_s = time.monotonic()
+    with tqdm.tqdm(total=total, mininterval=30) as progress:
+        for _ in range(FLAGS.epochs):
+            model.train()
+            order = random.permutation(len(train))
+            for start in range(0, len(train), FLAGS.batch_size):
+                rows = order[start : start + FLAGS.batch_size]
+                labels = torch.tensor(train.labels[rows], dtype=torch.long)
+                loss = model(**encode(tokenizer, train, rows), labels=labels).loss
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+                progress.update()
+    train_time_s = time.monotonic() - started_s
+    result = {
+        "accuracy": accuracy(model, tokenizer, validation),
+        "train_time_s": train_time_s,
+        "examples_per_s": FLAGS.epochs * len(train) / train_time_s,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    app.run(main)

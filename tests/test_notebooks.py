@@ -1,0 +1,55 @@
+"""The notebooks run from top to bottom, at their small setting, and store no outputs."""
+
+from pathlib import Path
+
+import nbclient
+import nbformat
+import pytest
+
+from distilbert_tf.hub import DEMO_INSTALL, demo_directory
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+
+
+def demo_encoder_is_installed() -> bool:
+    try:
+        demo_directory()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def test_there_is_a_notebook() -> None:
+    assert [path.name for path in NOTEBOOKS] == ["01_quickstart.ipynb"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebook_stores_no_outputs(path: Path) -> None:
+    cells = nbformat.read(path, as_version=4).cells
+    assert all(not cell.outputs for cell in cells if cell.cell_type == "code")
+    assert all(cell.execution_count is None for cell in cells if cell.cell_type == "code")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not demo_encoder_is_installed(), reason=f"needs `{DEMO_INSTALL}`")
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTILBERT_TF_SMALL", "1")
+    notebook = nbformat.read(path, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
+    printed = [
+        output.text
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if output.output_type == "stream"
+    ]
+    difference = float("".join(printed).rsplit(": ", 1)[1])
+    assert difference < 1e-5
+    pictures = sum(
+        "image/png" in output.get("data", {})
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+    )
+    assert pictures == 3

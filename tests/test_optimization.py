@@ -1,0 +1,65 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from distilbert_tf.optimization import WarmupLinearDecay, create_optimizer
+
+
+def test_schedule_rises_then_falls_to_zero() -> None:
+    schedule = WarmupLinearDecay(2.0, total_steps=10, warmup_steps=4)
+    rates = [float(schedule(step)) for step in range(12)]
+    expected = [0.5, 1.0, 1.5, 2.0, 2.0, 5 / 3, 4 / 3, 1.0, 2 / 3, 1 / 3, 0.0, 0.0]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+
+
+def test_schedule_without_warmup_starts_at_the_peak() -> None:
+    assert float(WarmupLinearDecay(3.0, total_steps=6)(0)) == 3.0
+
+
+def test_schedule_survives_keras_config() -> None:
+    schedule = WarmupLinearDecay(1e-3, total_steps=7, warmup_steps=2)
+    again = WarmupLinearDecay.from_config(schedule.get_config())
+    assert [float(again(i)) for i in range(7)] == [float(schedule(i)) for i in range(7)]
+
+
+@pytest.mark.parametrize(("warmup", "total"), [(-1, 5), (5, 5), (0, 0)])
+def test_impossible_schedules_are_refused(warmup: int, total: int) -> None:
+    with pytest.raises(ValueError, match="warmup_steps"):
+        WarmupLinearDecay(1.0, total, warmup)
+
+
+def test_no_steps_are_refused() -> None:
+    with pytest.raises(ValueError, match="total_steps must be at least 1"):
+        create_optimizer(1e-3, total_steps=0)
+
+
+def variables() -> list[keras.Variable]:
+    names = ("q_lin/kernel", "q_lin/bias", "LayerNorm/gamma", "sa_layer_norm/gamma")
+    made = []
+    for i, path in enumerate(names):
+        layer, name = path.split("/")
+        with keras.name_scope(layer):
+            made.append(keras.Variable(np.array([1.0, -2.0], "float32") * (i + 1), name=name))
+    return made
+
+
+def test_only_kernels_decay() -> None:
+    """With zero gradients AdamW moves a weight by its decay alone: -rate * decay * weight."""
+    weights = variables()
+    before = [weight.numpy() for weight in weights]
+    optimizer = create_optimizer(0.1, total_steps=10, warmup_ratio=0.0, weight_decay=0.5)
+    optimizer.apply([tf.zeros_like(weight) for weight in before], weights)
+    np.testing.assert_allclose(weights[0].numpy(), before[0] * (1 - 0.1 * 0.5), rtol=1e-6)
+    for weight, old in zip(weights[1:], before[1:], strict=True):
+        np.testing.assert_array_equal(weight.numpy(), old)
+
+
+def test_gradients_are_clipped_by_their_global_norm() -> None:
+    """Adam's second moment after one step is (1 - 0.999) * gradient ** 2."""
+    weights = variables()[:2]
+    optimizer = create_optimizer(0.1, total_steps=10)
+    optimizer.apply([tf.constant([30.0, 0.0]), tf.constant([0.0, 40.0])], weights)
+    moments = [v.numpy() for v in optimizer.variables if "velocity" in v.path]
+    np.testing.assert_allclose(moments[0], [0.001 * 0.6**2, 0], rtol=1e-4)
+    np.testing.assert_allclose(moments[1], [0, 0.001 * 0.8**2], rtol=1e-4)

@@ -1,0 +1,174 @@
+"""Fine-tuning end to end on a tiny model and a task that can be learnt in seconds."""
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from transformers import DistilBertConfig
+
+from distilbert_tf.callbacks import ProgressLog, SaveBest
+from distilbert_tf.checkpoint_files import CheckpointError
+from distilbert_tf.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.model import TFDistilBertModel
+from distilbert_tf.tokenizer import DistilBertTokenizer
+from distilbert_tf.training import FinetuneResult, evaluate_pretrained, finetune
+
+GOOD = ("bright", "warm", "clever", "kind", "sweet", "crisp")
+BAD = ("dull", "cold", "clumsy", "rude", "bitter", "stale")
+THINGS = ("tea", "film", "song", "room", "walk", "book", "meal", "talk")
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def tiny_checkpoint(directory: Path) -> Path:
+    keras.utils.set_random_seed(5)
+    words = (*SPECIAL, *GOOD, *BAD, *THINGS, "a", "what", "the", "was", ".")
+    config = DistilBertConfig(
+        vocab_size=len(words),
+        dim=16,
+        n_layers=1,
+        n_heads=2,
+        hidden_dim=32,
+        max_position_embeddings=16,
+        initializer_range=0.2,
+    )
+    TFDistilBertModel(config).save_pretrained(directory)
+    (directory / "vocab.txt").write_text("\n".join(words) + "\n")
+    return directory
+
+
+def tiny_data(directory: Path, *, rows: int = 96) -> Path:
+    directory.mkdir()
+    random = np.random.default_rng(1)
+    for name, count in (("train", rows), ("dev", 31)):
+        lines = ["sentence\tlabel"]
+        for _ in range(count):
+            label = int(random.integers(2))
+            word, thing = random.choice((BAD, GOOD)[label]), random.choice(THINGS)
+            pattern = random.choice(["what a {0} {1}", "the {1} was {0} .", "{0} {1}"])
+            lines.append(f"{pattern.format(word, thing)}\t{label}")
+        (directory / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("tiny")
+    return tiny_checkpoint(root / "encoder"), tiny_data(root / "data")
+
+
+@pytest.fixture(scope="module")
+def result(paths: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> FinetuneResult:
+    encoder, data = paths
+    output = tmp_path_factory.mktemp("run") / "out"
+    return finetune(
+        "sst2", encoder, data, output, epochs=6, batch_size=8, learning_rate=1e-2, max_length=12
+    )
+
+
+def test_it_learns(result: FinetuneResult) -> None:
+    assert result.metrics["accuracy"] >= 0.95
+    assert result.metrics["accuracy"] == max(result.history["val_accuracy"])
+    assert result.metrics["train_examples"] == 96
+    assert result.metrics["validation_examples"] == 31
+    assert len(result.history["val_accuracy"]) == result.metrics["epochs"] == 6
+
+
+def test_the_record_is_complete(result: FinetuneResult) -> None:
+    saved = json.loads((result.output_dir / "metrics.json").read_text())
+    assert saved == result.metrics
+    assert saved["history"]["val_loss"] == pytest.approx(result.history["val_loss"])
+    assert saved["train_time_s"] > 0
+    assert saved["peak_memory_mib"] > 100
+    report = result.report()
+    assert f"after {saved['accuracy']:.4f}" in report
+    assert "96 training and 31 validation examples" in report
+    assert list((result.output_dir / "tensorboard" / "train").glob("events.*"))
+
+
+def test_what_is_saved_scores_the_same(result: FinetuneResult, paths: tuple[Path, Path]) -> None:
+    scores = evaluate_pretrained(result.output_dir, "sst2", paths[1], batch_size=5)
+    assert scores["accuracy"] == pytest.approx(result.metrics["accuracy"])
+    assert scores["loss"] == pytest.approx(result.metrics["loss"], abs=1e-5)
+    model = TFDistilBertForSequenceClassification.from_pretrained(result.output_dir)
+    assert model.config.id2label == {0: "negative", 1: "positive"}
+    tokenizer = DistilBertTokenizer.from_pretrained(result.output_dir)
+    logits = model(tokenizer(["a stale meal", "what a kind talk"], return_tensors="tf"))
+    assert logits.numpy().argmax(axis=1).tolist() == [0, 1]
+
+
+def test_the_seed_repeats_a_run(paths: tuple[Path, Path], tmp_path: Path) -> None:
+    encoder, data = paths
+
+    def losses(name: str, seed: int) -> list[float]:
+        run = finetune("sst2", encoder, data, tmp_path / name, epochs=2, batch_size=16, seed=seed)
+        return run.history["loss"]
+
+    assert losses("a", 1) == losses("b", 1) != losses("c", 2)
+
+
+def test_an_earlier_result_is_not_overwritten(
+    result: FinetuneResult, paths: tuple[Path, Path]
+) -> None:
+    with pytest.raises(FileExistsError, match="already holds a checkpoint"):
+        finetune("sst2", *paths, result.output_dir)
+
+
+@pytest.mark.parametrize("arguments", [{"epochs": 0}, {"batch_size": 0}])
+def test_bad_arguments_are_refused(
+    paths: tuple[Path, Path], tmp_path: Path, arguments: dict
+) -> None:
+    with pytest.raises(ValueError, match="must each be at least 1"):
+        finetune("sst2", *paths, tmp_path / "out", **arguments)
+
+
+def test_a_task_with_other_labels_is_refused(
+    result: FinetuneResult, paths: tuple[Path, Path]
+) -> None:
+    with pytest.raises(CheckpointError, match=r"labels negative, positive; the task 'qqp' has"):
+        evaluate_pretrained(result.output_dir, "qqp", paths[1])
+
+
+class Scripted(keras.callbacks.Callback):
+    """Sets a weight and claims an accuracy, epoch by epoch."""
+
+    def __init__(self, model: keras.Model, callback: SaveBest) -> None:
+        super().__init__()
+        callback.set_model(model)
+        self.model_, self.callback = model, callback
+
+    def play(self, accuracies: list[float]) -> None:
+        for epoch, accuracy in enumerate(accuracies):
+            self.model_.classifier.bias.assign([epoch + 1.0, -epoch])
+            self.callback.on_epoch_end(epoch, {"val_accuracy": accuracy})
+        self.callback.on_train_end()
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "best"), [([0.5, 0.8, 0.7], 2), ([0.6, 0.6], 1), ([0.1, 0.2, 0.3], 3)]
+)
+def test_save_best_keeps_the_first_best_epoch(
+    paths: tuple[Path, Path], tmp_path: Path, accuracies: list[float], best: int
+) -> None:
+    model = TFDistilBertForSequenceClassification.from_pretrained(paths[0])
+    callback = SaveBest(tmp_path)
+    Scripted(model, callback).play(accuracies)
+    assert (callback.best_epoch, callback.best) == (best, max(accuracies))
+    assert model.classifier.bias.numpy().tolist() == [best, -(best - 1)]
+    saved = TFDistilBertForSequenceClassification.from_pretrained(tmp_path)
+    assert saved.classifier.bias.numpy().tolist() == [best, -(best - 1)]
+
+
+def test_progress_is_logged_with_rate_and_time_left(caplog: pytest.LogCaptureFixture) -> None:
+    model = keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    data = tf.data.Dataset.from_tensors((tf.ones([2, 1]), tf.ones([2, 1]))).repeat(4)
+    data = data.apply(tf.data.experimental.assert_cardinality(4))
+    with caplog.at_level("INFO", logger="absl"):
+        model.fit(data, epochs=2, verbose=0, callbacks=[ProgressLog(interval_s=0.0)])
+    lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("epoch")]
+    assert len(lines) == 8
+    assert lines[4].startswith("epoch 2/2, step 1/4, ")
+    assert lines[7].endswith("0 s left in this epoch")
