@@ -1,0 +1,377 @@
+"""PredictClient against the local server, and against servers that misbehave on purpose."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+from concurrent import futures
+
+import grpc
+import numpy as np
+import pytest
+import serving_models
+from tensorflow_serving.apis import (
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from export.client import PredictClient, PredictError
+from export.results import TensorInfo, VersionStatus
+from export.server import ModelServer
+
+Code = grpc.StatusCode
+REPOSITORY = pathlib.Path(__file__).parents[1]
+STRINGS = TensorInfo("string", (None,))
+TEXTS = ["abc", "", "a longer text than that", "mid size", "naïve façade", "nul\x00", "x" * 30]
+
+
+@pytest.fixture(scope="module")
+def base_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models")
+    serving_models.save(path / "3")
+    return path
+
+
+@pytest.fixture(scope="module")
+def target(base_path):
+    with ModelServer(base_path, port=0) as server:
+        yield f"127.0.0.1:{server.port}"
+
+
+@pytest.fixture(scope="module")
+def client(target):
+    with PredictClient(target) as open_client:
+        open_client.wait_until_ready(10.0)
+        yield open_client
+
+
+@pytest.fixture
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def label_of(logits):
+    return serving_models.LABELS[logits.argmax()]
+
+
+# Answers.
+
+
+def test_one_text_gives_one_prediction(client):
+    prediction = client.predict("abc")
+    assert prediction.label == "short"
+    np.testing.assert_array_equal(prediction.logits, np.float32([3.0, 2.5, -9.0]))
+    exponentials = np.exp([3.0, 2.5, -9.0])
+    np.testing.assert_allclose(
+        prediction.probabilities, exponentials / exponentials.sum(), rtol=1e-6
+    )
+    assert prediction.score == pytest.approx(exponentials[0] / exponentials.sum())
+    assert client.predict("x" * 30).label == "très long"
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
+def test_texts_keep_their_order_in_any_batches(client, batch_size):
+    predictions = client.predict(TEXTS, batch_size=batch_size)
+    logits = np.stack([serving_models.logits_of(text) for text in TEXTS])
+    np.testing.assert_array_equal(predictions.logits, logits)
+    assert predictions.labels == [label_of(row) for row in logits]
+    assert len(predictions) == len(list(predictions)) == 7
+    for i, prediction in enumerate(predictions):
+        assert prediction.label == predictions[i].label == predictions.labels[i]
+        np.testing.assert_array_equal(prediction.logits, logits[i])
+        np.testing.assert_array_equal(prediction.probabilities, predictions.probabilities[i])
+
+
+def test_no_texts(client):
+    predictions = client.predict([])
+    assert predictions.labels == []
+    assert predictions.probabilities.shape == predictions.logits.shape == (0, 3)
+
+
+def test_pairs(target):
+    with PredictClient(target, signature_name="pairs") as client:
+        predictions = client.predict(TEXTS, TEXTS[::-1], batch_size=2)
+        expected = [
+            serving_models.logits_of(*pair) for pair in zip(TEXTS, TEXTS[::-1], strict=True)
+        ]
+        np.testing.assert_array_equal(predictions.logits, expected)
+        np.testing.assert_array_equal(
+            client.predict("abc", "de").logits, serving_models.logits_of("abc", "de")
+        )
+
+
+def test_call_takes_any_signature(client):
+    x = np.array([[1.5, -2.0], [0.0, 3.0]], np.float32)
+    outputs = client.call({"x": x}, signature_name="finite")
+    np.testing.assert_array_equal(outputs["y"], 2 * x)
+    assert outputs["y"].dtype == np.float32
+    outputs = client.call({"text": ["é", b"\xff\x00"], "gate": ["", ""]}, signature_name="calls")
+    assert outputs["echo"].tolist() == ["é".encode(), b"\xff\x00"]
+    outputs = client.call({"text": np.array(["ab", "c"])}, outputs=["label"])
+    assert {name: array.tolist() for name, array in outputs.items()} == {"label": [b"short"] * 2}
+
+
+def test_metadata_and_status(client):
+    metadata = client.metadata()
+    assert (metadata.name, metadata.version) == ("distilbert", 3)
+    assert metadata.signatures["pairs"].inputs == {"text": STRINGS, "text_pair": STRINGS}
+    assert metadata.signatures["serving_default"].outputs == {
+        "label": STRINGS,
+        "probabilities": TensorInfo("float", (None, 3)),
+        "logits": TensorInfo("float", (None, 3)),
+    }
+    assert metadata.signatures["square"].inputs == {"x": TensorInfo("float", ())}
+    assert "__saved_model_init_op" not in metadata.signatures
+    assert client.model_status() == [VersionStatus(3, "AVAILABLE", "")]
+
+
+def test_threads_share_a_client(client):
+    texts = [["y" * (i % 20)] * (1 + i % 3) for i in range(60)]
+    with futures.ThreadPoolExecutor(8) as pool:
+        for given, predictions in zip(texts, pool.map(client.predict, texts), strict=True):
+            expected = [serving_models.logits_of(text) for text in given]
+            np.testing.assert_array_equal(predictions.logits, expected)
+
+
+# Mistakes.
+
+
+def test_pairs_must_be_what_the_signature_wants(target, client):
+    with pytest.raises(ValueError, match="classifies single texts: it takes no text_pairs"):
+        client.predict("a", "b")
+    with PredictClient(target, signature_name="pairs") as pairs:
+        with pytest.raises(ValueError, match=r"'pairs'.*classifies pairs of texts: give text_pair"):
+            pairs.predict("a")
+        with pytest.raises(ValueError, match="There are 2 texts, but 1 text_pairs"):
+            pairs.predict(["a", "b"], ["c"])
+        with pytest.raises(ValueError, match="a list of each"):
+            pairs.predict("a", ["b"])
+    with (
+        PredictClient(target, signature_name="total") as total,
+        pytest.raises(ValueError, match=r"does not take texts, but \['ids'\]: use call"),
+    ):
+        total.predict("a")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        ({"model_name": "other"}, Code.NOT_FOUND, r"Latest\(other\)"),
+        ({"version": 4}, Code.NOT_FOUND, r"Specific\(distilbert, 4\)"),
+        ({"version_label": "canary"}, Code.INVALID_ARGUMENT, "label: canary"),
+        ({"signature_name": "sign"}, Code.FAILED_PRECONDITION, r"'sign', but .*'serving_default'"),
+    ],
+)
+def test_errors_say_who_answered_what(target, options, code, message):
+    with (
+        PredictClient(target, **options) as client,
+        pytest.raises(PredictError, match=message) as caught,
+    ):
+        client.predict("a")
+    name = options.get("model_name", "distilbert")
+    assert (caught.value.code, caught.value.target) == (code, target)
+    assert str(caught.value) == f"Model {name!r} at {target} gave {code.name}: " + (
+        caught.value.details
+    )
+
+
+def test_version_by_number(target):
+    with PredictClient(target, version=3) as client:
+        assert client.predict("a").label == "short"
+        assert client.model_status() == [VersionStatus(3, "AVAILABLE", "")]
+
+
+def test_message_limit(target):
+    with PredictClient(target, max_message_bytes=10_000) as client:
+        assert client.predict("x" * 30).label == "très long"
+        with pytest.raises(PredictError) as caught:
+            client.predict("x" * 10_000)
+    assert caught.value.code == Code.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize(
+    "options", [{"version": 1, "version_label": "x"}, {"timeout_s": 0.0}, {"max_attempts": 0}]
+)
+def test_senseless_options_are_errors(options):
+    with pytest.raises(ValueError, match="not"):
+        PredictClient("127.0.0.1:1", **options)
+    with PredictClient("127.0.0.1:1") as client, pytest.raises(ValueError, match="batch_size"):
+        client.predict("a", batch_size=0)
+
+
+# Deadlines and retries.
+
+
+class Scripted(
+    prediction_service_pb2_grpc.PredictionServiceServicer,
+    model_service_pb2_grpc.ModelServiceServicer,
+):
+    """Answers Predict and GetModelStatus with the statuses of a script, then well; counts calls."""
+
+    def __init__(self, *script):
+        self.script = list(script)
+        self.calls = 0
+
+    def _act(self, context):
+        self.calls += 1
+        step = self.script.pop(0) if self.script else Code.OK
+        if isinstance(step, float):
+            time.sleep(step)
+        elif step != Code.OK:
+            context.abort(step, "as the script says")
+
+    def Predict(self, request, context):  # noqa: N802
+        self._act(context)
+        return predict_pb2.PredictResponse()
+
+    def GetModelStatus(self, request, context):  # noqa: N802
+        self._act(context)
+        response = get_model_status_pb2.GetModelStatusResponse()
+        loading = get_model_status_pb2.ModelVersionStatus.LOADING
+        available = get_model_status_pb2.ModelVersionStatus.AVAILABLE
+        response.model_version_status.add(version=1, state=available if self.calls > 3 else loading)
+        return response
+
+
+@pytest.fixture
+def run_script():
+    """Starts a server with a script; gives a client of it and the script."""
+    stack = []
+
+    def run(*script, **options):
+        servicer = Scripted(*script)
+        server = grpc.server(futures.ThreadPoolExecutor(2))
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(servicer, server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)
+        client = PredictClient(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}", **options)
+        server.start()
+        stack.append((client, server))
+        return client, servicer
+
+    yield run
+    for client, server in stack:
+        client.close()
+        server.stop(0)
+
+
+def test_unavailable_is_retried(run_script):
+    client, servicer = run_script(Code.UNAVAILABLE, Code.UNAVAILABLE)
+    assert client.call({}) == {}
+    assert servicer.calls == 3
+
+
+@pytest.mark.parametrize(
+    "code", [Code.INTERNAL, Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED]
+)
+def test_nothing_else_is_retried(run_script, code):
+    client, servicer = run_script(code)
+    with pytest.raises(PredictError, match="as the script says") as caught:
+        client.call({})
+    assert caught.value.code == code
+    assert servicer.calls == 1
+
+
+def test_attempts_can_be_limited(run_script):
+    client, servicer = run_script(*[Code.UNAVAILABLE] * 9, max_attempts=3)
+    with pytest.raises(PredictError) as caught:
+        client.call({})
+    assert (caught.value.code, servicer.calls) == (Code.UNAVAILABLE, 3)
+
+
+def test_retries_end_with_the_deadline(run_script):
+    client, servicer = run_script(*[Code.UNAVAILABLE] * 99, timeout_s=1.0)
+    started_s = time.monotonic()
+    with pytest.raises(PredictError) as caught:
+        client.call({})
+    assert time.monotonic() - started_s < 1.5
+    assert caught.value.code == Code.UNAVAILABLE
+    assert 3 <= servicer.calls <= 10
+
+
+def test_a_slow_server_costs_the_deadline_and_not_more(run_script):
+    client, servicer = run_script(3.0, timeout_s=0.3)
+    started_s = time.monotonic()
+    with pytest.raises(PredictError) as caught:
+        client.call({})
+    assert 0.25 < time.monotonic() - started_s < 1.5
+    assert caught.value.code == Code.DEADLINE_EXCEEDED
+    assert servicer.calls == 1
+
+
+def test_wait_until_ready_waits_for_loading(run_script):
+    client, servicer = run_script(Code.UNAVAILABLE, Code.NOT_FOUND)
+    client.wait_until_ready(10.0)
+    assert servicer.calls == 4
+
+
+def test_wait_until_ready_gives_up(run_script, free_port):
+    client, _ = run_script(*[Code.NOT_FOUND] * 99)
+    with pytest.raises(
+        PredictError, match=r"not ready within 0.5 s; last, NOT_FOUND: as"
+    ) as caught:
+        client.wait_until_ready(0.5)
+    assert caught.value.code == Code.DEADLINE_EXCEEDED
+    client, _ = run_script(Code.PERMISSION_DENIED)
+    with pytest.raises(PredictError, match="PERMISSION_DENIED"):
+        client.wait_until_ready(10.0)
+    with (
+        PredictClient(f"127.0.0.1:{free_port}") as nobody,
+        pytest.raises(PredictError, match=r"not ready within 0.5 s; last, UNAVAILABLE"),
+    ):
+        nobody.wait_until_ready(0.5)
+
+
+def test_a_server_that_comes_up_within_the_deadline(base_path, free_port):
+    with (
+        PredictClient(f"127.0.0.1:{free_port}", timeout_s=20.0) as client,
+        futures.ThreadPoolExecutor(1) as pool,
+    ):
+        answer = pool.submit(client.predict, "abc")
+        time.sleep(0.5)
+        assert not answer.done()
+        with ModelServer(base_path, port=free_port):
+            assert answer.result().label == "short"
+
+
+def test_a_new_version_with_other_inputs_is_noticed(tmp_path, base_path, free_port):
+    serving_models.save_constant(tmp_path / "1", "constant")
+    with PredictClient(f"127.0.0.1:{free_port}", signature_name="pairs") as client:
+        with ModelServer(tmp_path, port=free_port), pytest.raises(PredictError, match="no signat"):
+            client.predict("a", "b")
+        with ModelServer(base_path, port=free_port):
+            assert client.predict("a", "b").label == "short"
+
+
+# What it costs to import.
+
+LIGHT_IMPORT = """
+import sys
+import export.client
+from export.protos import predict_pb2
+heavy = {"distilbert_tf", "keras", "tensorflow", "transformers"} & set(sys.modules)
+assert not heavy, heavy
+
+import tensorflow as tf
+request = predict_pb2.PredictRequest()
+request.inputs["text"].CopyFrom(tf.make_tensor_proto(["a"]))
+assert tf.constant(2).numpy() + 2 == 4
+assert tf.make_ndarray(request.inputs["text"]).tolist() == [b"a"]
+import export.protos
+assert sys.modules["tensorflow"] is tf
+"""
+
+
+@pytest.mark.slow
+def test_importing_the_client_leaves_tensorflow_alone():
+    subprocess.run(
+        [sys.executable, "-c", LIGHT_IMPORT],
+        env={**os.environ, "PYTHONPATH": os.fspath(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        check=True,
+        timeout=120,
+    )

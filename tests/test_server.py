@@ -1,0 +1,369 @@
+"""The local server over the wire: plain gRPC stubs on one side, a SavedModel on the other."""
+
+import contextlib
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent import futures
+
+import grpc
+import numpy as np
+import pytest
+import serving_models
+import tensorflow as tf
+from serving_models import call, make_request, set_spec
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    prediction_service_pb2_grpc,
+)
+
+from export.batching import BatchingOptions
+from export.client import PredictClient, PredictError
+from export.server import ModelServer
+
+Code = grpc.StatusCode
+REPOSITORY = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def base_path(tmp_path_factory):
+    """A base path with version 30, and with all that must not be taken for a newer one."""
+    path = tmp_path_factory.mktemp("models")
+    serving_models.save(path / "30")
+    for name in ("4", "31.tmp", "tmp-32", "v33", "-34", "３５"):
+        (path / name).mkdir()
+    (path / "36").write_text("a file")
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(base_path):
+    with ModelServer(base_path, "m", port=0) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def channel(server):
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as open_channel:
+        yield open_channel
+
+
+@pytest.fixture(scope="module")
+def stub(channel):
+    return prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+
+@pytest.fixture(scope="module")
+def model_stub(channel):
+    return model_service_pb2_grpc.ModelServiceStub(channel)
+
+
+def call_inputs(texts, gate=""):
+    return {"text": np.array(texts, object), "gate": np.array([str(gate)] * len(texts), object)}
+
+
+def calls(stub, texts, gate="", timeout=30):
+    inputs = {
+        name: tf.make_tensor_proto(array, tf.string, array.shape)
+        for name, array in call_inputs(texts, gate).items()
+    }
+    return call(stub, inputs, signature=serving_models.CALLS, timeout=timeout)
+
+
+def wait_for(condition):
+    end_s = time.monotonic() + 60.0
+    while not condition():
+        assert time.monotonic() < end_s, "waited in vain"
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def busy(stub, gate):
+    """Keeps the graph busy while the body runs; gives the future of that request's outputs."""
+    with futures.ThreadPoolExecutor(1) as pool:
+        blocker = pool.submit(calls, stub, ["blocker"], gate)
+        try:
+            wait_for(gate.with_suffix(".started").exists)
+            yield blocker
+        finally:
+            gate.touch()
+
+
+def wait_for_queue(server, length):
+    """Waits until that many requests are in the server's queue."""
+    wait_for(lambda: len(server._batcher._queue) == length)
+
+
+def assert_alive(stub):
+    np.testing.assert_array_equal(
+        call(stub, {"text": ["abc"]})["logits"], [serving_models.logits_of("abc")]
+    )
+
+
+# What it answers.
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["abc"],
+        ["", "a longer text than that", "mid size", "naïve façade"],
+        [b"\xff\xfe broken \xc3(", b"nul\x00bytes\x00", b"\x00"],
+        [str(10**i) for i in range(20)] * 50,
+        ["x" * 10_000_000],
+    ],
+    ids=["one", "four", "no text", "a thousand", "10 MB"],
+)
+def test_predict_gives_the_models_values(stub, texts):
+    logits = np.stack([serving_models.logits_of(text) for text in texts])
+    outputs = call(stub, {"text": texts})
+    np.testing.assert_array_equal(outputs["logits"], logits)
+    np.testing.assert_allclose(outputs["probabilities"], tf.nn.softmax(logits), rtol=1e-6)
+    assert [label.decode() for label in outputs["label"]] == [
+        serving_models.LABELS[i] for i in logits.argmax(axis=1)
+    ]
+
+
+def test_an_empty_batch_gives_empty_outputs(stub):
+    outputs = call(stub, {"text": tf.make_tensor_proto([], tf.string)})
+    assert {name: array.shape for name, array in outputs.items()} == {
+        "label": (0,),
+        "probabilities": (0, 3),
+        "logits": (0, 3),
+    }
+
+
+def test_several_inputs_and_other_types_and_ranks(stub):
+    pairs = call(stub, {"text": ["abc", "d"], "text_pair": ["ef", "ghijkl"]}, signature="pairs")
+    expected = [serving_models.logits_of("abc", "ef"), serving_models.logits_of("d", "ghijkl")]
+    np.testing.assert_array_equal(pairs["logits"], expected)
+    assert call(stub, {"x": np.float32(3)}, signature="square")["y"] == np.float32(9)
+    ids = np.array([[1, 2, 3], [4, 5, 6]], np.int32)
+    assert call(stub, {"ids": ids}, signature="total")["total"].tolist() == [6, 15]
+
+
+def test_the_answer_says_what_answered(stub):
+    spec = stub.Predict(make_request({"text": ["a"]}), timeout=10).model_spec
+    assert (spec.name, spec.version.value, spec.signature_name) == ("m", 30, "serving_default")
+    request = make_request({"x": [[1.0, 2.0]]}, signature="finite", version=30)
+    spec = stub.Predict(request, timeout=10).model_spec
+    assert (spec.name, spec.version.value, spec.signature_name) == ("m", 30, "finite")
+
+
+def test_output_filter(stub):
+    outputs = call(stub, {"text": ["abc"]}, outputs=["logits", "label"])
+    assert set(outputs) == {"logits", "label"}
+
+
+def test_numbers_travel_in_typed_fields_as_from_tf_serving(stub):
+    response = stub.Predict(make_request({"text": ["abc"]}), timeout=10)
+    assert list(response.outputs["logits"].float_val) == [3.0, 2.5, -9.0]
+    assert list(response.outputs["label"].string_val) == [b"short"]
+
+
+def test_metadata_gives_the_saved_models_signatures(stub, base_path):
+    request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+    set_spec(request.model_spec)
+    response = stub.GetModelMetadata(request, timeout=10)
+    assert (response.model_spec.name, response.model_spec.version.value) == ("m", 30)
+    signatures = get_model_metadata_pb2.SignatureDefMap()
+    assert response.metadata["signature_def"].Unpack(signatures)
+    saved = saved_model_pb2.SavedModel()
+    saved.ParseFromString((base_path / "30" / "saved_model.pb").read_bytes())
+    assert signatures.signature_def == saved.meta_graphs[0].signature_def
+
+
+@pytest.mark.parametrize("version", [None, 30])
+def test_model_status(model_stub, version):
+    request = get_model_status_pb2.GetModelStatusRequest()
+    set_spec(request.model_spec, version=version)
+    (state,) = model_stub.GetModelStatus(request, timeout=10).model_version_status
+    assert (state.version, state.state) == (30, get_model_status_pb2.ModelVersionStatus.AVAILABLE)
+    assert (state.status.error_code, state.status.error_message) == (0, "")
+
+
+# Many requests at once.
+
+
+def test_concurrent_requests_are_merged_and_each_gets_its_own_rows(server, stub, tmp_path):
+    requests = [[f"{i}/{row}" for row in range(i % 4)] for i in range(24)]
+    with futures.ThreadPoolExecutor(24) as pool, busy(stub, tmp_path / "gate") as blocker:
+        answers = [pool.submit(calls, stub, texts) for texts in requests]
+        wait_for_queue(server, 24)
+    runs = {}
+    for texts, answer in zip(requests, answers, strict=True):
+        outputs = answer.result()
+        assert [echo.decode() for echo in outputs["echo"]] == texts
+        runs.update(zip(outputs["run"].tolist(), outputs["size"].tolist(), strict=True))
+    # 36 rows, at most 32 in a run: the graph ran twice for 24 requests.
+    first_run = blocker.result()["run"].item()
+    assert sorted(runs) == [first_run + 1, first_run + 2]
+    assert sum(runs.values()) == 36
+
+
+def test_a_bad_request_in_a_merged_batch_gets_its_error_alone(server, stub, tmp_path):
+    requests = [[[i, -i]] for i in range(6)] + [[[1, 2], [3, np.inf]]]
+    with futures.ThreadPoolExecutor(7) as pool, busy(stub, tmp_path / "gate"):
+        answers = [
+            pool.submit(call, stub, {"x": np.float32(x)}, signature="finite") for x in requests
+        ]
+        wait_for_queue(server, 7)
+    for i, answer in enumerate(answers[:-1]):
+        assert answer.result()["y"].tolist() == [[2 * i, -2 * i]]
+    assert answers[-1].exception().code() == Code.INVALID_ARGUMENT
+
+
+def test_a_request_past_its_deadline_is_not_computed(stub, tmp_path):
+    with busy(stub, tmp_path / "gate") as blocker:
+        started_s = time.monotonic()
+        with pytest.raises(grpc.RpcError) as caught:
+            calls(stub, ["late"], timeout=0.05)
+        assert caught.value.code() == Code.DEADLINE_EXCEEDED
+        assert time.monotonic() - started_s < 2.0
+    assert calls(stub, ["next"])["run"] == blocker.result()["run"] + 1
+
+
+def test_a_full_queue_is_unavailable(base_path, tmp_path):
+    options = BatchingOptions(max_queue_length=1)
+    with (
+        ModelServer(base_path, "m", port=0, batching=options) as small,
+        grpc.insecure_channel(f"127.0.0.1:{small.port}") as open_channel,
+        futures.ThreadPoolExecutor(1) as pool,
+    ):
+        small_stub = prediction_service_pb2_grpc.PredictionServiceStub(open_channel)
+        with busy(small_stub, tmp_path / "gate"):
+            waiting = pool.submit(calls, small_stub, ["waiting"])
+            wait_for_queue(small, 1)
+            with pytest.raises(grpc.RpcError, match="this task was submitted is full") as caught:
+                calls(small_stub, ["one too many"])
+            assert caught.value.code() == Code.UNAVAILABLE
+        assert waiting.result()["echo"].tolist() == [b"waiting"]
+
+
+# Starting and stopping.
+
+
+def test_nothing_to_serve(tmp_path, base_path):
+    with pytest.raises(FileNotFoundError, match="missing"):
+        ModelServer(tmp_path / "missing", port=0).start()
+    with pytest.raises(FileNotFoundError, match=r"No version of model m in .*there is: nothing"):
+        ModelServer(tmp_path, "m", port=0).start()
+    (tmp_path / "7.tmp").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"where there is: 7.tmp. A version is a sub-dir"):
+        ModelServer(tmp_path, "m", port=0).start()
+    with pytest.raises(FileNotFoundError, match=r"saved_model.pb.*give its parent"):
+        ModelServer(base_path / "30", "m", port=0).start()
+
+
+def test_a_damaged_model(tmp_path):
+    (tmp_path / "7").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"7/saved_model.pb"):
+        ModelServer(tmp_path, "m", port=0).start()
+    (tmp_path / "7" / "saved_model.pb").write_bytes(b"\xff" * 10)
+    with pytest.raises(ValueError, match=r"7/saved_model.pb is damaged"):
+        ModelServer(tmp_path, "m", port=0).start()
+    (tmp_path / "7" / "saved_model.pb").write_bytes(b"")
+    with pytest.raises(ValueError, match="tagged 'serve'"):
+        ModelServer(tmp_path, "m", port=0).start()
+
+
+def test_a_port_that_is_taken(server, base_path):
+    with pytest.raises(OSError, match=f"Cannot listen on 127.0.0.1:{server.port}"):
+        ModelServer(base_path, "m", port=server.port).start()
+
+
+def test_the_newest_version_is_chosen_by_number(tmp_path):
+    for version in ("2", "10", "9"):
+        serving_models.save_constant(tmp_path / version, f"version {version}")
+    with (
+        ModelServer(tmp_path, port=0) as newest,
+        PredictClient(f"127.0.0.1:{newest.port}") as client,
+    ):
+        assert client.predict("any").label == "version 10"
+    # Stopped: nobody listens there any more, and stopping again does no harm.
+    newest.stop()
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", newest.port)) != 0
+
+
+PROGRAM = """
+import sys
+from export.server import serve
+serve(sys.argv[1], "m", port=int(sys.argv[2]), grace_s=60.0)
+print("ended well")
+"""
+
+
+def start_process(base_path, port):
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, os.fspath(base_path), str(port)],
+        env={**os.environ, "PYTHONPATH": os.fspath(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_killed_restarted_and_ended(base_path, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [start_process(base_path, port)]
+    try:
+        with (
+            PredictClient(f"127.0.0.1:{port}", "m", timeout_s=180.0) as client,
+            futures.ThreadPoolExecutor(1) as pool,
+        ):
+
+            def hold(gate, timeout_s):
+                """Sends a request that lasts until `gate` is there, and waits until it runs."""
+                name = serving_models.CALLS
+                inputs = call_inputs(["held"], gate)
+                answer = pool.submit(client.call, inputs, signature_name=name, timeout_s=timeout_s)
+                wait_for(gate.with_suffix(".started").exists)
+                return answer
+
+            # Nobody is there yet: the request is sent again until the server is up.
+            assert client.predict("abc").label == "short"
+
+            # Killed in the middle of a request: an error within the deadline.
+            started_s = time.monotonic()
+            answer = hold(tmp_path / "a", timeout_s=2.0)
+            processes[0].kill()
+            assert answer.exception().code == Code.UNAVAILABLE
+            assert time.monotonic() - started_s < 3.0
+
+            # Restarted: the same client goes on.
+            processes.append(start_process(base_path, port))
+            assert client.predict("abc").label == "short"
+
+            # Asked to end in the middle of a request: that one is answered, no other is taken.
+            answer = hold(tmp_path / "b", timeout_s=180.0)
+            processes[1].send_signal(signal.SIGTERM)
+            with PredictClient(f"127.0.0.1:{port}", "m", timeout_s=0.5) as late:
+                wait_for(lambda: is_refused(late))
+            (tmp_path / "b").touch()
+            assert answer.result()["echo"].tolist() == [b"held"]
+            output, errors = processes[1].communicate(timeout=60)
+            assert processes[1].returncode == 0, errors
+            assert output == "ended well\n"
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def is_refused(client):
+    try:
+        client.model_status()
+    except PredictError as error:
+        return error.code == Code.UNAVAILABLE
+    return False
