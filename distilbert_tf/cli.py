@@ -20,11 +20,13 @@ class Command:
     """A subcommand.
 
     Attributes:
+        summary: What it does, in a line.
         run: Does the work, given the parsed flags and the words that are no flags.
         define: Defines the flags.
         words: How the usage line writes the words that are no flags; none if empty.
     """
 
+    summary: str
     run: Callable[[flags.FlagValues, Sequence[str]], None]
     define: Callable[[flags.FlagValues], None]
     words: str = ""
@@ -151,15 +153,10 @@ def _define_export(values: flags.FlagValues) -> None:
 
 
 def _export(values: flags.FlagValues, words: Sequence[str]) -> None:
-    from distilbert_tf.heads import TFDistilBertForSequenceClassification
-    from distilbert_tf.hub import find_tokenizer
-    from distilbert_tf.tokenizer import DistilBertTokenizer
-    from export.saved_model import export_saved_model
+    from export.saved_model import export_pretrained
 
-    name = _required(values, "model")
-    path = export_saved_model(
-        TFDistilBertForSequenceClassification.from_pretrained(name, fresh_head=False),
-        DistilBertTokenizer.from_pretrained(find_tokenizer(name)),
+    path = export_pretrained(
+        _required(values, "model"),
         _required(values, "output"),
         version=values.version,
         max_length=values.max_length,
@@ -229,24 +226,45 @@ def _demo(values: flags.FlagValues, words: Sequence[str]) -> None:
 
 
 COMMANDS = {
-    "finetune": Command(_finetune, _define_finetune),
-    "evaluate": Command(_evaluate, _define_evaluate),
-    "predict": Command(_run_pipeline("text-classification"), _define_pipeline, "[TEXT ...]"),
-    "fill-mask": Command(_run_pipeline("fill-mask"), _define_pipeline, "[TEXT ...]"),
-    "export": Command(_export, _define_export),
-    "serve": Command(_serve, _define_serve),
-    "query": Command(_query, _define_query, "[TEXT ...]"),
-    "demo": Command(_demo, _define_demo),
-}
-SUMMARIES = {
-    "finetune": "fine-tune a classifier and save its best epoch",
-    "evaluate": "score a saved classifier on a split of a task",
-    "predict": "classify texts (arguments, or lines of standard input)",
-    "fill-mask": "fill in the [MASK] of texts (arguments, or lines of standard input)",
-    "export": "write a SavedModel for TF Serving, tokenization inside, and verify it",
-    "serve": "serve an export over gRPC on this machine (production: TF Serving)",
-    "query": "ask a server to classify texts (arguments, or lines of standard input)",
-    "demo": "the whole path on the embedded data: fine-tune, export, serve, query",
+    "finetune": Command(
+        "fine-tune a classifier and save its best epoch", _finetune, _define_finetune
+    ),
+    "evaluate": Command(
+        "score a saved classifier on a split of a task", _evaluate, _define_evaluate
+    ),
+    "predict": Command(
+        "classify texts (arguments, or lines of standard input)",
+        _run_pipeline("text-classification"),
+        _define_pipeline,
+        "[TEXT ...]",
+    ),
+    "fill-mask": Command(
+        "fill in the [MASK] of texts (arguments, or lines of standard input)",
+        _run_pipeline("fill-mask"),
+        _define_pipeline,
+        "[TEXT ...]",
+    ),
+    "export": Command(
+        "write a SavedModel for TF Serving, tokenization inside, and verify it",
+        _export,
+        _define_export,
+    ),
+    "serve": Command(
+        "serve an export over gRPC on this machine (production: TF Serving)",
+        _serve,
+        _define_serve,
+    ),
+    "query": Command(
+        "ask a server to classify texts (arguments, or lines of standard input)",
+        _query,
+        _define_query,
+        "[TEXT ...]",
+    ),
+    "demo": Command(
+        "the whole path on the embedded data: fine-tune, export, serve, query",
+        _demo,
+        _define_demo,
+    ),
 }
 
 
@@ -266,14 +284,14 @@ def _texts(words: Sequence[str]) -> Iterable[str]:
 
 def _usage() -> str:
     lines = [f"usage: {PROGRAM} COMMAND [--flag=value ...]", "", "commands:"]
-    lines += [f"  {name:<10} {SUMMARIES[name]}" for name in COMMANDS]
+    lines += [f"  {name:<10} {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join([*lines, "", f"{PROGRAM} COMMAND --help lists a command's flags."])
 
 
 def _command_usage(name: str, values: flags.FlagValues) -> str:
     lines = [
         f"usage: {PROGRAM} {name} [--flag=value ...] {COMMANDS[name].words}".rstrip(),
-        SUMMARIES[name],
+        COMMANDS[name].summary,
         "",
         "flags:",
     ]

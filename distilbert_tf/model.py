@@ -28,13 +28,13 @@ class EncoderOutput(NamedTuple):
 
     Attributes:
         last_hidden_state: Float (B, T, D).
-        hidden_states: L + 1 tensors (B, T, D), embeddings first; None unless asked for.
-        attentions: L tensors (B, H, T, T); None unless asked for.
+        hidden_states: L + 1 tensors (B, T, D), embeddings first; empty unless asked for.
+        attentions: L tensors (B, H, T, T); empty unless asked for.
     """
 
     last_hidden_state: tf.Tensor
-    hidden_states: tuple[tf.Tensor, ...] | None = None
-    attentions: tuple[tf.Tensor, ...] | None = None
+    hidden_states: tuple[tf.Tensor, ...] = ()
+    attentions: tuple[tf.Tensor, ...] = ()
 
 
 def split_inputs(inputs: ModelInputs) -> tuple[tf.Tensor, tf.Tensor]:
@@ -225,6 +225,74 @@ class TFDistilBertModel(PreTrainedModel):
         hidden_states, attentions = self.transformer(x, mask, training=training)
         return EncoderOutput(
             hidden_states[-1],
-            hidden_states if output_hidden_states else None,
-            attentions if output_attentions else None,
+            hidden_states if output_hidden_states else (),
+            attentions if output_attentions else (),
         )
+
+    @classmethod
+    def from_preset(
+        cls, preset: str | Path, *, dtype: Any = None, **config_overrides: Any
+    ) -> "TFDistilBertModel":
+        """Loads a KerasHub preset of DistilBERT.
+
+        Args:
+            preset: A built-in name such as `"distil_bert_base_en_uncased"`, a handle
+                (`kaggle://`, `hf://`, `gs://`), or a directory that KerasHub wrote.
+            dtype: Keras dtype or policy of the model.
+            **config_overrides: See `from_keras_hub`.
+
+        Returns:
+            The model.
+
+        Raises:
+            FileNotFoundError: The preset is out of reach.
+            ValueError: No preset of that name, or another kind of model.
+        """
+        from distilbert_tf.keras_hub import load_preset
+
+        backbone = load_preset(preset, dtype)
+        return cls.from_keras_hub(backbone, dtype=dtype, **config_overrides)
+
+    @classmethod
+    def from_keras_hub(
+        cls, backbone: keras.Model, *, dtype: Any = None, **config_overrides: Any
+    ) -> "TFDistilBertModel":
+        """Copies a KerasHub backbone, whose predictions the model then gives.
+
+        Args:
+            backbone: A `keras_nlp.models.DistilBertBackbone`.
+            dtype: Keras dtype or policy of the model; the backbone's own if not given.
+            **config_overrides: Fields of the configuration to replace, such as
+                `attention_dropout=0.0` (by default the backbone's one dropout rate).
+
+        Returns:
+            The model.
+
+        Raises:
+            TypeError: Another kind of object.
+            ValueError: The backbone has weights that DistilBERT has not, or an override names
+                no field.
+            CheckpointError: An override does not fit the backbone's weights.
+        """
+        from distilbert_tf.keras_hub import backbone_config, backbone_tensors
+
+        config = backbone_config(backbone, **config_overrides)
+        tensors = backbone_tensors(backbone)
+        model = cls(config, dtype=backbone.dtype_policy if dtype is None else dtype)
+        load_tensors(model, tensors, where="the KerasHub backbone")
+        return model
+
+    def to_keras_hub(self) -> keras.Model:
+        """Makes a `keras_nlp.models.DistilBertBackbone` that predicts what this model does.
+
+        `attention_dropout` is left out, since KerasHub has one dropout rate (`dropout`).
+
+        Returns:
+            The backbone: `token_ids` and `padding_mask` in, the last hidden state out.
+
+        Raises:
+            ValueError: The activation is not the exact GELU, or the positions are sinusoidal.
+        """
+        from distilbert_tf.keras_hub import make_backbone
+
+        return make_backbone(self)

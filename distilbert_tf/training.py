@@ -223,6 +223,7 @@ def finetune(
         validation_data=validation_data,
         epochs=epochs,
         callbacks=[*own_callbacks, *callbacks],
+        shuffle=False,  # the dataset shuffles itself
         verbose=1 if sys.stdout.isatty() else 2,
     )
     train_time_s = time.monotonic() - started_s

@@ -1,0 +1,229 @@
+"""Between KerasHub's `DistilBertBackbone` and this package's encoder.
+
+KerasHub (`keras_nlp`, `keras_hub`) is imported only when one of these functions is called: that
+takes many seconds. The two encoders compute the same thing, so outputs agree; what one of them
+cannot express is refused, or said:
+
+* KerasHub has one dropout rate, DistilBERT two. `dropout` is the one that counts: coming here
+  it gives `attention_dropout` too, going there a different `attention_dropout` is dropped with
+  a warning. In training KerasHub also drops elements of the attention's output, as BERT does,
+  where DistilBERT does not. Neither changes a prediction.
+* KerasHub's activation is always the exact GELU, and its positions are always trained.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from transformers import DistilBertConfig
+
+from distilbert_tf.checkpoint import export_tensors
+from distilbert_tf.checkpoint_files import Tensors
+from distilbert_tf.configuration import override
+
+# Our module -> KerasHub's, from the backbone down, or from `transformer_layers` down where `{i}`
+# counts layers.
+KERAS_HUB = {
+    "embeddings.word_embeddings": "embeddings.token_embedding",
+    "embeddings.position_embeddings": "embeddings.position_embedding",
+    "embeddings.LayerNorm": "embeddings_layer_norm",
+    "transformer.layer.{i}.attention.q_lin": "{i}._self_attention_layer.query_dense",
+    "transformer.layer.{i}.attention.k_lin": "{i}._self_attention_layer.key_dense",
+    "transformer.layer.{i}.attention.v_lin": "{i}._self_attention_layer.value_dense",
+    "transformer.layer.{i}.attention.out_lin": "{i}._self_attention_layer.output_dense",
+    "transformer.layer.{i}.sa_layer_norm": "{i}._self_attention_layer_norm",
+    "transformer.layer.{i}.ffn.lin1": "{i}._feedforward_intermediate_dense",
+    "transformer.layer.{i}.ffn.lin2": "{i}._feedforward_output_dense",
+    "transformer.layer.{i}.output_layer_norm": "{i}._feedforward_layer_norm",
+}
+# Our field -> KerasHub's.
+KERAS_HUB_FIELDS = {
+    "vocab_size": "vocabulary_size",
+    "max_position_embeddings": "max_sequence_length",
+    "n_layers": "num_layers",
+    "n_heads": "num_heads",
+    "dim": "hidden_dim",
+    "hidden_dim": "intermediate_dim",
+    "dropout": "dropout",
+}
+EXACT_GELU = ("gelu", "gelu_python")
+
+
+def load_preset(preset: str | Path, dtype: Any = None) -> keras.Model:
+    """Loads a DistilBERT backbone through KerasHub.
+
+    Args:
+        preset: What KerasHub's `from_preset` takes: a built-in name such as
+            `"distil_bert_base_en_uncased"`, a handle (`kaggle://`, `hf://`, `gs://`), or a
+            directory that `save_to_preset` wrote.
+        dtype: Keras dtype or policy of the backbone.
+
+    Returns:
+        A `keras_nlp.models.DistilBertBackbone`.
+
+    Raises:
+        FileNotFoundError: The preset is out of reach. The message says what works offline.
+        ValueError: No preset of that name, or another kind of model.
+    """
+    import keras_nlp
+
+    offline = (
+        "Offline, give a directory that KerasHub's `save_to_preset` wrote, or copy Kaggle's "
+        "cache from a machine that has loaded the preset (KAGGLEHUB_CACHE names its place); or "
+        "take the same weights from a Hugging Face checkpoint with `from_pretrained`."
+    )
+    options = {} if dtype is None else {"dtype": dtype}
+    load = keras_nlp.models.DistilBertBackbone.from_preset
+    if Path(preset).is_dir():
+        return load(str(preset), **options)
+    try:
+        return load(str(preset), **options)
+    except (OSError, tf.errors.OpError) as error:
+        raise FileNotFoundError(
+            f"The KerasHub preset {str(preset)!r} cannot be reached. {offline} "
+            f"KerasHub says: {error}"
+        ) from error
+    except ValueError as error:
+        # KerasHub also reports a `hf://` handle out of reach in this way.
+        raise ValueError(
+            f"KerasHub cannot load the preset {str(preset)!r}: {error}\n{offline}"
+        ) from error
+
+
+def backbone_config(backbone: keras.Model, **overrides: Any) -> DistilBertConfig:
+    """Describes a KerasHub backbone as a DistilBERT configuration.
+
+    Args:
+        backbone: A `keras_nlp.models.DistilBertBackbone`.
+        **overrides: Fields of the configuration to replace, such as `attention_dropout=0.0`.
+
+    Returns:
+        The configuration; its `attention_dropout` is the backbone's one dropout rate.
+
+    Raises:
+        TypeError: Another kind of object.
+        ValueError: An unknown field among `overrides`.
+    """
+    _check_backbone(backbone)
+    fields = {ours: getattr(backbone, theirs) for ours, theirs in KERAS_HUB_FIELDS.items()}
+    config = DistilBertConfig(**fields, attention_dropout=backbone.dropout)
+    override(config, **overrides)
+    return config
+
+
+def backbone_tensors(backbone: keras.Model) -> Tensors:
+    """Collects a KerasHub backbone's weights under the names and layouts of a checkpoint.
+
+    Args:
+        backbone: A `keras_nlp.models.DistilBertBackbone`.
+
+    Returns:
+        float32 arrays by name, for `checkpoint.load_tensors`.
+
+    Raises:
+        TypeError: Another kind of object.
+        ValueError: The backbone has weights that DistilBERT has not.
+    """
+    _check_backbone(backbone)
+    weights = list(_weights(backbone))
+    known = {id(weight) for _, weight, _ in weights}
+    if extra := sorted(weight.path for weight in backbone.weights if id(weight) not in known):
+        more = f" and {len(extra) - 4} more" if len(extra) > 4 else ""
+        raise ValueError(
+            "The KerasHub backbone has weights that DistilBERT does not have, as after "
+            f"`quantize` or `enable_lora`: {', '.join(extra[:4])}{more}."
+        )
+    tensors = {}
+    for name, weight, shape in weights:
+        array = np.asarray(keras.ops.convert_to_numpy(weight), dtype=np.float32).reshape(shape)
+        tensors[name] = array.T if _is_kernel(name) else array
+    return tensors
+
+
+def make_backbone(model: keras.Model) -> keras.Model:
+    """Makes KerasHub's backbone with an encoder's weights.
+
+    Args:
+        model: A `TFDistilBertModel`.
+
+    Returns:
+        A `keras_nlp.models.DistilBertBackbone` of the same dtype policy. It takes `token_ids`
+        and `padding_mask` and gives the last hidden state.
+
+    Raises:
+        ValueError: The configuration has what KerasHub cannot express.
+    """
+    import keras_nlp
+
+    config = model.config
+    if config.activation not in EXACT_GELU:
+        raise ValueError(
+            f"config.activation is {config.activation!r}, but KerasHub's DistilBERT always has "
+            "the exact 'gelu'."
+        )
+    if config.sinusoidal_pos_embds:
+        raise ValueError(
+            "config.sinusoidal_pos_embds is set, but KerasHub's DistilBERT always trains its "
+            "positions."
+        )
+    if config.attention_dropout != config.dropout:
+        logging.warning(
+            "KerasHub has one dropout rate for all layers: config.dropout=%s is taken, "
+            "config.attention_dropout=%s is left out.",
+            config.dropout,
+            config.attention_dropout,
+        )
+    fields = {theirs: getattr(config, ours) for ours, theirs in KERAS_HUB_FIELDS.items()}
+    backbone = keras_nlp.models.DistilBertBackbone(**fields, dtype=model.dtype_policy)
+    tensors = export_tensors(model)
+    for name, weight, _ in _weights(backbone):
+        array = tensors[name].T if _is_kernel(name) else tensors[name]
+        weight.assign(array.reshape(weight.shape))
+    return backbone
+
+
+def _check_backbone(backbone: object) -> None:
+    import keras_nlp
+
+    if isinstance(backbone, keras_nlp.models.DistilBertBackbone):
+        return
+    hint = " Give its `.backbone`." if hasattr(backbone, "backbone") else ""
+    raise TypeError(
+        "Only a keras_nlp.models.DistilBertBackbone can be turned into a DistilBERT; got "
+        f"{type(backbone).__name__}.{hint}"
+    )
+
+
+def _weights(backbone: keras.Model) -> Iterator[tuple[str, keras.Variable, tuple[int, ...]]]:
+    """Walks a backbone's weights: our name, KerasHub's variable, its shape without heads.
+
+    KerasHub keeps attention heads on an axis of their own: the query's kernel is (D, H, K) and
+    its bias (H, K), the output's kernel is (H, K, D) and its bias (D,).
+    """
+    for pattern, path in KERAS_HUB.items():
+        per_layer = "{i}" in pattern
+        for i in range(backbone.num_layers if per_layer else 1):
+            module = backbone.transformer_layers if per_layer else backbone
+            for part in path.format(i=i).split("."):
+                module = module[int(part)] if part.isdigit() else getattr(module, part)
+            name = pattern.format(i=i)
+            if hasattr(module, "kernel"):
+                outputs = len(module.bias.shape)
+                inputs = int(np.prod(module.kernel.shape[:-outputs]))
+                yield f"{name}.weight", module.kernel, (inputs, -1)
+                yield f"{name}.bias", module.bias, (-1,)
+            elif hasattr(module, "gamma"):
+                yield f"{name}.weight", module.gamma, tuple(module.gamma.shape)
+                yield f"{name}.bias", module.beta, tuple(module.beta.shape)
+            else:
+                attribute = "position_embeddings" if "position" in name else "embeddings"
+                table = getattr(module, attribute)
+                yield f"{name}.weight", table, tuple(table.shape)
+
+
+def _is_kernel(name: str) -> bool:
+    return name.endswith(("_lin.weight", ".lin1.weight", ".lin2.weight"))

@@ -1,0 +1,97 @@
+"""Reloads a SavedModel and answers requests, in a process that has TensorFlow and nothing else.
+
+A script, not a module: `verification` runs it by its path. It must import nothing of this package,
+since its purpose is to show that the SavedModel needs none of it.
+
+Standard input: JSON with `saved_model` (directory), `signature` (name), `batches` (a list of
+`{input name: [string, ...]}`) and `sys_path` (where else to look for TensorFlow).
+Standard output: JSON, `{loader: [{output name: {"dtype", "shape", "values"}}, ...]}`, one item per
+batch. The loaders are `tf2` (`tf.saved_model.load`, as in Python) and `session` (a graph and a
+session, as TF Serving does it).
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+# What a server does not have. Importing one of these raises.
+ABSENT = (
+    "distilbert_tf",
+    "export",
+    "keras_hub",
+    "keras_nlp",
+    "tensorflow_text",
+    "tokenizers",
+    "transformers",
+)
+
+Batches = list[dict[str, list[str]]]
+
+
+def main() -> None:
+    """Answers the request on standard input."""
+    # Whatever a library prints goes to the error output: the answer has its channel alone.
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    request = json.loads(sys.stdin.buffer.read())
+    for name in ABSENT:
+        if name in sys.modules:
+            raise RuntimeError(f"{name} is imported before anything asked for it.")
+        sys.modules[name] = None  # type: ignore[assignment]
+    sys.path.extend(path for path in request["sys_path"] if path not in sys.path)
+    arguments = (request["saved_model"], request["signature"], request["batches"])
+    answer = {
+        "tf2": list(run_tf2(*arguments)),
+        "session": list(run_session(*arguments)),
+    }
+    with channel:
+        json.dump(answer, channel)
+
+
+def run_tf2(saved_model: str, signature: str, batches: Batches) -> Iterator[dict[str, Any]]:
+    """Runs batches through the TF2 loader."""
+    import tensorflow as tf
+
+    # The object must stay alive: it owns the variables.
+    loaded = tf.saved_model.load(saved_model)
+    function = loaded.signatures[signature]
+    for batch in batches:
+        inputs = {name: tf.constant(texts, tf.string) for name, texts in batch.items()}
+        outputs = function(**inputs)
+        yield {name: describe(tensor.numpy()) for name, tensor in outputs.items()}
+
+
+def run_session(saved_model: str, signature: str, batches: Batches) -> Iterator[dict[str, Any]]:
+    """Runs batches through the session loader."""
+    import numpy as np
+    import tensorflow as tf
+
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        meta_graph = tf.compat.v1.saved_model.loader.load(
+            session, [tf.saved_model.SERVING], saved_model
+        )
+        definition = meta_graph.signature_def[signature]
+        fetches = {name: info.name for name, info in definition.outputs.items()}
+        for batch in batches:
+            feeds = {
+                definition.inputs[name].name: np.array([text.encode() for text in texts], object)
+                for name, texts in batch.items()
+            }
+            outputs = session.run(fetches, feeds)
+            yield {name: describe(array) for name, array in outputs.items()}
+
+
+def describe(array: Any) -> dict[str, Any]:
+    """Turns an array into JSON; a float32 comes back to the bit."""
+    values = array.reshape(-1).tolist()
+    return {
+        "dtype": str(array.dtype),
+        "shape": list(array.shape),
+        "values": [value.decode() if isinstance(value, bytes) else value for value in values],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""A fine-tuned model and its tokenizer as a SavedModel that TF Serving loads as it is.
+
+Shapes: B rows, C classes.
+"""
+
+import datetime
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from distilbert_tf.checkpoint import slots
+from distilbert_tf.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.hub import find_tokenizer
+from distilbert_tf.tokenizer import DistilBertTokenizer
+from distilbert_tf.version import __version__
+from export.compatibility import OLDEST_SERVER, check_saved_model
+from export.publishing import check_version, publish, working_directory
+from export.signatures import LABEL, LOGITS, PROBABILITIES, SERVING_DEFAULT, TEXT, TEXT_PAIR
+from export.verification import verify_saved_model
+
+DEFAULT_MAX_LENGTH = 128
+EXTRA_ASSETS = "assets.extra"  # a server reads its warm-up requests there, and nothing else
+EXPORT_RECORD = "export.json"
+
+Signatures = dict[str, Any]  # of tf.types.experimental.ConcreteFunction
+
+
+class ServingModule(tf.Module):
+    """What is saved: the tables and variables that the signatures need, and nothing else.
+
+    The Keras model is no attribute of it: TensorFlow would trace the model's own signature, and
+    save the dropout's counters and a second copy of the weights.
+
+    Args:
+        tokenizer: The in-graph tokenizer, which owns the vocabulary's tables.
+        signatures: The traced endpoints.
+    """
+
+    def __init__(self, tokenizer: Any, signatures: Signatures) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        unique = {id(variable): variable for f in signatures.values() for variable in f.variables}
+        self.weights = list(unique.values())
+
+
+def export_saved_model(
+    model: TFDistilBertForSequenceClassification,
+    tokenizer: DistilBertTokenizer,
+    base_path: str | os.PathLike[str],
+    *,
+    version: int | None = None,
+    max_length: int = DEFAULT_MAX_LENGTH,
+    pair: bool = False,
+    verify: bool = True,
+) -> Path:
+    """Exports a classifier, tokenizer included, as the next version under a base path.
+
+    The signature `serving_default` takes `text`, string (B,), and for pair tasks `text_pair`,
+    string (B,); B may be anything, 0 included. It gives `label`, string (B,), `probabilities`,
+    float32 (B, C), and `logits`, float32 (B, C). The graph consists of core TensorFlow ops.
+
+    The version's directory appears by one rename, after all checks: whatever happens in between, a
+    server that polls the base path never meets a half-written or wrong model. Several processes
+    may export into one base path at once.
+
+    Args:
+        model: The classifier; a mixed-precision one keeps computing as it does, with float32
+            outputs.
+        tokenizer: The model's tokenizer.
+        base_path: A local directory, made if missing; the server's `model_base_path`.
+        version: The version's number; by default one more than the highest that is there.
+        max_length: Longest row in tokens, special tokens included; longer texts are cut (of a
+            pair, the longer text first). Use the length that the model was fine-tuned with.
+        pair: Whether the model compares two texts.
+        verify: Whether to reload the result in a fresh process (about 15 s) and compare it with
+            the model. Without that, a wrong export can go unnoticed.
+
+    Returns:
+        The version's directory, `<base_path>/<version>`.
+
+    Raises:
+        TypeError: Not a `TFDistilBertForSequenceClassification`.
+        ValueError: The model is no single-label classifier, its vocabulary is smaller than the
+            tokenizer's, it has fewer than `max_length` positions, or `base_path` or `version`
+            cannot be.
+        FileExistsError: There is such a version already.
+        CompatibilityError: The graph holds something that a stock server lacks.
+        VerificationError: The reloaded model fails or answers differently.
+        OSError: The disk is full or cannot be written to.
+    """
+    start_s = time.monotonic()
+    base = _local_path(base_path)
+    check_version(base, version)
+    labels = _check_model(model, tokenizer, max_length)
+    logging.info("Tracing the serving graph.")
+    layer = tokenizer.as_layer(max_length=max_length)
+    signatures = {SERVING_DEFAULT: _trace_classifier(model, layer, labels, pair)}
+    module = ServingModule(layer, signatures)
+    with working_directory(base) as work:
+        written, moved = work / "written", work / "moved"
+        logging.info("Writing the SavedModel.")
+        _write(module, signatures, written)
+        # From here on it lives elsewhere, so a path that crept into the graph leads nowhere.
+        written.rename(moved)
+        ops = check_saved_model(moved, private_paths=[base, work])
+        logging.info("All %d ops are known to TF Serving %s.", len(ops), OLDEST_SERVER)
+        difference = None
+        if verify:
+            logging.info("Reloading in a fresh process.")
+            difference = verify_saved_model(
+                moved, model, tokenizer, labels=labels, max_length=max_length, pair=pair
+            )
+        else:
+            logging.warning("Not reloaded and compared, since verify=False.")
+        record = {
+            "labels": labels,
+            "max_length": max_length,
+            "pair": pair,
+            "signatures": sorted(signatures),
+            "compute_dtype": model.compute_dtype,
+            "max_logit_difference": difference,
+            "weights_sha256": _digest_weights(model),
+            "distilbert_tf": __version__,
+            "tensorflow": tf.__version__,
+            "exported_at": datetime.datetime.now(datetime.timezone.utc).isoformat(),
+        }
+        _write_record(moved / EXTRA_ASSETS / EXPORT_RECORD, record)
+        published = publish(moved, base, version)
+    logging.info("Exported %s in %.0f s.", published, time.monotonic() - start_s)
+    return published
+
+
+def export_pretrained(
+    name_or_path: str | os.PathLike[str], base_path: str | os.PathLike[str], **options: Any
+) -> Path:
+    """Exports a fine-tuned checkpoint: see `export_saved_model`.
+
+    Args:
+        name_or_path: A directory with the checkpoint and its tokenizer, or a hub repository.
+        base_path: See `export_saved_model`.
+        **options: Its other arguments.
+
+    Returns:
+        The version's directory.
+
+    Raises:
+        FileNotFoundError: No such checkpoint, or it lacks a file.
+        CheckpointError: It has no classifier (an untrained one is not worth serving), or does
+            not fit.
+    """
+    source = os.fspath(name_or_path)
+    model = TFDistilBertForSequenceClassification.from_pretrained(source, fresh_head=False)
+    tokenizer = DistilBertTokenizer.from_pretrained(find_tokenizer(source))
+    return export_saved_model(model, tokenizer, base_path, **options)
+
+
+def _local_path(base_path: str | os.PathLike[str]) -> Path:
+    if "://" in os.fspath(base_path):
+        raise ValueError(
+            f"{os.fspath(base_path)} is not a local directory, and object stores cannot rename a "
+            "directory in one step. Export to a local one, and copy the version's directory."
+        )
+    return Path(base_path).expanduser().absolute()
+
+
+def _check_model(
+    model: TFDistilBertForSequenceClassification, tokenizer: DistilBertTokenizer, max_length: int
+) -> list[str]:
+    """Checks that model, tokenizer and length go together, and gives the labels."""
+    if not isinstance(model, TFDistilBertForSequenceClassification):
+        raise TypeError(
+            "export_saved_model takes a TFDistilBertForSequenceClassification; "
+            f"got {type(model).__name__}."
+        )
+    config = model.config
+    labels = _list_labels(model)
+    if len(labels) < 2 or config.problem_type in ("regression", "multi_label_classification"):
+        raise ValueError(
+            "Only a classifier that picks one of several labels can be exported; this model has "
+            f"{len(labels)} label(s) and problem_type={config.problem_type!r}."
+        )
+    if max_length > config.max_position_embeddings:
+        raise ValueError(
+            f"max_length={max_length}, but the model has {config.max_position_embeddings} "
+            "positions (config.max_position_embeddings)."
+        )
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= config.vocab_size:
+        raise ValueError(
+            f"The tokenizer gives ids up to {highest}, but the model has {config.vocab_size} "
+            "words (config.vocab_size): they do not belong together."
+        )
+    return labels
+
+
+def _list_labels(model: TFDistilBertForSequenceClassification) -> list[str]:
+    """Lists the names of the classes, in the order of the logits."""
+    names = {int(number): str(name) for number, name in model.config.id2label.items()}
+    if sorted(names) != list(range(model.classifier.units)):
+        raise ValueError(
+            f"config.id2label must name the classes 0 to {model.classifier.units - 1}; "
+            f"got {model.config.id2label}."
+        )
+    return [names[number] for number in sorted(names)]
+
+
+def _trace_classifier(
+    model: TFDistilBertForSequenceClassification, tokenizer: Any, labels: list[str], pair: bool
+) -> Any:
+    """Traces strings to labels, as a tf.types.experimental.ConcreteFunction."""
+
+    def classify(text: tf.Tensor, text_pair: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        logits = model(tokenizer(text, text_pair), training=False)  # (B, C)
+        return {
+            LABEL: tf.gather(tf.constant(labels), tf.argmax(logits, axis=1)),
+            PROBABILITIES: tf.nn.softmax(logits),
+            LOGITS: logits,
+        }
+
+    specs = {name: tf.TensorSpec([None], tf.string) for name in (TEXT, TEXT_PAIR)[: 1 + pair]}
+    return tf.function(classify, autograph=False).get_concrete_function(**specs)
+
+
+def _write(module: tf.Module, signatures: Signatures, directory: Path) -> None:
+    # Gradients are for training, and would bring in functions and ops of their own.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    try:
+        tf.saved_model.save(module, os.fspath(directory), signatures, options)
+    except tf.errors.OpError as error:
+        raise OSError(
+            f"The SavedModel could not be written to {directory.parent}; is the disk full? "
+            f"TensorFlow says: {error.message}"
+        ) from error
+
+
+def _write_record(path: Path, record: dict[str, Any]) -> None:
+    path.parent.mkdir()
+    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _digest_weights(model: TFDistilBertForSequenceClassification) -> str:
+    """Hashes names and values of the weights, so that an export can be traced to its checkpoint."""
+    digest = hashlib.sha256()
+    for name, slot in sorted(slots(model).items()):
+        array = np.ascontiguousarray(slot.variable.numpy())
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,269 @@
+"""The encoder against KerasHub's DistilBERT, both ways.
+
+Shapes: B rows, T tokens in a row, D width.
+"""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import keras_nlp
+import numpy as np
+import pytest
+import requests
+from transformers import DistilBertConfig
+
+from distilbert_tf.checkpoint import CheckpointError, export_tensors, slots
+from distilbert_tf.heads import TFDistilBertForMaskedLM
+from distilbert_tf.keras_hub import backbone_tensors
+from distilbert_tf.model import TFDistilBertModel
+
+# Axes of one size differ in length where they can, so that none are mixed up unseen.
+SIZES = {
+    "one head": {"layers": 2, "heads": 1, "width": 6, "inner": 11, "words": 31, "positions": 17},
+    "narrow heads": {"layers": 1, "heads": 8, "width": 8, "inner": 5, "words": 53, "positions": 12},
+    "deep": {"layers": 3, "heads": 4, "width": 48, "inner": 80, "words": 97, "positions": 40},
+}
+SMALL = SIZES["one head"]
+
+
+def perturb(model: keras.Model, seed: int) -> None:
+    """Moves every weight, biases and LayerNorms too: fresh ones are all 0 or all 1."""
+    random = np.random.default_rng(seed)
+    for weight in model.weights:
+        if weight.dtype == "float32":  # not the step counters of dropout
+            weight.assign(weight + 0.3 * random.normal(size=weight.shape))
+
+
+def make_backbone(size: dict[str, int], seed: int = 0, **fields) -> keras.Model:
+    backbone = keras_nlp.models.DistilBertBackbone(
+        vocabulary_size=size["words"],
+        num_layers=size["layers"],
+        num_heads=size["heads"],
+        hidden_dim=size["width"],
+        intermediate_dim=size["inner"],
+        max_sequence_length=size["positions"],
+        **fields,
+    )
+    perturb(backbone, seed)
+    return backbone
+
+
+def make_model(size: dict[str, int], seed: int = 0, **fields) -> TFDistilBertModel:
+    config = DistilBertConfig(
+        vocab_size=size["words"],
+        n_layers=size["layers"],
+        n_heads=size["heads"],
+        dim=size["width"],
+        hidden_dim=size["inner"],
+        max_position_embeddings=size["positions"],
+        **fields,
+    )
+    model = TFDistilBertModel(config)
+    perturb(model, seed)
+    return model
+
+
+def make_batch(words: int, length: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Random ids and masks: a full row, padding right, padding left, holes."""
+    random = np.random.default_rng(seed)
+    ids = random.integers(0, words, (4, length))
+    mask = np.ones((4, length), int)
+    mask[1, length // 2 :] = 0
+    mask[2, : length // 3] = 0
+    mask[3, 1::2] = 0
+    return ids, mask
+
+
+def assert_same_outputs(model: TFDistilBertModel, backbone: keras.Model, words: int, length: int):
+    ids, mask = make_batch(words, length)
+    ours = model({"input_ids": ids, "attention_mask": mask}).last_hidden_state.numpy()
+    theirs = np.asarray(backbone({"token_ids": ids, "padding_mask": mask}))
+    unmasked = np.asarray(backbone({"token_ids": ids, "padding_mask": np.ones_like(mask)}))
+    assert np.abs(theirs - unmasked).max() > 1e-2  # the masks do something
+    np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+class TestOutputs:
+    def test_from_keras_hub(self, size):
+        backbone = make_backbone(size, seed=1)
+        model = TFDistilBertModel.from_keras_hub(backbone)
+        assert_same_outputs(model, backbone, size["words"], size["positions"])
+
+    def test_to_keras_hub(self, size):
+        model = make_model(size, seed=2)
+        assert_same_outputs(model, model.to_keras_hub(), size["words"], size["positions"] - 3)
+
+    def test_there_and_back_is_bit_equal(self, size):
+        model = make_model(size, seed=3)
+        back = TFDistilBertModel.from_keras_hub(model.to_keras_hub())
+        theirs = export_tensors(back)
+        for name, array in export_tensors(model).items():
+            np.testing.assert_array_equal(theirs[name], array, err_msg=name)
+
+    def test_the_table_names_every_weight_of_both(self, size):
+        backbone = make_backbone(size)
+        tensors = backbone_tensors(backbone)
+        expected = {name: slot.shape for name, slot in slots(make_model(size)).items()}
+        assert {name: array.shape for name, array in tensors.items()} == expected
+        assert len(tensors) == len(backbone.weights)
+
+
+class TestConfiguration:
+    def test_fields_come_over(self):
+        model = TFDistilBertModel.from_keras_hub(make_backbone(SMALL, dropout=0.25))
+        config = model.config
+        assert (config.n_layers, config.n_heads, config.dim, config.hidden_dim) == (2, 1, 6, 11)
+        assert (config.vocab_size, config.max_position_embeddings) == (31, 17)
+        assert (config.dropout, config.attention_dropout) == (0.25, 0.25)
+        assert config.activation == "gelu"
+        assert not config.sinusoidal_pos_embds
+
+    def test_overrides(self):
+        model = TFDistilBertModel.from_keras_hub(make_backbone(SMALL), attention_dropout=0.0)
+        assert (model.config.dropout, model.config.attention_dropout) == (0.1, 0.0)
+
+    def test_unknown_override(self):
+        with pytest.raises(ValueError, match="no field 'atention_dropout'"):
+            TFDistilBertModel.from_keras_hub(make_backbone(SMALL), atention_dropout=0.0)
+
+    def test_override_that_does_not_fit_the_weights(self):
+        with pytest.raises(CheckpointError, match="the KerasHub backbone does not fit"):
+            TFDistilBertModel.from_keras_hub(make_backbone(SMALL), n_layers=3)
+
+    def test_fields_go_over(self):
+        config = make_model(SMALL, dropout=0.3, attention_dropout=0.3).to_keras_hub().get_config()
+        assert config["vocabulary_size"] == 31
+        assert config["max_sequence_length"] == 17
+        assert (config["num_layers"], config["num_heads"]) == (2, 1)
+        assert (config["hidden_dim"], config["intermediate_dim"]) == (6, 11)
+        assert config["dropout"] == 0.3
+
+    def test_two_dropout_rates_become_one_with_a_warning(self, caplog):
+        with caplog.at_level(logging.WARNING, logger="absl"):
+            backbone = make_model(SMALL, dropout=0.2, attention_dropout=0.4).to_keras_hub()
+        assert backbone.dropout == 0.2
+        assert "attention_dropout=0.4 is left out" in caplog.text
+
+    def test_one_dropout_rate_needs_no_warning(self, caplog):
+        with caplog.at_level(logging.WARNING, logger="absl"):
+            make_model(SMALL).to_keras_hub()
+        assert not caplog.text
+
+    @pytest.mark.parametrize("activation", ["relu", "gelu_new"])
+    def test_other_activations_are_refused(self, activation):
+        with pytest.raises(ValueError, match=f"activation is '{activation}'"):
+            make_model(SMALL, activation=activation).to_keras_hub()
+
+    def test_sinusoidal_positions_are_refused(self):
+        with pytest.raises(ValueError, match="sinusoidal_pos_embds"):
+            make_model(SMALL, sinusoidal_pos_embds=True).to_keras_hub()
+
+    def test_dtype_policy_goes_along(self):
+        backbone = make_backbone(SMALL, dtype="mixed_bfloat16")
+        model = TFDistilBertModel.from_keras_hub(backbone)
+        assert model.dtype_policy.name == "mixed_bfloat16"
+        assert model.to_keras_hub().dtype_policy.name == "mixed_bfloat16"
+        full = TFDistilBertModel.from_keras_hub(backbone, dtype="float32")
+        assert full.dtype_policy.name == "float32"
+
+
+class TestPresets:
+    def test_saved_preset(self, tmp_path):
+        backbone = make_backbone(SIZES["deep"], seed=4)
+        backbone.save_to_preset(str(tmp_path / "preset"))
+        model = TFDistilBertModel.from_preset(tmp_path / "preset")
+        assert_same_outputs(model, backbone, 97, 33)
+
+    def test_a_preset_of_ours_opens_in_keras_hub(self, tmp_path):
+        model = make_model(SIZES["deep"], seed=5)
+        model.to_keras_hub().save_to_preset(str(tmp_path / "preset"))
+        backbone = keras_nlp.models.DistilBertBackbone.from_preset(str(tmp_path / "preset"))
+        assert_same_outputs(model, backbone, 97, 40)
+
+    def test_dtype_and_overrides(self, tmp_path):
+        make_backbone(SMALL).save_to_preset(str(tmp_path / "preset"))
+        model = TFDistilBertModel.from_preset(
+            str(tmp_path / "preset"), dtype="mixed_bfloat16", attention_dropout=0.5
+        )
+        assert model.dtype_policy.name == "mixed_bfloat16"
+        assert model.config.attention_dropout == 0.5
+
+    def test_out_of_reach(self, monkeypatch):
+        def fail(preset, **options):
+            raise requests.exceptions.ConnectionError("no route to api.kaggle.com")
+
+        monkeypatch.setattr(keras_nlp.models.DistilBertBackbone, "from_preset", fail)
+        with pytest.raises(FileNotFoundError, match="KAGGLEHUB_CACHE") as caught:
+            TFDistilBertModel.from_preset("distil_bert_base_en_uncased")
+        assert "distil_bert_base_en_uncased" in str(caught.value)
+        assert "from_pretrained" in str(caught.value)
+        assert "no route to api.kaggle.com" in str(caught.value)
+
+    def test_no_such_preset(self):
+        with pytest.raises(ValueError, match=r"(?s)'distil_bert_enormous'.*save_to_preset"):
+            TFDistilBertModel.from_preset("distil_bert_enormous")
+
+    def test_preset_of_another_model(self, tmp_path):
+        bert = keras_nlp.models.BertBackbone(31, 1, 2, 8, 12, max_sequence_length=16)
+        bert.save_to_preset(str(tmp_path / "bert"))
+        with pytest.raises(ValueError, match="BertBackbone"):
+            TFDistilBertModel.from_preset(tmp_path / "bert")
+
+    def test_directory_without_a_preset(self, tmp_path):
+        with pytest.raises(ValueError, match=r"no config\.json"):
+            TFDistilBertModel.from_preset(tmp_path)
+
+
+class TestWrongObjects:
+    def test_another_backbone(self):
+        bert = keras_nlp.models.BertBackbone(31, 1, 2, 8, 12, max_sequence_length=16)
+        with pytest.raises(TypeError, match="got BertBackbone"):
+            TFDistilBertModel.from_keras_hub(bert)
+
+    def test_task_model(self):
+        classifier = keras_nlp.models.DistilBertTextClassifier(make_backbone(SMALL), num_classes=2)
+        with pytest.raises(TypeError, match=r"DistilBertTextClassifier\. Give its `\.backbone`"):
+            TFDistilBertModel.from_keras_hub(classifier)
+        TFDistilBertModel.from_keras_hub(classifier.backbone)
+
+    def test_our_own_model(self):
+        with pytest.raises(TypeError, match="got TFDistilBertModel"):
+            TFDistilBertModel.from_keras_hub(make_model(SMALL))
+
+    def test_backbone_with_more_weights(self):
+        backbone = make_backbone(SMALL)
+        backbone.enable_lora(2)
+        with pytest.raises(ValueError, match="lora_kernel_a"):
+            TFDistilBertModel.from_keras_hub(backbone)
+
+
+def test_encoder_under_a_head():
+    config = make_model(SMALL).config
+    model = TFDistilBertForMaskedLM(config)
+    perturb(model, seed=6)
+    assert_same_outputs(model.distilbert, model.distilbert.to_keras_hub(), 31, 17)
+
+
+@pytest.mark.slow
+def test_demo_encoder_there_and_back(demo):
+    model = TFDistilBertModel.from_pretrained(demo)
+    backbone = model.to_keras_hub()
+    assert_same_outputs(model, backbone, model.config.vocab_size, 24)
+    ours, theirs = export_tensors(model), backbone_tensors(backbone)
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(theirs[name], array, err_msg=name)
+
+
+@pytest.mark.slow
+def test_keras_hub_is_imported_late():
+    code = (
+        "import sys, distilbert_tf.model, distilbert_tf.keras_hub\n"
+        "sys.exit(any(name in sys.modules for name in ('keras_nlp', 'keras_hub')))"
+    )
+    root = Path(__file__).parent.parent
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

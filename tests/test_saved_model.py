@@ -1,0 +1,257 @@
+"""What an export holds and answers, and what it refuses."""
+
+import json
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from exporting import LABELS, TINY_MAX_LENGTH, make_tiny_model
+from tensorflow.python.framework import op_def_registry
+
+from distilbert_tf.checkpoint_files import CheckpointError
+from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
+from distilbert_tf.hub import find_tokenizer
+from distilbert_tf.tokenizer import DistilBertTokenizer
+from distilbert_tf.version import __version__
+from export import saved_model
+from export.compatibility import ALLOWED_OPS, CompatibilityError, check_saved_model
+from export.saved_model import export_pretrained, export_saved_model
+from export.verification import VerificationError
+
+TEXTS = [
+    "the film was never boring",
+    "",
+    "The ACTORS, though, seemed lost: 3 out of 10?",
+    "Ça va? Der Über-Regisseur änderte alles 😀😀",
+    "not bad, and not good. " * 30,
+    "[MASK] was very [MASK]\x00\t東京",
+    "good",
+]
+BATCHES = [[], [TEXTS[2]], TEXTS]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return make_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def exported(tiny, tmp_path_factory):
+    # After a training step, so that there is an optimizer, and the dropout's counters have moved.
+    model, tokenizer = tiny
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    inputs = dict(
+        tokenizer(TEXTS[:4], padding=True, truncation=True, max_length=9, return_tensors="tf")
+    )
+    model.fit(inputs, np.array([0, 1, 2, 0]), batch_size=2, verbose=0)
+    base = tmp_path_factory.mktemp("base") / "made" / "on_the_way"
+    return export_saved_model(model, tokenizer, base, max_length=TINY_MAX_LENGTH)
+
+
+def assert_same_answers(version, model, tokenizer, *, pair=False, max_length, tolerance=1e-5):
+    """Compares with an eager call on the ids of transformers' tokenizer."""
+    loaded = tf.saved_model.load(os.fspath(version))
+    labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    seen = set()
+    for texts in BATCHES:
+        sides = [texts, texts[::-1]] if pair else [texts]
+        named = zip(["text", "text_pair"], sides, strict=False)
+        inputs = {name: tf.constant(side, tf.string) for name, side in named}
+        answer = {k: v.numpy() for k, v in loaded.signatures["serving_default"](**inputs).items()}
+        assert answer.keys() == {"label", "probabilities", "logits"}
+        logits = np.zeros((0, len(labels)), np.float32)
+        if texts:
+            encoding = tokenizer(
+                *sides, truncation=True, max_length=max_length, padding=True, return_tensors="tf"
+            )
+            logits = model(encoding, training=False).numpy()
+        assert answer["logits"].shape == (len(texts), len(labels))
+        assert answer["logits"].dtype == answer["probabilities"].dtype == np.float32
+        np.testing.assert_allclose(answer["logits"], logits, atol=tolerance)
+        softmax = np.exp(answer["logits"]) / np.exp(answer["logits"]).sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(answer["probabilities"], softmax, atol=1e-6)
+        assert [label.decode() for label in answer["label"]] == [
+            labels[i] for i in answer["logits"].argmax(axis=1)
+        ]
+        seen.update(answer["label"])
+    assert len(seen) > 1  # or the comparison would prove little
+
+
+def test_answers_as_in_memory(exported, tiny):
+    assert exported.name == "1"
+    assert os.listdir(exported.parent) == ["1"]
+    assert_same_answers(exported, *tiny, max_length=TINY_MAX_LENGTH)
+
+
+def test_signature(exported):
+    signature = tf.saved_model.load(os.fspath(exported)).signatures["serving_default"]
+    (spec,) = signature.structured_input_signature[1].values()
+    assert (spec.name, spec.dtype, spec.shape.as_list()) == ("text", tf.string, [None])
+    shapes = {name: spec.shape.as_list() for name, spec in signature.structured_outputs.items()}
+    assert shapes == {"label": [None], "probabilities": [None, 3], "logits": [None, 3]}
+
+
+def test_pairs(tiny, tmp_path):
+    model, tokenizer = tiny
+    version = export_saved_model(
+        model, tokenizer, tmp_path, version=7, pair=True, max_length=TINY_MAX_LENGTH
+    )
+    assert version == tmp_path / "7"
+    assert_same_answers(version, model, tokenizer, pair=True, max_length=TINY_MAX_LENGTH)
+    signature = tf.saved_model.load(os.fspath(version)).signatures["serving_default"]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="differ in length"):
+        signature(text=tf.constant(["a", "b"]), text_pair=tf.constant(["c"]))
+
+
+def test_holds_each_weight_once_and_nothing_else(exported, tiny):
+    stored = dict(tf.train.list_variables(os.fspath(exported / "variables" / "variables")))
+    del stored["_CHECKPOINTABLE_OBJECT_GRAPH"]
+    weights = [v for v in tiny[0].variables if not v.path.endswith("/step")]
+    assert sorted(map(tuple, stored.values())) == sorted(tuple(v.shape) for v in weights)
+
+
+def test_record(exported):
+    record = json.loads((exported / "assets.extra" / "export.json").read_text(encoding="utf-8"))
+    assert record["labels"] == LABELS
+    assert record["max_length"] == TINY_MAX_LENGTH
+    assert record["pair"] is False
+    assert 0 <= record["max_logit_difference"] <= 1e-4
+    assert (record["distilbert_tf"], record["tensorflow"]) == (__version__, tf.__version__)
+    assert len(record["weights_sha256"]) == 64
+
+
+def test_ops(exported):
+    ops = check_saved_model(exported)
+    assert ops <= ALLOWED_OPS
+    # Ops of the loop over pieces and of the Unicode path: they stand inside branches.
+    assert {"While", "Substr", "UnicodeDecode", "LookupTableFindV2"} <= ops
+
+
+def test_allowed_ops_are_core_ops():
+    assert [op for op in sorted(ALLOWED_OPS) if op_def_registry.get(op) is None] == []
+
+
+@pytest.mark.slow
+def test_mixed_precision(tmp_path):
+    model, tokenizer = make_tiny_model(tmp_path / "model", dtype="mixed_bfloat16")
+    version = export_saved_model(
+        model, tokenizer, tmp_path / "base", max_length=TINY_MAX_LENGTH, verify=False
+    )
+    assert_same_answers(version, model, tokenizer, max_length=TINY_MAX_LENGTH, tolerance=0.2)
+
+
+def test_a_wrong_export_is_not_published(tiny, tmp_path, monkeypatch):
+    model, tokenizer = tiny
+    bias = model.classifier.bias
+    write = saved_model._write
+
+    def write_another_model(*args):
+        bias.assign_add([0.0, 0.001, 0.0])
+        write(*args)
+        bias.assign_sub([0.0, 0.001, 0.0])
+
+    monkeypatch.setattr(saved_model, "_write", write_another_model)
+    with pytest.raises(
+        VerificationError, match=r"tf2 loader, batch of 1, text '': logits \[.*1.0e-03"
+    ):
+        export_saved_model(model, tokenizer, tmp_path, max_length=TINY_MAX_LENGTH)
+    assert os.listdir(tmp_path) == []
+
+
+def test_diverged_model(tiny, tmp_path):
+    model, tokenizer = make_tiny_model(tmp_path / "model")
+    model.classifier.bias.assign([0.0, np.nan, 0.0])
+    with pytest.raises(VerificationError, match="not finite"):
+        export_saved_model(model, tokenizer, tmp_path / "base", max_length=TINY_MAX_LENGTH)
+    assert os.listdir(tmp_path / "base") == []
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: x + tf.random.uniform(tf.shape(x)), "op RandomUniform.*a random op"),
+        (
+            lambda x: tf.ensure_shape(tf.numpy_function(np.abs, [x], tf.float32), [None]),
+            "Python code",
+        ),
+        (lambda x: tf.math.lgamma(x), "op Lgamma, at 'Lgamma': not in the list"),
+        (tf.function(lambda x: x + 1, jit_compile=True), r"marked for XLA \(jit_compile=True\)"),
+        (lambda x: tf.reduce_sum(x), "signature serving_default: y has no batch dimension"),
+        (
+            lambda x: x + tf.strings.to_number("/secret/build/dir/file"),
+            "a directory of this machine",
+        ),
+        # In a branch, where stripped_op_list does not look.
+        (
+            lambda x: tf.cond(tf.size(x) > 1, lambda: tf.math.lgamma(x), lambda: x),
+            "op Lgamma",
+        ),
+    ],
+    ids=["random", "python", "unknown", "xla", "scalar", "path", "branch"],
+)
+def test_what_a_server_lacks_is_found(function, message, tmp_path):
+    module = tf.Module()
+    traced = tf.function(lambda x: {"y": function(x)})
+    signature = traced.get_concrete_function(tf.TensorSpec([None], tf.float32, "x"))
+    tf.saved_model.save(module, os.fspath(tmp_path / "model"), {"serving_default": signature})
+    with pytest.raises(CompatibilityError, match=message):
+        check_saved_model(tmp_path / "model", private_paths=[Path("/secret/build/dir")])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"id2label": {0: "only"}}, r"1 label\(s\)"),
+        ({"problem_type": "multi_label_classification"}, "picks one of several labels"),
+        ({"max_position_embeddings": 20}, "max_length=21, but the model has 20 positions"),
+        ({"vocab_size": 60}, "gives ids up to .*, but the model has 60 words"),
+        ({"id2label": {0: "a", 2: "b"}}, r"must name the classes 0 to 1; got \{0: 'a', 2: 'b'\}"),
+    ],
+    ids=["regression", "multi_label", "positions", "vocabulary", "labels"],
+)
+def test_models_that_do_not_fit(fields, message, tmp_path):
+    model, tokenizer = make_tiny_model(tmp_path / "model", fields=fields)
+    with pytest.raises(ValueError, match=message):
+        export_saved_model(model, tokenizer, tmp_path / "base", max_length=21)
+    assert not (tmp_path / "base").exists()
+
+
+def test_arguments_that_do_not_fit(tiny, tmp_path):
+    model, tokenizer = tiny
+    with pytest.raises(TypeError, match="got TFDistilBertForMaskedLM"):
+        export_saved_model(TFDistilBertForMaskedLM(model.config), tokenizer, tmp_path)
+    with pytest.raises(ValueError, match="gs://bucket/model is not a local directory"):
+        export_saved_model(model, tokenizer, "gs://bucket/model")
+    (tmp_path / "3").mkdir()
+    with pytest.raises(FileExistsError, match="has a version 3 already"):
+        export_saved_model(model, tokenizer, tmp_path, version=3)
+
+
+def test_exports_a_checkpoint(tiny, tmp_path):
+    model, tokenizer = tiny
+    model.save_pretrained(tmp_path / "checkpoint")
+    tokenizer.save_pretrained(tmp_path / "checkpoint")
+    version = export_pretrained(
+        tmp_path / "checkpoint", tmp_path / "base", max_length=TINY_MAX_LENGTH, verify=False
+    )
+    assert_same_answers(version, model, tokenizer, max_length=TINY_MAX_LENGTH)
+    model.distilbert.save_pretrained(tmp_path / "checkpoint")
+    with pytest.raises(CheckpointError, match="has no head"):
+        export_pretrained(tmp_path / "checkpoint", tmp_path / "base")
+
+
+@pytest.mark.slow
+def test_demo_encoder(demo, tmp_path):
+    labels = {0: "negative", 1: "positive"}
+    model = TFDistilBertForSequenceClassification.from_pretrained(demo, id2label=labels)
+    model.classifier.kernel.assign(model.classifier.kernel * 100)  # as far apart as after training
+    tokenizer = DistilBertTokenizer.from_pretrained(find_tokenizer(demo))
+    version = export_saved_model(model, tokenizer, tmp_path, verify=False)
+    assert_same_answers(version, model, tokenizer, max_length=128)
+    num_bytes = sum(path.stat().st_size for path in version.rglob("*") if path.is_file())
+    num_weight_bytes = 4 * model.count_params()
+    # Besides the weights: the graph, with the vocabulary and the Unicode table.
+    assert num_weight_bytes < num_bytes < num_weight_bytes + 3e6

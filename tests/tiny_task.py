@@ -1,0 +1,45 @@
+"""A tiny encoder and a sentiment task that it learns in seconds."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+from transformers import DistilBertConfig
+
+from distilbert_tf.model import TFDistilBertModel
+
+GOOD = ("bright", "warm", "clever", "kind", "sweet", "crisp")
+BAD = ("dull", "cold", "clumsy", "rude", "bitter", "stale")
+THINGS = ("tea", "film", "song", "room", "walk", "book", "meal", "talk")
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def tiny_checkpoint(directory: Path) -> Path:
+    keras.utils.set_random_seed(5)
+    words = (*SPECIAL, *GOOD, *BAD, *THINGS, "a", "what", "the", "was", ".")
+    config = DistilBertConfig(
+        vocab_size=len(words),
+        dim=16,
+        n_layers=1,
+        n_heads=2,
+        hidden_dim=32,
+        max_position_embeddings=16,
+        initializer_range=0.2,
+    )
+    TFDistilBertModel(config).save_pretrained(directory)
+    (directory / "vocab.txt").write_text("\n".join(words) + "\n")
+    return directory
+
+
+def tiny_data(directory: Path, *, rows: int = 96) -> Path:
+    directory.mkdir()
+    random = np.random.default_rng(1)
+    for name, count in (("train", rows), ("dev", 31)):
+        lines = ["sentence\tlabel"]
+        for _ in range(count):
+            label = int(random.integers(2))
+            word, thing = random.choice((BAD, GOOD)[label]), random.choice(THINGS)
+            pattern = random.choice(["what a {0} {1}", "the {1} was {0} .", "{0} {1}"])
+            lines.append(f"{pattern.format(word, thing)}\t{label}")
+        (directory / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+    return directory
