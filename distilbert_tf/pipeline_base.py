@@ -1,0 +1,134 @@
+"""What the pipelines share: the checks, and texts to token ids to batches.
+
+Shapes: B texts, T tokens in the longest of them.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import tensorflow as tf
+from transformers import PreTrainedTokenizerBase
+
+from distilbert_tf.model import PreTrainedModel
+
+Score = TypeVar("Score")
+
+TOKENIZER_OPTIONS = {"max_length", "padding", "truncation"}
+# One graph for all sizes of a batch.
+IDS_AND_MASK = [tf.TensorSpec([None, None], tf.int32)] * 2
+
+
+class Pipeline:
+    """What both tasks share: the checks, and texts to token ids to batches.
+
+    Args:
+        model: A model with the task's head.
+        tokenizer: The model's tokenizer.
+        batch_size: How many texts to compute at once.
+
+    Raises:
+        TypeError: The model has another head, or none.
+        ValueError: `batch_size` is less than 1.
+    """
+
+    task: ClassVar[str]
+    model_class: ClassVar[type[PreTrainedModel]]
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 32
+    ) -> None:
+        if not isinstance(model, self.model_class):
+            raise TypeError(
+                f"The task {self.task!r} takes a {self.model_class.__name__}; got "
+                f"{type(model).__name__}."
+            )
+        self.model, self.tokenizer = model, tokenizer
+        self.batch_size = _checked_batch_size(batch_size)
+
+    def _map(
+        self, inputs: Any, batch_size: int | None, apply: Callable[[list[Any], int], list[Any]]
+    ) -> Any:
+        """Applies a function from a list of texts to a list of results to any kind of input."""
+        size = self.batch_size if batch_size is None else _checked_batch_size(batch_size)
+        if isinstance(inputs, (str, dict)):
+            return apply([inputs], size)[0]
+        if isinstance(inputs, (list, tuple)):
+            return apply(list(inputs), size)
+        if not isinstance(inputs, Iterable):
+            raise TypeError(
+                f"{self.task} takes a string, or a list or iterable of them; got "
+                f"{type(inputs).__name__}."
+            )
+        return self._stream(iter(inputs), size, apply)
+
+    def _stream(
+        self, inputs: Iterator[Any], size: int, apply: Callable[[list[Any], int], list[Any]]
+    ) -> Iterator[Any]:
+        while chunk := list(islice(inputs, size)):
+            yield from apply(chunk, size)
+
+    def _encode(self, text: str, pair: str | None, options: dict[str, Any]) -> list[int]:
+        """Tokenizes one text to ids, and checks that the model can take them."""
+        longest = self.model.config.max_position_embeddings
+        options = {"max_length": min(longest, self.tokenizer.model_max_length)} | options
+        if not options.get("truncation"):
+            options.pop("max_length")
+        # A batch is padded as a whole later: what padding the caller wants makes no difference.
+        ids = self.tokenizer(text, pair, **options | {"padding": False})["input_ids"]
+        if len(ids) > longest:
+            raise ValueError(
+                f"A text has {len(ids)} tokens, and the model takes {longest}: shorten it, or "
+                "give the tokenizer's option truncation=True. It starts with "
+                f"{text[:60]!r}."
+            )
+        if ids and max(ids) >= self.model.config.vocab_size:
+            raise ValueError(
+                f"The tokenizer gave id {max(ids)} for {text[:60]!r}, but the model knows "
+                f"{self.model.config.vocab_size} words: they do not belong together."
+            )
+        return ids
+
+    def _in_batches(
+        self,
+        rows: Sequence[list[int]],
+        batch_size: int,
+        score: Callable[[tf.Tensor, tf.Tensor], Sequence[Score]],
+    ) -> list[Score]:
+        """Scores rows of ids batch by batch, the short ones first, and restores their order."""
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        scores: dict[int, Score] = {}
+        for start in range(0, len(rows), batch_size):
+            batch = order[start : start + batch_size]
+            length = len(rows[batch[-1]])
+            ids = np.full((len(batch), length), self.tokenizer.pad_token_id or 0, np.int32)
+            mask = np.zeros_like(ids)
+            for b, i in enumerate(batch):
+                ids[b, : len(rows[i])] = rows[i]
+                mask[b, : len(rows[i])] = 1
+            scores.update(zip(batch, score(tf.constant(ids), tf.constant(mask)), strict=True))
+        return [scores[i] for i in range(len(rows))]
+
+
+def checked_top_k(top_k: Any) -> int:
+    """Gives `top_k` back as an int, or raises ValueError if it is no number from 1 up."""
+    if isinstance(top_k, (int, np.integer)) and top_k >= 1:
+        return int(top_k)
+    raise ValueError(f"top_k must be a whole number from 1 up; got {top_k!r}.")
+
+
+def _checked_batch_size(batch_size: int) -> int:
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
+    return batch_size
+
+
+def checked_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Gives the tokenizer's options back, or raises TypeError naming one that is unknown."""
+    if unknown := options.keys() - TOKENIZER_OPTIONS:
+        raise TypeError(
+            f"Unknown option {sorted(unknown)[0]!r}; the tokenizer's are "
+            f"{', '.join(sorted(TOKENIZER_OPTIONS))}."
+        )
+    return options

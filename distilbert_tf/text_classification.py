@@ -1,0 +1,161 @@
+"""The text-classification pipeline.
+
+Shapes: B texts, T tokens in the longest of them, C = config.num_labels.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from transformers import PreTrainedTokenizerBase
+
+from distilbert_tf.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.model import PreTrainedModel
+from distilbert_tf.pipeline_base import (
+    IDS_AND_MASK,
+    Pipeline,
+    checked_options,
+    checked_top_k,
+)
+
+Text = str | dict[str, str]
+
+_TEXT_KEYS = {"text", "text_pair"}
+_NOT_GIVEN: Any = object()  # for `top_k`, whose None has a meaning
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - np.max(logits))
+    return exponentials / np.sum(exponentials)
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits))
+
+
+FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "softmax": _softmax,
+    "sigmoid": _sigmoid,
+    "none": np.asarray,
+}
+
+
+class TextClassificationPipeline(Pipeline):
+    """Labels texts, or pairs of them.
+
+    Args:
+        model: A `TFDistilBertForSequenceClassification`.
+        tokenizer: Its tokenizer.
+        batch_size: How many texts to compute at once.
+        top_k: How many labels to give, the best first; all of them if None. If not given at
+            all, the best one, without a list around it.
+        function_to_apply: How scores come from logits: `"softmax"`, `"sigmoid"` or `"none"`. By
+            default none for a regression, a sigmoid for one label or a multi-label problem
+            (`config.problem_type`), a softmax otherwise.
+        **tokenizer_kwargs: Options of the tokenizer. Other than in transformers,
+            `truncation=True` is the default: a text that is too long loses its end.
+
+    Raises:
+        TypeError: The model has another head, or an option is unknown.
+        ValueError: An option's value makes no sense.
+    """
+
+    task = "text-classification"
+    model_class = TFDistilBertForSequenceClassification
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int = 32,
+        top_k: int | None = _NOT_GIVEN,
+        function_to_apply: str | None = None,
+        **tokenizer_kwargs: Any,
+    ) -> None:
+        super().__init__(model, tokenizer, batch_size)
+        self.top_k = _checked_limit(top_k)
+        self.function_to_apply = _checked_function(function_to_apply)
+        self.tokenizer_kwargs = {"truncation": True} | checked_options(tokenizer_kwargs)
+        self._score = tf.function(self._score_labels, input_signature=IDS_AND_MASK)
+
+    def __call__(
+        self,
+        inputs: Text | Iterable[Text],
+        *,
+        top_k: int | None = _NOT_GIVEN,
+        function_to_apply: str | None = None,
+        batch_size: int | None = None,
+        **tokenizer_kwargs: Any,
+    ) -> Any:
+        """Classifies texts.
+
+        Args:
+            inputs: A string, a pair `{"text": ..., "text_pair": ...}`, or several of these.
+            top_k: Replaces the constructor's, as do the others.
+            function_to_apply: How scores come from logits.
+            batch_size: How many texts to compute at once.
+            **tokenizer_kwargs: Options of the tokenizer.
+
+        Returns:
+            Without `top_k`, `{"label", "score"}` for a text, in a list for a lone string. With
+            it a list of those, the best first (in a further list for a lone string, if `top_k`
+            is the constructor's). For several texts, a list of results.
+
+        Raises:
+            TypeError: A text is neither a string nor a pair.
+            ValueError: A pair has other keys, or a text is too long with `truncation=False`.
+        """
+        count = self.top_k if top_k is _NOT_GIVEN else _checked_limit(top_k)
+        function = _checked_function(function_to_apply) or self.function_to_apply
+        options = self.tokenizer_kwargs | checked_options(tokenizer_kwargs)
+
+        def classify(texts: list[Any], size: int) -> list[Any]:
+            rows = [self._encode(*_split_pair(text), options) for text in texts]
+            logits = self._in_batches(rows, size, lambda *batch: self._score(*batch).numpy())
+            return [self._describe(row, count, function) for row in logits]
+
+        results = self._map(inputs, batch_size, classify)
+        return [results] if isinstance(inputs, str) and top_k is _NOT_GIVEN else results
+
+    def _score_labels(self, ids: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        """Gives logits: (B, T) to (B, C)."""
+        return self.model({"input_ids": ids, "attention_mask": mask}, training=False)
+
+    def _describe(self, logits: np.ndarray, top_k: int | None, function: str | None) -> Any:
+        config = self.model.config
+        if function is None:
+            function = "softmax"
+            if config.problem_type == "regression":
+                function = "none"
+            elif config.problem_type == "multi_label_classification" or config.num_labels == 1:
+                function = "sigmoid"
+        scores = FUNCTIONS[function](logits)  # (C,)
+        order = np.argsort(-scores, kind="stable")
+        count = 1 if top_k is _NOT_GIVEN else top_k
+        best = [{"label": config.id2label[i], "score": scores[i].item()} for i in order[:count]]
+        return best[0] if top_k is _NOT_GIVEN else best
+
+
+def _split_pair(text: Any) -> tuple[str, str | None]:
+    if isinstance(text, str):
+        return text, None
+    if not isinstance(text, dict):
+        raise TypeError(
+            f'text-classification takes strings, or pairs as {{"text": ..., "text_pair": ...}}; '
+            f"got {type(text).__name__}."
+        )
+    if "text" not in text or text.keys() - _TEXT_KEYS:
+        raise ValueError(f"A pair has the keys 'text' and 'text_pair'; got {sorted(text)}.")
+    return text["text"], text.get("text_pair")
+
+
+def _checked_limit(top_k: Any) -> int | None:
+    return top_k if top_k is None or top_k is _NOT_GIVEN else checked_top_k(top_k)
+
+
+def _checked_function(name: str | None) -> str | None:
+    if name is not None and name.lower() not in FUNCTIONS:
+        raise ValueError(f"function_to_apply must be one of {', '.join(FUNCTIONS)}; got {name!r}.")
+    return None if name is None else name.lower()
