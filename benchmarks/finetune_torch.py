@@ -23,7 +23,6 @@ from transformers import DistilBertForSequenceClassification
 
 from distilbert_tf import DistilBertTokenizer, TFDistilBertModel, get_task, load_examples
 from distilbert_tf.data import Examples
-from distilbert_tf.hub import find_tokenizer
 from distilbert_tf.optimization import NO_WEIGHT_DECAY
 
 FLAGS = flags.FLAGS
@@ -66,7 +65,7 @@ def main(argv: list[str]) -> None:
     if FLAGS.max_train_examples:
         train = train.take(FLAGS.max_train_examples)
     validation = load_examples(task, FLAGS.data, "validation")
-    tokenizer = DistilBertTokenizer.from_pretrained(find_tokenizer(FLAGS.model))
+    tokenizer = DistilBertTokenizer.from_pretrained(FLAGS.model)
     torch.manual_seed(FLAGS.seed)
     with tempfile.TemporaryDirectory() as directory:
         TFDistilBertModel.from_pretrained(FLAGS.model).save_pretrained(directory)

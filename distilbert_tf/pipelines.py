@@ -18,7 +18,6 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from distilbert_tf.fill_mask import FillMaskPipeline
-from distilbert_tf.hub import find_tokenizer
 from distilbert_tf.model import PreTrainedModel
 from distilbert_tf.text_classification import TextClassificationPipeline
 from distilbert_tf.tokenizer import DistilBertTokenizer
@@ -66,7 +65,7 @@ def pipeline(
             raise ValueError("Give tokenizer= too: a model object does not tell its own.")
         tokenizer = model
     if isinstance(tokenizer, (str, Path)):
-        tokenizer = DistilBertTokenizer.from_pretrained(find_tokenizer(tokenizer, revision))
+        tokenizer = DistilBertTokenizer.from_pretrained(tokenizer, revision=revision)
     if isinstance(model, (str, Path)):
         # Never with a fresh head: its answers would be noise that looks like answers.
         model = pipeline_class.model_class.from_pretrained(

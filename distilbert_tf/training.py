@@ -17,7 +17,7 @@ from distilbert_tf.callbacks import ProgressLog, SaveBest
 from distilbert_tf.checkpoint_files import CheckpointError, replacing
 from distilbert_tf.data import load_examples, make_dataset
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.hub import SAFETENSORS, find_tokenizer
+from distilbert_tf.hub import SAFETENSORS
 from distilbert_tf.optimization import create_optimizer
 from distilbert_tf.tasks import Task, get_task
 from distilbert_tf.tokenizer import DistilBertTokenizer
@@ -124,7 +124,7 @@ def evaluate_pretrained(
             f"{model} has the labels {', '.join(labels)}; the task {task.name!r} has "
             f"{', '.join(task.labels)}."
         )
-    tokenizer = DistilBertTokenizer.from_pretrained(find_tokenizer(model))
+    tokenizer = DistilBertTokenizer.from_pretrained(model)
     examples = load_examples(task, data, split)
     dataset = make_dataset(examples, tokenizer.as_layer(max_length=max_length), batch_size)
     return evaluate(classifier, dataset)
@@ -190,7 +190,7 @@ def finetune(
     validation = load_examples(task, data, "validation")
     if max_train_examples is not None:
         train = train.take(max_train_examples)
-    tokenizer = DistilBertTokenizer.from_pretrained(find_tokenizer(model))
+    tokenizer = DistilBertTokenizer.from_pretrained(model)
     classifier = TFDistilBertForSequenceClassification.from_pretrained(
         model, id2label=task.id2label, dtype=dtype
     )

@@ -17,7 +17,6 @@ from absl import logging
 
 from distilbert_tf.checkpoint import slots
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.hub import find_tokenizer
 from distilbert_tf.tokenizer import DistilBertTokenizer
 from distilbert_tf.version import __version__
 from export.compatibility import OLDEST_SERVER, check_saved_model
@@ -157,7 +156,7 @@ def export_pretrained(
     """
     source = os.fspath(name_or_path)
     model = TFDistilBertForSequenceClassification.from_pretrained(source, fresh_head=False)
-    tokenizer = DistilBertTokenizer.from_pretrained(find_tokenizer(source))
+    tokenizer = DistilBertTokenizer.from_pretrained(source)
     return export_saved_model(model, tokenizer, base_path, **options)
 
 

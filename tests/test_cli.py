@@ -146,3 +146,13 @@ def test_export_serve_query(tiny_classifier: Path, tmp_path: Path) -> None:
     assert [line.split("\t")[0] for line in by_words.stdout.splitlines()] == [
         answer["label"] for answer in expected
     ]
+
+
+def test_the_demo_does_not_touch_a_directory_of_someone_elses(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.txt").write_text("irreplaceable")
+    code, shown = fails(capsys, "demo", f"--output={tmp_path}")
+    assert code == 1
+    assert "'thesis.txt', which is not from an earlier demo" in shown
+    assert (tmp_path / "thesis.txt").read_text() == "irreplaceable"

@@ -13,7 +13,6 @@ from tensorflow.python.framework import op_def_registry
 
 from distilbert_tf.checkpoint_files import CheckpointError
 from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
-from distilbert_tf.hub import find_tokenizer
 from distilbert_tf.tokenizer import DistilBertTokenizer
 from distilbert_tf.version import __version__
 from export import saved_model
@@ -248,7 +247,7 @@ def test_demo_encoder(demo, tmp_path):
     labels = {0: "negative", 1: "positive"}
     model = TFDistilBertForSequenceClassification.from_pretrained(demo, id2label=labels)
     model.classifier.kernel.assign(model.classifier.kernel * 100)  # as far apart as after training
-    tokenizer = DistilBertTokenizer.from_pretrained(find_tokenizer(demo))
+    tokenizer = DistilBertTokenizer.from_pretrained(demo)
     version = export_saved_model(model, tokenizer, tmp_path, verify=False)
     assert_same_answers(version, model, tokenizer, max_length=128)
     num_bytes = sum(path.stat().st_size for path in version.rglob("*") if path.is_file())
