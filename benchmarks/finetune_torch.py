@@ -4,8 +4,8 @@ The peer of
 
     distilbert-tf finetune --task=sst2 --model=demo --data=DIR --output=OUT --epochs=1
 
-from the same checkpoint, with the same optimizer, schedule, clipping and batch size, and rows
-padded to the longest of each batch. Needs the extra `parity`:
+from the same checkpoint, with the same optimizer, schedule, clipping, batch size, and batches of
+rows of about one length, padded to the longest. Needs the extra `parity`:
 
     python benchmarks/finetune_torch.py --data=DIR --epochs=1
 """
@@ -22,7 +22,7 @@ from absl import app, flags
 from transformers import DistilBertForSequenceClassification
 
 from distilbert_tf import DistilBertTokenizer, TFDistilBertModel, get_task, load_examples
-from distilbert_tf.data import Examples
+from distilbert_tf.data import SORTED_BATCHES, Examples
 from distilbert_tf.optimization import NO_WEIGHT_DECAY
 
 FLAGS = flags.FLAGS
@@ -44,6 +44,20 @@ def encode(tokenizer: DistilBertTokenizer, examples: Examples, rows: np.ndarray)
     return tokenizer(
         texts, truncation=True, max_length=FLAGS.max_length, padding=True, return_tensors="pt"
     )
+
+
+def even_batches(examples: Examples, random: np.random.Generator) -> list[np.ndarray]:
+    """Draws an epoch's batches as `make_dataset` does: sorted by length within windows."""
+    order = random.permutation(len(examples))
+    window = SORTED_BATCHES * FLAGS.batch_size
+    batches = []
+    for start in range(0, len(order), window):
+        rows = sorted(order[start : start + window], key=lambda row: len(examples.texts[0][row]))
+        batches += [
+            np.array(rows[i : i + FLAGS.batch_size]) for i in range(0, len(rows), FLAGS.batch_size)
+        ]
+    random.shuffle(batches)
+    return batches
 
 
 @torch.no_grad()
@@ -92,9 +106,7 @@ def main(argv: list[str]) -> None:
     with tqdm.tqdm(total=total, mininterval=30) as progress:
         for _ in range(FLAGS.epochs):
             model.train()
-            order = random.permutation(len(train))
-            for start in range(0, len(train), FLAGS.batch_size):
-                rows = order[start : start + FLAGS.batch_size]
+            for rows in even_batches(train, random):
                 labels = torch.tensor(train.labels[rows], dtype=torch.long)
                 loss = model(**encode(tokenizer, train, rows), labels=labels).loss
                 loss.backward()

@@ -24,6 +24,10 @@ def _leaky_relu(x: tf.Tensor) -> tf.Tensor:
     return tf.nn.leaky_relu(x, alpha=0.01)  # PyTorch's slope; TensorFlow's default is 0.2
 
 
+def _laplace(x: tf.Tensor) -> tf.Tensor:
+    return 0.5 * (1.0 + tf.math.erf((x - 0.707107) / (0.282095 * 2.0**0.5)))
+
+
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": tf.nn.gelu,
     "gelu_python": tf.nn.gelu,
@@ -34,6 +38,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_python_tanh": _gelu_tanh,
     "gelu_10": _gelu_10,
     "hardswish": keras.activations.hard_silu,
+    "laplace": _laplace,
     "leaky_relu": _leaky_relu,
     "linear": keras.activations.linear,
     "mish": keras.activations.mish,
@@ -43,6 +48,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "relu6": tf.nn.relu6,
     "sigmoid": tf.sigmoid,
     "silu": tf.nn.silu,
+    "sqrtsoftplus": lambda x: tf.sqrt(tf.nn.softplus(x)),
     "swish": tf.nn.silu,
     "tanh": tf.tanh,
 }

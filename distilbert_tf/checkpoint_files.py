@@ -35,7 +35,7 @@ def read_tensors(path: Path) -> Tensors:
         Arrays by name. Half-precision floats (fp16, bf16) come as float32; integers stay.
 
     Raises:
-        CheckpointError: A file is damaged, or a shard lacks a tensor that the index names.
+        CheckpointError: A file is damaged, or a tensor stands in two shards.
     """
     read: Callable[[Path], Tensors]
     if path.name.endswith(SAFETENSORS_INDEX):

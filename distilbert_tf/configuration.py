@@ -74,6 +74,8 @@ def load_config(path: str | Path, **overrides: Any) -> tuple[DistilBertConfig, s
         fields = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not a JSON file: {error}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} is not a JSON object but {type(fields).__name__}.")
     family = fields.get("model_type")
     if family == "distilbert":
         config = DistilBertConfig.from_dict(fields)
@@ -83,6 +85,8 @@ def load_config(path: str | Path, **overrides: Any) -> tuple[DistilBertConfig, s
         raise ValueError(
             f"{path} has model_type={family!r}; this package reads 'distilbert' and 'bert'."
         )
+    if not config.label2id:  # transformers saves null if it was given id2label alone
+        config.label2id = {label: key for key, label in config.id2label.items()}
     override(config, **overrides)
     return config, family
 

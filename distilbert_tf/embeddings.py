@@ -13,8 +13,9 @@ from transformers import DistilBertConfig
 from distilbert_tf.layers import Dropout, layer_norm
 
 
-@tf.custom_gradient
-def gather_with_dense_gradient(table: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+def gather_with_dense_gradient(
+    table: tf.Tensor, ids: tf.Tensor, padding_id: int | None = None
+) -> tf.Tensor:
     """Gathers rows of a table; the gradient is dense, with repeated rows summed.
 
     `tf.gather` gives its gradient as `IndexedSlices`, and Keras' Adam squares those slices
@@ -24,17 +25,25 @@ def gather_with_dense_gradient(table: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
     Args:
         table: Float (V, D).
         ids: Integers of any shape, in [0, V).
+        padding_id: A row that gets no gradient, like the `padding_idx` of PyTorch.
 
     Returns:
         Float of shape `ids.shape + (D,)`.
     """
 
-    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
-        rows, width = tf.shape(table)[0], table.shape[1]
-        flat = tf.reshape(upstream, [-1, width])
-        return tf.math.unsorted_segment_sum(flat, tf.reshape(ids, [-1]), rows), None
+    @tf.custom_gradient
+    def gather(table: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
+            rows, width = tf.shape(table)[0], table.shape[1]
+            segments = tf.reshape(ids, [-1])
+            if padding_id is not None:  # the sum leaves out negative segments
+                segments = tf.where(segments == padding_id, tf.cast(-1, ids.dtype), segments)
+            flat = tf.reshape(upstream, [-1, width])
+            return tf.math.unsorted_segment_sum(flat, segments, rows), None
 
-    return tf.gather(table, ids), gradient
+        return tf.gather(table, ids), gradient
+
+    return gather(table, ids)
 
 
 def sinusoidal_positions(length: int, dim: int) -> np.ndarray:
@@ -54,12 +63,23 @@ def sinusoidal_positions(length: int, dim: int) -> np.ndarray:
 
 
 class Embedding(keras.layers.Embedding):
-    """A lookup table whose gradient is dense: see `gather_with_dense_gradient`."""
+    """A lookup table whose gradient is dense: see `gather_with_dense_gradient`.
+
+    Args:
+        *args: See `keras.layers.Embedding`.
+        padding_id: A row that lookups do not train; none if not given.
+        **kwargs: See `keras.layers.Embedding`.
+    """
+
+    def __init__(self, *args: Any, padding_id: int | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.padding_id = padding_id
 
     def call(self, ids: tf.Tensor) -> tf.Tensor:
         """Looks up rows: integers (...) to float (..., D)."""
         table = tf.convert_to_tensor(self.embeddings)
-        return tf.cast(gather_with_dense_gradient(table, ids), self.compute_dtype)
+        rows = gather_with_dense_gradient(table, ids, self.padding_id)
+        return tf.cast(rows, self.compute_dtype)
 
 
 class Embeddings(keras.layers.Layer):
@@ -88,6 +108,7 @@ class Embeddings(keras.layers.Layer):
             config.vocab_size,
             config.dim,
             embeddings_initializer=normal,
+            padding_id=config.pad_token_id,
             name="word_embeddings",
             dtype=self.dtype_policy,
         )

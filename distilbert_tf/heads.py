@@ -27,8 +27,8 @@ class HeadOutput(NamedTuple):
     """
 
     logits: tf.Tensor
-    hidden_states: tuple[tf.Tensor, ...] | None = None
-    attentions: tuple[tf.Tensor, ...] | None = None
+    hidden_states: tuple[tf.Tensor, ...] = ()
+    attentions: tuple[tf.Tensor, ...] = ()
 
 
 class _ModelWithHead(PreTrainedModel):

@@ -200,9 +200,9 @@ def shard_names(index: Path) -> Sequence[str]:
     """Lists the files that a safetensors index names, each once."""
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError) as error:
+        return sorted(set(weight_map.values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{index} is not a safetensors index: {error!r}") from error
-    return sorted(set(weight_map.values()))
 
 
 def demo_directory() -> Path:

@@ -100,8 +100,7 @@ class MultiHeadSelfAttention(keras.layers.Layer):
 
     Call arguments:
         x: Float (B, T, D).
-        bias: Float (B, 1, 1, T), added to the scores: 0 where a token counts, the lowest
-            finite number where it is masked.
+        counts: Booleans (B, 1, 1, T), false where a token is masked.
 
     Returns:
         The pair of the layer's output (B, T, D) and the attention weights (B, H, T, T),
@@ -133,16 +132,19 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         self.dropout.build()
 
     def call(
-        self, x: tf.Tensor, bias: tf.Tensor, training: bool | None = None
+        self, x: tf.Tensor, counts: tf.Tensor, training: bool | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Attends: (B, T, D) to (B, T, D) and (B, H, T, T)."""
         # Scaling the query costs T*D products, scaling the scores would cost H*T*T.
         query = self._split_heads(self.q_lin(x) * self.head_dim**-0.5)  # (B, H, T, K)
         key = self._split_heads(self.k_lin(x))
         value = self._split_heads(self.v_lin(x))
-        scores = tf.matmul(query, key, transpose_b=True) + bias  # (B, H, T, T)
-        # In float32 under any policy: bfloat16 sums of exponentials lose 2 digits.
-        weights = tf.nn.softmax(tf.cast(scores, tf.float32), axis=-1)
+        scores = tf.matmul(query, key, transpose_b=True)  # (B, H, T, T)
+        # In float32 under any policy: bfloat16 sums of exponentials lose 2 digits, and the
+        # lowest float16 plus a score is -inf. The lowest finite number rather than -inf, since
+        # a row without any token then spreads its attention evenly, where -inf gives NaN.
+        bias = tf.where(counts, 0.0, tf.float32.min)
+        weights = tf.nn.softmax(tf.cast(scores, tf.float32) + bias, axis=-1)
         weights = tf.cast(weights, self.compute_dtype)
         context = tf.matmul(self.dropout(weights, training=training), value)  # (B, H, T, K)
         context = tf.reshape(tf.transpose(context, [0, 2, 1, 3]), tf.shape(x))  # (B, T, D)
@@ -195,7 +197,7 @@ class TransformerBlock(keras.layers.Layer):
 
     Call arguments:
         x: Float (B, T, D).
-        bias: Float (B, 1, 1, T): see `MultiHeadSelfAttention`.
+        counts: Booleans (B, 1, 1, T): see `MultiHeadSelfAttention`.
 
     Returns:
         The pair of the block's output (B, T, D) and the attention weights (B, H, T, T).
@@ -217,10 +219,10 @@ class TransformerBlock(keras.layers.Layer):
         self.output_layer_norm.build((None, None, self.dim))
 
     def call(
-        self, x: tf.Tensor, bias: tf.Tensor, training: bool | None = None
+        self, x: tf.Tensor, counts: tf.Tensor, training: bool | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Runs one block: (B, T, D) to (B, T, D) and (B, H, T, T)."""
-        attended, weights = self.attention(x, bias, training=training)
+        attended, weights = self.attention(x, counts, training=training)
         x = self.sa_layer_norm(x + attended)
         return self.output_layer_norm(x + self.ffn(x, training=training)), weights
 
@@ -256,14 +258,10 @@ class Transformer(keras.layers.Layer):
         self, x: tf.Tensor, attention_mask: tf.Tensor, training: bool | None = None
     ) -> tuple[tuple[tf.Tensor, ...], tuple[tf.Tensor, ...]]:
         """Runs the stack, and keeps what every block gave."""
-        # The lowest finite number rather than -inf: a row without any token then spreads its
-        # attention evenly, where -inf would make it NaN.
-        lowest = tf.constant(tf.as_dtype(self.compute_dtype).min, self.compute_dtype)
-        counts = tf.not_equal(attention_mask, 0)[:, None, None, :]
-        bias = tf.where(counts, tf.zeros_like(lowest), lowest)  # (B, 1, 1, T)
+        counts = tf.cast(attention_mask, tf.bool)[:, None, None, :]  # (B, 1, 1, T)
         hidden_states, attentions = [x], []
         for block in self.layer:
-            x, weights = block(x, bias, training=training)
+            x, weights = block(x, counts, training=training)
             hidden_states.append(x)
             attentions.append(weights)
         return tuple(hidden_states), tuple(attentions)

@@ -1,0 +1,47 @@
+"""Fixtures for all tests."""
+
+import gzip
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks the network
+
+REFERENCES = Path(__file__).parent / "references"
+
+
+@pytest.fixture(scope="session")
+def references() -> Path:
+    """Recorded checkpoints and outputs: see make_references.py."""
+    return REFERENCES
+
+
+@pytest.fixture
+def copy_reference(tmp_path: Path) -> Callable[[str], Path]:
+    """Copies a recorded checkpoint to where a test may change it; unpacks tf_model.h5."""
+
+    def copy(name: str) -> Path:
+        directory = tmp_path / name
+        shutil.copytree(REFERENCES / name, directory)
+        for packed in directory.glob("*.gz"):
+            packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
+            packed.unlink()
+        return directory
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def demo() -> str:
+    """The name of the demo encoder; skips where its wheel is not installed."""
+    from distilbert_tf import hub
+
+    try:
+        hub.demo_directory()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    return hub.DEMO

@@ -1,0 +1,19 @@
+import numpy as np
+import pytest
+
+from distilbert_tf.activations import ACTIVATIONS, get_activation
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_curve_equals_pytorchs(name, references):
+    curves = np.load(references / "activations.npz")
+    np.testing.assert_allclose(get_activation(name)(curves["x"]), curves[name], atol=2e-6, rtol=0)
+
+
+def test_every_recorded_activation_is_supported(references):
+    assert set(np.load(references / "activations.npz")) - {"x"} == set(ACTIVATIONS)
+
+
+def test_unknown_name_lists_the_known_ones():
+    with pytest.raises(ValueError, match="'prelu'.*supported are gelu, gelu_10,.*tanh"):
+        get_activation("prelu")

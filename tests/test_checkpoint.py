@@ -1,0 +1,614 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import ml_dtypes
+import numpy as np
+import pytest
+import tensorflow as tf
+from safetensors.numpy import load_file, save_file
+
+from distilbert_tf.checkpoint import export_tensors, load_tensors, slots, to_distilbert
+from distilbert_tf.checkpoint_files import CheckpointError, read_tensors, replacing
+from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
+from distilbert_tf.model import TFDistilBertModel
+
+CLASSES = {
+    "base": TFDistilBertModel,
+    "base_sinusoidal": TFDistilBertModel,
+    "classifier": TFDistilBertForSequenceClassification,
+    "masked_lm": TFDistilBertForMaskedLM,
+    "masked_lm_untied": TFDistilBertForMaskedLM,
+}
+WORDS = "embeddings.word_embeddings.weight"
+POSITIONS = "embeddings.position_embeddings.weight"
+Q_WEIGHT = "transformer.layer.0.attention.q_lin.weight"
+
+
+@pytest.fixture
+def checkpoint(copy_reference):
+    """Copies a recorded checkpoint, with its tensors (and configuration) changed by functions."""
+
+    def make(name: str, change=lambda tensors: None, change_config=lambda fields: None) -> Path:
+        directory = copy_reference(name)
+        tensors = load_file(directory / "model.safetensors")
+        tensors = change(tensors) or tensors
+        save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+        fields = json.loads((directory / "config.json").read_text())
+        change_config(fields)
+        (directory / "config.json").write_text(json.dumps(fields))
+        return directory
+
+    return make
+
+
+@pytest.fixture
+def absl_log(caplog):
+    caplog.set_level("INFO", logger="absl")
+    return caplog
+
+
+def outputs(model: keras.Model, directory: Path) -> np.ndarray:
+    expected = np.load(directory / "expected.npz")
+    output = model({name: expected[name] for name in ("input_ids", "attention_mask")})
+    return np.asarray(output if tf.is_tensor(output) else output.last_hidden_state)
+
+
+def recorded_outputs(directory: Path) -> np.ndarray:
+    arrays = np.load(directory / "expected.npz")
+    states = [name for name in arrays if name.startswith("hidden_states")]
+    return arrays["logits"] if "logits" in arrays else arrays[max(states)]
+
+
+def recorded_encoding(directory: Path) -> np.ndarray:
+    arrays = np.load(directory / "expected.npz")
+    return arrays[max(name for name in arrays if name.startswith("hidden_states"))]
+
+
+def assert_equals_recorded(model: keras.Model, directory: Path) -> None:
+    np.testing.assert_allclose(outputs(model, directory), recorded_outputs(directory), atol=1e-5)
+
+
+def with_prefix(tensors: dict, prefix: str = "distilbert.") -> dict:
+    heads = ("vocab_", "classifier", "pre_classifier", "qa_outputs")
+    return {n if n.startswith(heads) else prefix + n: array for n, array in tensors.items()}
+
+
+def drop(name: str):
+    return lambda tensors: {other: tensors[other] for other in tensors if other != name}
+
+
+def without_prefix(tensors: dict) -> dict:
+    return {name.removeprefix("distilbert."): array for name, array in tensors.items()}
+
+
+# Round trips.
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_saved_file_holds_what_pytorch_saved(name, references, tmp_path):
+    CLASSES[name].from_pretrained(references / name).save_pretrained(tmp_path / "new/directory")
+    original = load_file(references / name / "model.safetensors")
+    saved = load_file(tmp_path / "new/directory/model.safetensors")
+    assert saved.keys() == original.keys()
+    for tensor, array in original.items():
+        np.testing.assert_array_equal(saved[tensor], array, err_msg=tensor, strict=True)
+    fields = json.loads((tmp_path / "new/directory/config.json").read_text())
+    original_fields = json.loads((references / name / "config.json").read_text())
+    ignored = {"transformers_version", "label2id"}
+    for field in original_fields.keys() - ignored:
+        assert fields[field] == original_fields[field], field
+    assert (tmp_path / "new/directory/model.safetensors").stat().st_mode & 0o777 == (
+        0o666 & ~current_umask()
+    )
+
+
+def current_umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_saved_model_loads_with_equal_outputs(name, references, tmp_path):
+    model = CLASSES[name].from_pretrained(references / name)
+    for weight in model.trainable_weights:  # not the ones that it was loaded with
+        weight.assign(weight + 0.01)
+    model.save_pretrained(tmp_path)
+    loaded = CLASSES[name].from_pretrained(tmp_path)
+    np.testing.assert_array_equal(
+        outputs(loaded, references / name), outputs(model, references / name)
+    )
+    assert not np.allclose(outputs(loaded, references / name), recorded_outputs(references / name))
+
+
+def test_labels_survive(references, tmp_path):
+    source = references / "classifier"
+    labels = {0: "gut", 1: "schlecht", 2: "weder noch"}
+    model = TFDistilBertForSequenceClassification.from_pretrained(source)
+    assert model.config.id2label == labels
+    model.save_pretrained(tmp_path)
+    model = TFDistilBertForSequenceClassification.from_pretrained(tmp_path)
+    assert model.config.id2label == labels
+    assert model.config.label2id == {"gut": 0, "schlecht": 1, "weder noch": 2}
+    renamed = {0: "x", 1: "y", 2: "z"}
+    model = TFDistilBertForSequenceClassification.from_pretrained(source, id2label=renamed)
+    assert model.config.id2label == renamed
+    assert_equals_recorded(model, source)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "numpy_dtype", "error"),
+    [("float16", np.float16, 1e-3), ("bfloat16", ml_dtypes.bfloat16, 8e-3)],
+)
+@pytest.mark.parametrize("name", ["base", "classifier", "masked_lm"])
+def test_half_precision_files(dtype, numpy_dtype, error, name, references, tmp_path):
+    CLASSES[name].from_pretrained(references / name).save_pretrained(tmp_path, dtype=dtype)
+    original = load_file(references / name / "model.safetensors")
+    saved = load_file(tmp_path / "model.safetensors")
+    for tensor, array in original.items():
+        np.testing.assert_array_equal(saved[tensor], array.astype(numpy_dtype), strict=True)
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == dtype
+    model = CLASSES[name].from_pretrained(tmp_path)
+    assert {variable.dtype for variable in model.trainable_weights} == {"float32"}
+    for tensor, slot in slots(model).items():
+        array = saved[tensor if tensor in saved else f"distilbert.{tensor}"].astype("float32")
+        array = array.T if slot.transposed else array
+        np.testing.assert_array_equal(np.asarray(slot.variable), array)
+    expected = recorded_outputs(references / name)
+    difference = np.abs(outputs(model, references / name) - expected).max()
+    assert 0 < difference < 20 * error * np.abs(expected).max()
+
+
+def test_training_goes_on_in_float32_after_a_half_precision_file(references, tmp_path):
+    TFDistilBertModel.from_pretrained(references / "base").save_pretrained(tmp_path, "float16")
+    TFDistilBertModel.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    assert {a.dtype.name for a in load_file(tmp_path / "model.safetensors").values()} == {"float32"}
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "float32"
+
+
+# From one kind of model to another.
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("change", [with_prefix, without_prefix], ids=["prefix", "no prefix"])
+def test_prefix_does_not_matter(name, change, checkpoint):
+    def both(tensors):
+        return change(without_prefix(tensors))
+
+    directory = checkpoint(name, both)
+    assert_equals_recorded(CLASSES[name].from_pretrained(directory), directory)
+
+
+@pytest.mark.parametrize("name", ["classifier", "masked_lm", "masked_lm_untied"])
+def test_checkpoint_with_a_head_gives_its_encoder(name, references, absl_log):
+    model = TFDistilBertModel.from_pretrained(references / name)
+    output = outputs(model, references / name)
+    np.testing.assert_allclose(output, recorded_encoding(references / name), atol=1e-5)
+    head = "pre_classifier.weight" if name == "classifier" else "vocab_transform.weight"
+    assert f"{head}" in absl_log.text
+    assert "Left out of" in absl_log.text
+
+
+@pytest.mark.parametrize("name", ["base", "masked_lm", "masked_lm_untied"])
+def test_classifier_from_a_checkpoint_without_one_is_fresh_and_says_so(name, references, absl_log):
+    keras.utils.set_random_seed(0)
+    model = TFDistilBertForSequenceClassification.from_pretrained(references / name, num_labels=4)
+    warnings = [r.getMessage() for r in absl_log.records if r.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert "freshly initialised head (classifier.bias, classifier.weight, pre_cl" in warnings[0]
+    output = outputs(model.distilbert, references / name)
+    np.testing.assert_allclose(output, recorded_encoding(references / name), atol=1e-5)
+    assert np.std(model.classifier.kernel) == pytest.approx(0.02, rel=0.4)
+    np.testing.assert_array_equal(model.classifier.bias, np.zeros(4))
+    with pytest.raises(CheckpointError, match="no head.*fresh_head=True"):
+        TFDistilBertForSequenceClassification.from_pretrained(references / name, fresh_head=False)
+
+
+def test_loaded_head_causes_no_warning(references, absl_log):
+    TFDistilBertForSequenceClassification.from_pretrained(references / "classifier")
+    assert absl_log.text == ""
+
+
+def test_masked_lm_needs_its_head(references):
+    for name in ("base", "classifier", "bert"):
+        with pytest.raises(
+            CheckpointError, match=r"no head for TFDistilBertForMaskedLM.*fresh_head"
+        ):
+            TFDistilBertForMaskedLM.from_pretrained(references / name)
+    model = TFDistilBertForMaskedLM.from_pretrained(references / "base", fresh_head=True)
+    output = outputs(model.distilbert, references / "base")
+    np.testing.assert_allclose(output, recorded_encoding(references / "base"), atol=1e-5)
+
+
+def test_another_number_of_labels_suggests_a_fresh_head(references, absl_log):
+    source = references / "classifier"
+    with pytest.raises(CheckpointError) as error:
+        TFDistilBertForSequenceClassification.from_pretrained(source, num_labels=5)
+    assert "shape: classifier.weight is (3, 12) in" in str(error.value)
+    assert "(5, 12) in TFDistilBertForSequenceClassification" in str(error.value)
+    assert "fresh_head=True" in str(error.value)
+    model = TFDistilBertForSequenceClassification.from_pretrained(
+        source, num_labels=5, fresh_head=True
+    )
+    assert model.classifier.kernel.shape == (12, 5)
+    assert "freshly initialised" in absl_log.text
+    stored = load_file(source / "model.safetensors")["pre_classifier.weight"]
+    assert not np.any(stored == np.asarray(model.pre_classifier.kernel).T)
+
+
+# The projector of masked LM.
+
+
+def add_projector(tensors: dict, offset: float = 0.0) -> None:
+    tensors["vocab_projector.weight"] = tensors[f"distilbert.{WORDS}"] + np.float32(offset)
+
+
+def test_explicit_copy_of_a_tied_projector(checkpoint):
+    directory = checkpoint("masked_lm", add_projector)
+    model = TFDistilBertForMaskedLM.from_pretrained(directory)
+    assert_equals_recorded(model, directory)
+    assert model.vocab_projector.kernel is None
+
+
+def test_tied_projector_that_differs(checkpoint):
+    directory = checkpoint("masked_lm", lambda tensors: add_projector(tensors, 0.5))
+    with pytest.raises(CheckpointError, match=r"differs.*tie_word_embeddings=False"):
+        TFDistilBertForMaskedLM.from_pretrained(directory)
+    model = TFDistilBertForMaskedLM.from_pretrained(directory, tie_word_embeddings=False)
+    tensors = load_file(directory / "model.safetensors")
+    np.testing.assert_array_equal(model.vocab_projector.kernel, tensors["vocab_projector.weight"])
+    assert not np.allclose(outputs(model, directory), recorded_outputs(directory), atol=0.1)
+    TFDistilBertModel.from_pretrained(directory)  # has no use for it
+
+
+def test_tied_checkpoint_that_holds_the_projector_only(checkpoint):
+    def change(tensors):
+        tensors["vocab_projector.weight"] = tensors.pop(f"distilbert.{WORDS}")
+
+    directory = checkpoint("masked_lm", change)
+    assert_equals_recorded(TFDistilBertForMaskedLM.from_pretrained(directory), directory)
+
+
+def test_untied_model_needs_a_projector(checkpoint):
+    directory = checkpoint("masked_lm_untied", drop("vocab_projector.weight"))
+    with pytest.raises(CheckpointError, match=r"missing: vocab_projector\.weight \(35, 14\)"):
+        TFDistilBertForMaskedLM.from_pretrained(directory)
+
+
+# BERT. Its numbers are compared in test_model.py.
+
+
+def test_bert_loses_segments_and_pooler_and_nothing_else(references):
+    tensors = load_file(references / "bert/model.safetensors")
+    renamed = to_distilbert(tensors, "bert")
+    model = TFDistilBertModel.from_pretrained(references / "bert")
+    assert renamed.keys() == slots(model).keys()
+    segments = tensors["embeddings.token_type_embeddings.weight"]
+    assert np.abs(segments[0]).max() > 0.1
+    np.testing.assert_array_equal(
+        renamed[POSITIONS], tensors["embeddings.position_embeddings.weight"] + segments[0]
+    )
+
+
+def test_bert_with_prefix_and_old_names(checkpoint):
+    def change(tensors):
+        tensors["embeddings.position_ids"] = np.arange(9)[None]
+        named = {f"bert.{name}": array for name, array in tensors.items()}
+        old = {".LayerNorm.weight": ".LayerNorm.gamma", ".LayerNorm.bias": ".LayerNorm.beta"}
+        for new_name, old_name in old.items():
+            named = {n.replace(new_name, old_name): array for n, array in named.items()}
+        named["cls.seq_relationship.weight"] = np.ones((2, 8), "float32")
+        named["cls.seq_relationship.bias"] = np.ones(2, "float32")
+        return named
+
+    directory = checkpoint("bert", change)
+    assert_equals_recorded(TFDistilBertModel.from_pretrained(directory), directory)
+
+
+def test_bert_saved_as_distilbert(references, tmp_path):
+    source = references / "bert_masked_lm"
+    TFDistilBertForMaskedLM.from_pretrained(source).save_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    assert fields["model_type"] == "distilbert"
+    assert fields["architectures"] == ["DistilBertForMaskedLM"]
+    loaded = TFDistilBertForMaskedLM.from_pretrained(tmp_path)
+    np.testing.assert_allclose(outputs(loaded, source), recorded_outputs(source), atol=1e-5)
+    encoder = TFDistilBertModel.from_pretrained(source)
+    np.testing.assert_allclose(outputs(encoder, source), recorded_encoding(source), atol=1e-5)
+
+
+def test_bert_classifier_is_refused_unless_its_head_is_left_out(checkpoint):
+    def change(tensors):
+        named = {f"bert.{name}": array for name, array in tensors.items()}
+        head = {"classifier.weight": np.ones((2, 8)), "classifier.bias": np.ones(2)}
+        return named | {name: array.astype("float32") for name, array in head.items()}
+
+    directory = checkpoint("bert", change)
+    with pytest.raises(CheckpointError, match=r"BERT classifier.*tanh pooler.*fresh_head=True"):
+        TFDistilBertForSequenceClassification.from_pretrained(directory)
+    model = TFDistilBertForSequenceClassification.from_pretrained(directory, fresh_head=True)
+    np.testing.assert_allclose(
+        outputs(model.distilbert, directory), recorded_encoding(directory), atol=1e-5
+    )
+    assert_equals_recorded(TFDistilBertModel.from_pretrained(directory), directory)
+
+
+# transformers' old TensorFlow files.
+
+
+@pytest.mark.parametrize(
+    ("name", "cls"),
+    [
+        ("tf4_base", TFDistilBertModel),
+        ("tf4_masked_lm", TFDistilBertForMaskedLM),
+        ("tf4_classifier", TFDistilBertForSequenceClassification),
+        ("tf4_bert_pretraining", TFDistilBertForMaskedLM),
+    ],
+)
+def test_tf_model_h5(name, cls, copy_reference, tmp_path):
+    directory = copy_reference(name)
+    expected = np.load(directory / "expected.npz")["output"]
+    model = cls.from_pretrained(directory)
+    np.testing.assert_allclose(outputs(model, directory), expected, atol=1e-5)
+    model.save_pretrained(tmp_path / "converted")
+    converted = cls.from_pretrained(tmp_path / "converted")
+    np.testing.assert_array_equal(outputs(converted, directory), outputs(model, directory))
+
+
+@pytest.mark.parametrize("name", ["tf4_classifier", "tf4_masked_lm", "tf4_bert_pretraining"])
+def test_tf_model_h5_with_a_head_gives_its_encoder(name, copy_reference):
+    directory = copy_reference(name)
+    whole = {"tf4_classifier": TFDistilBertForSequenceClassification}
+    whole_model = whole.get(name, TFDistilBertForMaskedLM).from_pretrained(directory)
+    encoder = TFDistilBertModel.from_pretrained(directory)
+    np.testing.assert_array_equal(
+        outputs(encoder, directory), outputs(whole_model.distilbert, directory)
+    )
+
+
+@pytest.mark.parametrize("size", [0, 100, 3000])
+def test_damaged_hdf5_is_named(size, copy_reference):
+    directory = copy_reference("tf4_base")
+    path = directory / "tf_model.h5"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(CheckpointError, match=r"tf_model\.h5 cannot be read as HDF5"):
+        TFDistilBertModel.from_pretrained(directory)
+
+
+def test_hdf5_of_another_layout_is_refused(copy_reference):
+    directory = copy_reference("tf4_base")
+    model = TFDistilBertModel.from_pretrained(directory)
+    model.save_weights(directory / "other.weights.h5")
+    (directory / "other.weights.h5").replace(directory / "tf_model.h5")
+    with pytest.raises(CheckpointError, match=r"holds no weights in the layout of transformers'"):
+        TFDistilBertModel.from_pretrained(directory)
+
+
+# What does not fit.
+
+
+def test_missing_tensor_names_both_sides(checkpoint):
+    directory = checkpoint("base", drop(Q_WEIGHT))
+    with pytest.raises(CheckpointError) as error:
+        TFDistilBertModel.from_pretrained(directory)
+    assert f"{directory}/model.safetensors does not fit TFDistilBertModel" in str(error.value)
+    assert f"missing: {Q_WEIGHT} (12, 12), which TFDistilBertModel has" in str(error.value)
+    assert "fresh_head" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["transformer.layer.2.ffn.lin1.weight", "something.else"])
+def test_extra_tensor_names_both_sides(name, checkpoint):
+    def change(tensors):
+        tensors[name] = np.zeros((2, 3), "float32")
+
+    directory = checkpoint("base", change)
+    with pytest.raises(CheckpointError) as error:
+        TFDistilBertModel.from_pretrained(directory)
+    assert f"{directory}/model.safetensors does not fit" in str(error.value)
+    assert f"extra: {name} (2, 3), which TFDistilBertModel does not have" in str(error.value)
+
+
+def test_misshapen_tensors_are_all_named(checkpoint):
+    def change(tensors):
+        for name in ("transformer.layer.1.ffn.lin1.weight", WORDS):
+            tensors[name] = np.ascontiguousarray(tensors[name].T)
+
+    directory = checkpoint("base", change)
+    with pytest.raises(CheckpointError) as error:
+        TFDistilBertModel.from_pretrained(directory)
+    where = f"{directory}/model.safetensors"
+    for name, theirs, ours in [
+        ("transformer.layer.1.ffn.lin1.weight", (12, 20), (20, 12)),
+        (WORDS, (12, 37), (37, 12)),
+    ]:
+        assert f"{name} is {theirs} in {where}, {ours} in TFDistilBertModel" in str(error.value)
+
+
+def test_configuration_of_another_size_is_refused(checkpoint):
+    def fewer_layers(fields):
+        fields["n_layers"] = 1
+
+    directory = checkpoint("base", change_config=fewer_layers)
+    with pytest.raises(CheckpointError, match=r"extra: transformer\.layer\.1\."):
+        TFDistilBertModel.from_pretrained(directory)
+
+
+def test_failed_load_leaves_the_model_as_it_was(references):
+    model = TFDistilBertModel.from_pretrained(references / "base")
+    before = model.get_weights()
+    tensors = {name: array + 1 for name, array in export_tensors(model).items()}
+    del tensors[Q_WEIGHT]
+    with pytest.raises(CheckpointError):
+        load_tensors(model, tensors)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_same_tensor_under_two_names(checkpoint):
+    def equal(tensors):
+        tensors[f"distilbert.{WORDS}"] = tensors[WORDS]
+
+    directory = checkpoint("base", equal)
+    assert_equals_recorded(TFDistilBertModel.from_pretrained(directory), directory)
+    with pytest.raises(CheckpointError, match="twice in the checkpoint"):
+        to_distilbert({"a.b": np.zeros(2), "distilbert.a.b": np.ones(2)}, "distilbert")
+
+
+@pytest.mark.parametrize("size", [0, 5, 60, 3000, -1])
+def test_truncated_safetensors_are_named(size, copy_reference):
+    directory = copy_reference("base")
+    path = directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read.*cut short"):
+        TFDistilBertModel.from_pretrained(directory)
+
+
+def test_text_instead_of_safetensors_is_named(copy_reference):
+    directory = copy_reference("base")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 12\n"
+    (directory / "model.safetensors").write_text(pointer)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read as safetensors"):
+        TFDistilBertModel.from_pretrained(directory)
+
+
+# Shards.
+
+
+def shard(directory: Path, *, repeat: bool = False) -> None:
+    tensors = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    names = sorted(tensors)
+    halves = [names[::2], names[1::2] + (names[:1] if repeat else [])]
+    weight_map = {}
+    for number, half in enumerate(halves, 1):
+        file = f"model-{number:05}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in half}, directory / file, {"format": "pt"})
+        weight_map |= dict.fromkeys(half, file)
+    index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("name", ["base", "masked_lm_untied"])
+def test_sharded_checkpoint(name, copy_reference):
+    directory = copy_reference(name)
+    shard(directory)
+    assert_equals_recorded(CLASSES[name].from_pretrained(directory), directory)
+
+
+def test_tensor_in_two_shards(copy_reference):
+    directory = copy_reference("base")
+    shard(directory, repeat=True)
+    with pytest.raises(CheckpointError, match="stands in two shards"):
+        TFDistilBertModel.from_pretrained(directory)
+
+
+def test_missing_and_damaged_shards_are_named(copy_reference):
+    directory = copy_reference("base")
+    shard(directory)
+    path = directory / "model-00002-of-00002.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match=r"00002-of-00002\.safetensors cannot be read"):
+        TFDistilBertModel.from_pretrained(directory)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"00002-of-00002\.safetensors"):
+        TFDistilBertModel.from_pretrained(directory)
+
+
+# Files are replaced whole or not at all.
+
+
+def test_replacing_keeps_the_old_file_if_anything_fails(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_read_tensors_keeps_integers_and_widens_floats(tmp_path):
+    tensors = {"i": np.arange(3), "h": np.array([0.5], "float16"), "d": np.array([1 / 3])}
+    save_file(tensors, tmp_path / "x.safetensors")
+    read = read_tensors(tmp_path / "x.safetensors")
+    assert {name: array.dtype.name for name, array in read.items()} == {
+        "i": "int64", "h": "float32", "d": "float32",
+    }  # fmt: skip
+
+
+SAVE_AGAIN = """
+import resource, sys
+import numpy as np
+from distilbert_tf.checkpoint_files import write_safetensors
+import safetensors.numpy, distilbert_tf.checkpoint_files as files
+directory, how = sys.argv[1:]
+tensors = {"w": np.full((300, 1000), 2.0, "float32")}  # 1.2 MB
+if how == "full disk":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+    import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+else:
+    save = files.save_file
+    def save_half_and_wait(tensors, path, metadata):
+        save(tensors, path, metadata)
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        print("halfway", flush=True)
+        sys.stdin.read()
+    files.save_file = save_half_and_wait
+write_safetensors(directory + "/model.safetensors", tensors)
+"""
+
+
+def run_save_again(directory: Path, how: str) -> subprocess.Popen:
+    root = Path(__file__).parents[1]
+    return subprocess.Popen(
+        [sys.executable, "-c", SAVE_AGAIN, str(directory), how],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(root)},
+    )  # fmt: skip
+
+
+def write_old(directory: Path) -> None:
+    save_file({"w": np.full((300, 1000), 1.0, "float32")}, directory / "model.safetensors")
+
+
+def test_kill_in_the_middle_of_saving_leaves_the_old_checkpoint(tmp_path):
+    write_old(tmp_path)
+    process = run_save_again(tmp_path, "kill")
+    assert process.stdout.readline() == "halfway\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 2  # there was a half-written file
+    assert read_tensors(tmp_path / "model.safetensors")["w"][299, 999] == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
+def test_full_disk_leaves_the_old_checkpoint_and_no_rubbish(tmp_path):
+    write_old(tmp_path)
+    process = run_save_again(tmp_path, "full disk")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "File too large" in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+    assert read_tensors(tmp_path / "model.safetensors")["w"][299, 999] == 1
+
+
+def test_save_pretrained_replaces_and_leaves_no_temporary_file(references, tmp_path):
+    for name in ("classifier", "base"):
+        CLASSES[name].from_pretrained(references / name).save_pretrained(tmp_path)
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+        model = CLASSES[name].from_pretrained(tmp_path)
+        np.testing.assert_allclose(
+            outputs(model, references / name), recorded_outputs(references / name), atol=1e-5
+        )

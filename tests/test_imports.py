@@ -1,0 +1,199 @@
+"""Imports point one way: a module may import only modules that stand before it in ORDER."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("distilbert_tf", "export")
+
+ORDER = """
+distilbert_tf.version
+distilbert_tf.hub
+distilbert_tf.configuration
+distilbert_tf.activations
+distilbert_tf.tasks
+distilbert_tf.losses
+distilbert_tf.optimization
+distilbert_tf.checkpoint_files
+distilbert_tf.checkpoint
+distilbert_tf.layers
+distilbert_tf.embeddings
+distilbert_tf.keras_hub
+distilbert_tf.model
+distilbert_tf.heads
+distilbert_tf.unicode_table
+distilbert_tf.basic_tokenizer
+distilbert_tf.packing
+distilbert_tf.wordpiece
+distilbert_tf.tokenizer
+distilbert_tf.pipeline_base
+distilbert_tf.fill_mask
+distilbert_tf.text_classification
+distilbert_tf.pipelines
+distilbert_tf.data
+distilbert_tf.callbacks
+distilbert_tf.distributed
+distilbert_tf.training
+distilbert_tf.distillation
+distilbert_tf
+export
+export.signatures
+export.status
+export.protos
+export.tensors
+export.results
+export.publishing
+export.reload
+export.compatibility
+export.connection
+export.client
+export.batching
+export.servable
+export.services
+export.server
+export.verification
+export.warmup
+export.saved_model
+distilbert_tf.demo
+distilbert_tf.cli
+""".split()
+
+# Files that are run, and imported by none.
+SCRIPTS = {"distilbert_tf.__main__", "export.__main__"}
+
+# Imports inside a function, allowed against the order or because they cost much.
+LATE = {
+    # KerasHub is large, and few want it.
+    ("distilbert_tf.model", "distilbert_tf.keras_hub"),
+}
+
+# `distilbert_tf` never imports `export` when it is itself imported.
+LATE_ONLY = {"distilbert_tf.cli", "distilbert_tf.demo"}
+
+# What runs beside TF Serving, or instead of it, needs no model code.
+WITHOUT_DISTILBERT_TF = {"export.client", "export.server"}
+
+
+class Edge(NamedTuple):
+    """An import of a module of these packages by another one."""
+
+    importer: str
+    imported: str
+    late: bool
+    line: int
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def imports(name: str, source: str, known: set[str], is_package: bool = False) -> Iterator[Edge]:
+    def visit(node: ast.AST, late: bool) -> Iterator[Edge]:
+        for child in ast.iter_child_nodes(node):
+            targets: list[str] = []
+            if isinstance(child, ast.Import):
+                targets = [alias.name for alias in child.names]
+            elif isinstance(child, ast.ImportFrom):
+                base = child.module or ""
+                if child.level:
+                    parents = name.split(".")[: None if is_package else -1]
+                    parents = parents[: len(parents) - child.level + 1]
+                    base = ".".join([*parents, base]).rstrip(".")
+                # `from package import module` means the module, not its package.
+                full = [f"{base}.{alias.name}" for alias in child.names]
+                targets = [target if target in known else base for target in full]
+            for target in dict.fromkeys(targets):
+                if target.split(".")[0] in PACKAGES and target != name:
+                    yield Edge(name, target, late, child.lineno)
+            is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from visit(child, late or is_function)
+
+    yield from visit(ast.parse(source), late=False)
+
+
+@pytest.fixture(scope="module")
+def edges() -> list[Edge]:
+    found = modules()
+    return [
+        edge
+        for name, path in found.items()
+        for edge in imports(
+            name, path.read_text(encoding="utf-8"), set(found), path.name == "__init__.py"
+        )
+    ]
+
+
+def complaint(edge: Edge) -> str | None:
+    importer, imported = edge.importer, edge.imported
+    where = f"{importer}:{edge.line} imports {imported}"
+    if edge.late and (importer, imported) in LATE:
+        return None
+    if importer == "distilbert_tf" and edge.late:
+        return None  # public names are imported when asked for
+    if imported.split(".")[0] == "export" and importer.split(".")[0] == "distilbert_tf":
+        if importer not in LATE_ONLY:
+            return f"{where}: the arrow is export -> distilbert_tf"
+        if not edge.late:
+            return f"{where}: only inside a function"
+        return None
+    if imported in SCRIPTS or imported not in ORDER:
+        return f"{where}, which stands nowhere in ORDER"
+    if importer in ORDER and ORDER.index(imported) > ORDER.index(importer):
+        return f"{where}, which stands after it in ORDER"
+    return None
+
+
+def test_every_module_has_its_place():
+    missing = modules().keys() - set(ORDER) - SCRIPTS
+    assert not missing, f"Add to ORDER in {Path(__file__).name}, where they belong: {missing}"
+    assert len(set(ORDER)) == len(ORDER)
+
+
+def test_imports_point_one_way(edges):
+    assert len(edges) > 20
+    assert [text for edge in edges if (text := complaint(edge))] == []
+
+
+@pytest.mark.parametrize("start", sorted(WITHOUT_DISTILBERT_TF))
+def test_client_and_server_never_import_distilbert_tf(start, edges):
+    reached, todo = set(), {start}
+    while todo:
+        reached |= todo
+        todo = {edge.imported for edge in edges if edge.importer in todo} - reached
+    assert {name for name in reached if name.split(".")[0] == "distilbert_tf"} == set()
+
+
+@pytest.mark.parametrize(
+    ("importer", "source", "expected"),
+    [
+        ("distilbert_tf.hub", "from distilbert_tf.model import X", "stands after it"),
+        ("distilbert_tf.hub", "from distilbert_tf import model", "stands after it"),
+        ("distilbert_tf.hub", "import distilbert_tf.model", "stands after it"),
+        ("distilbert_tf.hub", "from .model import X", "stands after it"),
+        ("distilbert_tf.hub", "from . import model", "stands after it"),
+        ("distilbert_tf.hub", "def f():\n  from distilbert_tf import model", "stands after it"),
+        ("distilbert_tf.hub", "if True:\n  import distilbert_tf.model", "stands after it"),
+        ("distilbert_tf.model", "import export.client", "the arrow is"),
+        ("distilbert_tf.model", "def f():\n  import export.client", "the arrow is"),
+        ("distilbert_tf.cli", "import export.client", "only inside a function"),
+        ("distilbert_tf.cli", "def f():\n  import export.client", None),
+        ("distilbert_tf.model", "from distilbert_tf import keras_hub", None),
+        ("distilbert_tf.model", "import distilbert_tf.nothing", "nowhere"),
+        ("export.saved_model", "from distilbert_tf.heads import X", None),
+        ("export.signatures", "from export.client import X", "stands after it"),
+        ("distilbert_tf.heads", "from distilbert_tf.model import X", None),
+    ],
+)
+def test_the_walk_itself(importer, source, expected):
+    (edge,) = imports(importer, source, set(ORDER))
+    text = complaint(edge)
+    assert (expected is None and text is None) or (text is not None and expected in text)
