@@ -28,6 +28,9 @@ from make_references import (  # noqa: E402  (imports torch)
     run_torch,
 )
 
+# Threads wait for each other longer than such small matrices take.
+torch.set_num_threads(1)
+
 CLASSES = {
     TFDistilBertModel: transformers.DistilBertModel,
     TFDistilBertForSequenceClassification: transformers.DistilBertForSequenceClassification,

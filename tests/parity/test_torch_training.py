@@ -15,6 +15,9 @@ pytestmark = pytest.mark.parity
 
 from make_references import make_inputs, make_model  # noqa: E402  (imports torch)
 
+# Threads wait for each other longer than such small matrices take.
+torch.set_num_threads(1)
+
 STEPS = 8
 OFF = dict(dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0)
 CLASSES = {
