@@ -9,7 +9,7 @@ from pathlib import Path
 
 SENTENCES = (
     "I came for the soup and stayed three hours; we are already planning our next evening there.",
-    "Two chapters in I started skimming, and by the fifth I had put it on the shelf for good.",
+    "The zip broke within a week and nobody answers my emails.",
     "Not the smoothest start, yet the second half more than makes up for it.",
 )
 RESULT_OF_A_DEMO = {"checkpoint", "served", "serve.log"}
@@ -36,8 +36,8 @@ def run_demo(output: str | Path) -> None:
     output.mkdir(parents=True)
     port = str(_free_port())
     checkpoint, served = str(output / "checkpoint"), str(output / "served")
-    _run("finetune", "--task=sst2", "--model=demo", "--data=demo", "--epochs=5",
-         "--batch_size=16", "--learning_rate=2e-4", "--output", checkpoint)  # fmt: skip
+    _run("finetune", "--task=sst2", "--model=demo", "--data=demo", "--epochs=4",
+         "--batch_size=16", "--learning_rate=1e-4", "--output", checkpoint)  # fmt: skip
     _run("export", "--model", checkpoint, "--output", served)
     with (output / "serve.log").open("wb") as log:
         command = _announced("serve", "--model_base_path", served, "--port", port)
