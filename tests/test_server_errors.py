@@ -14,7 +14,6 @@ from tensorflow_serving.apis import (
     get_model_status_pb2,
     inference_pb2,
     model_management_pb2,
-    model_service_pb2_grpc,
     prediction_service_pb2_grpc,
     regression_pb2,
 )
@@ -22,39 +21,6 @@ from tensorflow_serving.apis import (
 from export.server import ModelServer
 
 Code = grpc.StatusCode
-
-
-@pytest.fixture(scope="module")
-def base_path(tmp_path_factory):
-    """A base path with version 30, and with all that must not be taken for a newer one."""
-    path = tmp_path_factory.mktemp("models")
-    serving_models.save(path / "30")
-    for name in ("4", "31.tmp", "tmp-32", "v33", "-34", "３５"):
-        (path / name).mkdir()
-    (path / "36").write_text("a file")
-    return path
-
-
-@pytest.fixture(scope="module")
-def server(base_path):
-    with ModelServer(base_path, "m", port=0) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def channel(server):
-    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as open_channel:
-        yield open_channel
-
-
-@pytest.fixture(scope="module")
-def stub(channel):
-    return prediction_service_pb2_grpc.PredictionServiceStub(channel)
-
-
-@pytest.fixture(scope="module")
-def model_stub(channel):
-    return model_service_pb2_grpc.ModelServiceStub(channel)
 
 
 def assert_alive(stub):

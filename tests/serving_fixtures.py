@@ -1,0 +1,49 @@
+"""A running server and stubs for it: fixtures of the server's tests.
+
+They import what they need when they are asked for, since every test run loads this file.
+"""
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def base_path(tmp_path_factory):
+    """A base path with version 30, and with all that must not be taken for a newer one."""
+    import serving_models
+
+    path = tmp_path_factory.mktemp("models")
+    serving_models.save(path / "30")
+    for name in ("4", "31.tmp", "tmp-32", "v33", "-34", "３５"):
+        (path / name).mkdir()
+    (path / "36").write_text("a file")
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(base_path):
+    from export.server import ModelServer
+
+    with ModelServer(base_path, "m", port=0) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def channel(server):
+    import grpc
+
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as open_channel:
+        yield open_channel
+
+
+@pytest.fixture(scope="module")
+def stub(channel):
+    from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+    return prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+
+@pytest.fixture(scope="module")
+def model_stub(channel):
+    from tensorflow_serving.apis import model_service_pb2_grpc
+
+    return model_service_pb2_grpc.ModelServiceStub(channel)
