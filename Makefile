@@ -43,10 +43,10 @@ lint: $(VENV)/test.stamp
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -m "not parity"
+	$(BIN)/python -m pytest -m "not parity" --ignore=tests/parity
 
 parity: $(VENV)/parity.stamp
-	$(BIN)/python -m pytest -m parity
+	$(BIN)/python -m pytest -m parity tests/parity
 
 format: $(VENV)/test.stamp
 	$(BIN)/ruff format $(SOURCES) notebooks setup.py

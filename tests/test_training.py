@@ -131,7 +131,7 @@ def test_progress_is_logged_with_rate_and_time_left(caplog: pytest.LogCaptureFix
     data = tf.data.Dataset.from_tensors((tf.ones([2, 1]), tf.ones([2, 1]))).repeat(4)
     data = data.apply(tf.data.experimental.assert_cardinality(4))
     with caplog.at_level("INFO", logger="absl"):
-        model.fit(data, epochs=2, verbose=0, callbacks=[ProgressLog(interval_s=0.0)])
+        model.fit(data, epochs=2, shuffle=False, verbose=0, callbacks=[ProgressLog(interval_s=0.0)])
     lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("epoch")]
     assert len(lines) == 8
     assert lines[4].startswith("epoch 2/2, step 1/4, ")
