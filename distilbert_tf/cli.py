@@ -48,7 +48,7 @@ def _define_model(values: flags.FlagValues, default: str | None = "demo") -> Non
 
 
 def _define_data(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("task", "sst2", "task: sst2", flag_values=values)
+    flags.DEFINE_string("task", "sst2", "task: sst2, mnli or qqp", flag_values=values)
     flags.DEFINE_string(
         "data", "demo", "directory with train.tsv and dev.tsv, or 'demo'", flag_values=values
     )

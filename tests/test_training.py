@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 from tiny_task import tiny_checkpoint, tiny_data
@@ -11,6 +12,7 @@ from tiny_task import tiny_checkpoint, tiny_data
 from distilbert_tf.callbacks import ProgressLog, SaveBest
 from distilbert_tf.checkpoint_files import CheckpointError
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.pipelines import pipeline
 from distilbert_tf.tokenizer import DistilBertTokenizer
 from distilbert_tf.training import FinetuneResult, evaluate_pretrained, finetune
 
@@ -71,6 +73,30 @@ def test_the_seed_repeats_a_run(paths: tuple[Path, Path], tmp_path: Path) -> Non
         return run.history["loss"]
 
     assert losses("a", 1) == losses("b", 1) != losses("c", 2)
+
+
+def test_pairs_reach_the_model_as_pairs(paths: tuple[Path, Path], tmp_path: Path) -> None:
+    """Scores from `evaluate` equal those of the pipeline, which tokenizes by itself."""
+    data = tmp_path / "qqp"
+    data.mkdir()
+    pairs = [("a tea", "the tea", 1), ("a song", "dull", 0), ("warm room", "the warm room", 1)]
+    pairs += [("what a walk", "cold meal", 0), ("kind", "rude talk", 0), ("film", "a film", 1)]
+    lines = ["question1\tquestion2\tis_duplicate", *("\t".join(map(str, p)) for p in pairs)]
+    for name in ("train", "dev"):
+        (data / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+    run = finetune("qqp", paths[0], data, tmp_path / "out", epochs=1, batch_size=4)
+    classify = pipeline("text-classification", model=run.output_dir)
+    answers = classify([{"text": first, "text_pair": second} for first, second, _ in pairs])
+    right = [
+        answer["label"] == ("not_duplicate", "duplicate")[label]
+        for answer, (_, _, label) in zip(answers, pairs, strict=True)
+    ]
+    assert run.metrics["accuracy"] == pytest.approx(np.mean(right))
+    losses = [
+        -np.log(answer["score"] if ok else 1 - answer["score"])
+        for answer, ok in zip(answers, right, strict=True)
+    ]
+    assert run.metrics["loss"] == pytest.approx(np.mean(losses), abs=1e-5)
 
 
 def test_an_earlier_result_is_not_overwritten(
