@@ -1,15 +1,21 @@
 """Keras callbacks of a fine-tuning run."""
 
+import math
 import time
 from pathlib import Path
 from typing import Any
 
 import keras
 from absl import logging
+from transformers import PreTrainedTokenizerBase
 
 from distilbert_tf.checkpoint import load_tensors
 from distilbert_tf.checkpoint_files import read_tensors
 from distilbert_tf.hub import SAFETENSORS
+
+
+class TrainingDivergedError(RuntimeError):
+    """A run whose loss became infinite or NaN."""
 
 
 class SaveBest(keras.callbacks.Callback):
@@ -18,24 +24,45 @@ class SaveBest(keras.callbacks.Callback):
     Every improvement is saved at once, so a run that is stopped leaves its best epoch so far.
 
     Args:
-        directory: Where `save_pretrained` writes.
+        directory: Where the checkpoint and its tokenizer go.
+        tokenizer: The model's tokenizer.
         monitor: Name of the metric, higher is better.
 
     Attributes:
         best: The best value so far.
         best_epoch: Its epoch, counted from 1; 0 before the first.
+
+    Raises:
+        TrainingDivergedError: At the end of an epoch whose loss is not finite.
     """
 
-    def __init__(self, directory: Path, monitor: str = "val_accuracy") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        monitor: str = "val_accuracy",
+    ) -> None:
         super().__init__()
-        self.directory, self.monitor = directory, monitor
+        self.directory, self.tokenizer, self.monitor = directory, tokenizer, monitor
         self.best, self.best_epoch, self.last_epoch = float("-inf"), 0, 0
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Saves if the metric improved."""
+        logs = logs or {}
+        if not math.isfinite(logs["loss"]):
+            raise TrainingDivergedError(
+                f"The loss of epoch {epoch + 1} is {logs['loss']}: the training diverged. Try a "
+                "lower learning rate. "
+                + (
+                    f"{self.directory} keeps epoch {self.best_epoch}."
+                    if self.best_epoch
+                    else "Nothing was saved."
+                )
+            )
         self.last_epoch = epoch + 1
-        if (value := (logs or {})[self.monitor]) > self.best:
-            self.best, self.best_epoch = value, epoch + 1
+        if logs[self.monitor] > self.best:
+            self.best, self.best_epoch = logs[self.monitor], epoch + 1
+            self.tokenizer.save_pretrained(self.directory)
             self.model.save_pretrained(self.directory)
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:

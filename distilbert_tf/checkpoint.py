@@ -45,8 +45,11 @@ HEADS = {
 TIED = "vocab_projector.weight"
 TIED_TO = "embeddings.word_embeddings.weight"
 
-# Parts of BERT that DistilBERT does not have, and buffers that are no weights.
-_DROPPED = re.compile(r"(pooler|cls\.seq_relationship)\.|embeddings\.position_ids$")
+# Buffers that are no weights, and parts of BERT that DistilBERT does not have.
+_DROPPED = {
+    "distilbert": re.compile(r"embeddings\.position_ids$"),
+    "bert": re.compile(r"(pooler|cls\.seq_relationship)\.|embeddings\.position_ids$"),
+}
 _SEGMENTS = "embeddings.token_type_embeddings.weight"
 _BERT_BIAS = "cls.predictions.bias"  # shared with the decoder's own bias
 
@@ -125,7 +128,7 @@ def to_distilbert(tensors: Mapping[str, np.ndarray], family: str) -> Tensors:
         plain = name.removeprefix(f"{family}.")
         plain = plain.replace("LayerNorm.gamma", "LayerNorm.weight")
         plain = plain.replace("LayerNorm.beta", "LayerNorm.bias")
-        if _DROPPED.match(plain):
+        if _DROPPED[family].match(plain):
             continue
         plain = _rename(plain, family)
         if plain in renamed and not np.array_equal(renamed[plain], array):

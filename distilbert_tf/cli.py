@@ -50,22 +50,42 @@ def _define_model(values: flags.FlagValues, default: str | None = "demo") -> Non
 def _define_data(values: flags.FlagValues) -> None:
     flags.DEFINE_string("task", "sst2", "task: sst2, mnli or qqp", flag_values=values)
     flags.DEFINE_string(
-        "data", "demo", "directory with train.tsv and dev.tsv, or 'demo'", flag_values=values
+        "data",
+        "demo",
+        "directory with the task's files in GLUE's layout, or 'demo'",
+        flag_values=values,
     )
     flags.DEFINE_integer("batch_size", 32, "rows per step", lower_bound=1, flag_values=values)
+
+
+def _define_max_length(values: flags.FlagValues, default: int | None) -> None:
     flags.DEFINE_integer(
-        "max_length", 128, "longest row in tokens; longer text is cut", 3, flag_values=values
+        "max_length",
+        default,
+        "longest row in tokens; longer text is cut"
+        + ("" if default else " (default: that of the fine-tuning)"),
+        3,
+        flag_values=values,
+    )
+
+
+def _define_pair(values: flags.FlagValues) -> None:
+    flags.DEFINE_boolean(
+        "pair", False, "each TEXT holds two texts with a tab between them", flag_values=values
     )
 
 
 def _define_finetune(values: flags.FlagValues) -> None:
     _define_model(values)
     _define_data(values)
-    flags.DEFINE_string("output", None, "directory of the result", flag_values=values)
+    _define_max_length(values, 128)
+    flags.DEFINE_string(
+        "output", None, "directory of the result; runs/<task> if not given", flag_values=values
+    )
     flags.DEFINE_integer("epochs", 3, "passes over the data", lower_bound=1, flag_values=values)
     flags.DEFINE_float("learning_rate", 5e-5, "peak learning rate", 0.0, flag_values=values)
     flags.DEFINE_float(
-        "warmup_ratio", 0.1, "share of the steps with a rising rate", 0.0, 1.0, flag_values=values
+        "warmup_ratio", 0.1, "share of the steps with a rising rate", 0.0, 0.99, flag_values=values
     )
     flags.DEFINE_float("weight_decay", 0.01, "decoupled weight decay", 0.0, flag_values=values)
     flags.DEFINE_integer(
@@ -85,7 +105,7 @@ def _finetune(values: flags.FlagValues, words: Sequence[str]) -> None:
         values.task,
         values.model,
         values.data,
-        values.output or f"runs/{values.task}",
+        values.output,
         epochs=values.epochs,
         batch_size=values.batch_size,
         learning_rate=values.learning_rate,
@@ -103,6 +123,7 @@ def _finetune(values: flags.FlagValues, words: Sequence[str]) -> None:
 def _define_evaluate(values: flags.FlagValues) -> None:
     _define_model(values, default=None)
     _define_data(values)
+    _define_max_length(values, None)
     flags.DEFINE_string("split", "validation", "split of the task", flag_values=values)
 
 
@@ -132,9 +153,18 @@ def _run_pipeline(name: str) -> Callable[[flags.FlagValues, Sequence[str]], None
         options = {} if values.top_k is None else {"top_k": values.top_k}
         predict = pipeline(name, model=_required(values, "model"), **options)
         for text in _texts(words):
-            _say(json.dumps({"text": text, "answers": predict(text)}, ensure_ascii=False))
+            inputs: Any = text
+            if "pair" in values and values.pair:
+                inputs = dict(zip(("text", "text_pair"), _split_pair(text), strict=True))
+            answers = predict(inputs)
+            _say(json.dumps({"text": text, "answers": answers}, ensure_ascii=False))
 
     return run
+
+
+def _define_predict(values: flags.FlagValues) -> None:
+    _define_pipeline(values)
+    _define_pair(values)
 
 
 def _define_export(values: flags.FlagValues) -> None:
@@ -146,9 +176,7 @@ def _define_export(values: flags.FlagValues) -> None:
         "version", None, "number of the version; the next free one if not given", 1,
         flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_integer(
-        "max_length", 128, "longest row in tokens; longer text is cut", 3, flag_values=values
-    )
+    _define_max_length(values, None)
     flags.DEFINE_boolean("pair", False, "whether the task has two texts", flag_values=values)
 
 
@@ -191,17 +219,21 @@ def _define_query(values: flags.FlagValues) -> None:
         "wait_s", 0.0, "how long to wait for the server to be ready", 0.0, flag_values=values
     )
     flags.DEFINE_boolean("json", False, "one JSON object a line", flag_values=values)
+    _define_pair(values)
 
 
 def _query(values: flags.FlagValues, words: Sequence[str]) -> None:
     from export.client import PredictClient
 
     texts = list(_texts(words))
+    inputs: tuple[Any, ...] = (texts,)
+    if values.pair:
+        inputs = tuple(zip(*map(_split_pair, texts), strict=True)) or ((), ())
     target = f"{values.host}:{values.port}"
     with PredictClient(target, values.model_name, timeout_s=values.timeout_s) as client:
         if values.wait_s:
             client.wait_until_ready(values.wait_s)
-        for text, answer in zip(texts, client.predict(texts), strict=True):
+        for text, answer in zip(texts, client.predict(*inputs), strict=True):
             if values.json:
                 row = {
                     "text": text,
@@ -235,7 +267,7 @@ COMMANDS = {
     "predict": Command(
         "classify texts (arguments, or lines of standard input)",
         _run_pipeline("text-classification"),
-        _define_pipeline,
+        _define_predict,
         "[TEXT ...]",
     ),
     "fill-mask": Command(
@@ -282,6 +314,13 @@ def _texts(words: Sequence[str]) -> Iterable[str]:
     return words or (line.rstrip("\r\n") for line in sys.stdin)
 
 
+def _split_pair(text: str) -> tuple[str, str]:
+    first, tab, second = text.partition("\t")
+    if not tab:
+        raise UsageError(f"--pair wants two texts with a tab between them; got {text[:60]!r}")
+    return first, second
+
+
 def _usage() -> str:
     lines = [f"usage: {PROGRAM} COMMAND [--flag=value ...]", "", "commands:"]
     lines += [f"  {name:<10} {command.summary}" for name, command in COMMANDS.items()]
@@ -300,6 +339,14 @@ def _command_usage(name: str, values: flags.FlagValues) -> str:
         shown = "" if default is None else f" (default: {default})"
         lines.append(f"  --{flag}: {values[flag].help}{shown}")
     return "\n".join(lines)
+
+
+def _is_expected(error: Exception) -> bool:
+    """Says whether an error is of a kind whose message is for users."""
+    kinds: tuple[type[Exception], ...] = (OSError, ValueError, TypeError, RuntimeError)
+    if tensorflow := sys.modules.get("tensorflow"):
+        kinds = (*kinds, tensorflow.errors.OpError)
+    return isinstance(error, kinds)
 
 
 def _run(argv: Sequence[str]) -> None:
@@ -344,8 +391,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         # The reader of our output has gone. Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        if os.environ.get("DISTILBERT_TF_TRACEBACK"):
+    except Exception as error:
+        if not _is_expected(error) or os.environ.get("DISTILBERT_TF_TRACEBACK"):
             raise
         sys.stderr.write(
             f"{command}: {type(error).__name__}: {error}\n"

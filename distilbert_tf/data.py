@@ -155,7 +155,7 @@ def make_dataset(
     Args:
         examples: What to feed.
         tokenize: The in-graph tokenizer: strings (B,), twice for pairs, to a dict of (B, T).
-        batch_size: B; the last batch of an epoch may be smaller.
+        batch_size: B; one batch of an epoch may be smaller.
         shuffle_seed: Seed of the shuffles; file order if None.
 
     Returns:
@@ -177,7 +177,7 @@ def make_dataset(
         lambda *columns: (tokenize(*columns[:-1]), columns[-1]),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
-    # Windows hold a whole number of batches, so only the last batch of an epoch can be short.
+    # Windows hold a whole number of batches, so only the last window can end in a short one.
     batches = -(-count // batch_size)
     return dataset.prefetch(tf.data.AUTOTUNE).apply(
         tf.data.experimental.assert_cardinality(batches)

@@ -12,7 +12,8 @@ SENTENCES = (
     "The zip broke within a week and nobody answers my emails.",
     "Not the smoothest start, yet the second half more than makes up for it.",
 )
-RESULT_OF_A_DEMO = {"checkpoint", "served", "serve.log"}
+MARKER = ".distilbert_tf_demo"  # a directory that a demo made, and may replace
+SERVER_LOG = "serve.log"
 
 
 def run_demo(output: str | Path) -> None:
@@ -22,28 +23,30 @@ def run_demo(output: str | Path) -> None:
         output: Directory for everything; that of an earlier demo is replaced.
 
     Raises:
-        FileExistsError: `output` holds other things than an earlier demo's.
+        FileExistsError: `output` is there, and no demo made it.
         RuntimeError: A command failed.
     """
     output = Path(output)
     if output.exists():
-        if strange := {path.name for path in output.iterdir()} - RESULT_OF_A_DEMO:
+        if not (output / MARKER).exists():
             raise FileExistsError(
-                f"{output} holds {sorted(strange)[0]!r}, which is not from an earlier demo; "
-                "choose another directory with --output."
+                f"{output} is not from an earlier demo; choose another directory with --output."
             )
         shutil.rmtree(output)
     output.mkdir(parents=True)
+    (output / MARKER).touch()
     port = str(_free_port())
     checkpoint, served = str(output / "checkpoint"), str(output / "served")
     _run("finetune", "--task=sst2", "--model=demo", "--data=demo", "--epochs=4",
          "--batch_size=16", "--learning_rate=1e-4", "--output", checkpoint)  # fmt: skip
     _run("export", "--model", checkpoint, "--output", served)
-    with (output / "serve.log").open("wb") as log:
+    with (output / SERVER_LOG).open("wb") as log:
         command = _announced("serve", "--model_base_path", served, "--port", port)
         server = subprocess.Popen(command, stderr=log, stdout=log)
         try:
             _run("query", "--port", port, "--wait_s=120", *SENTENCES)
+        except RuntimeError as error:
+            raise RuntimeError(f"{error} The server's log is {output / SERVER_LOG}.") from error
         finally:
             server.terminate()
             server.wait(timeout=30)

@@ -38,8 +38,11 @@ def gather_with_dense_gradient(
             segments = tf.reshape(ids, [-1])
             if padding_id is not None:  # the sum leaves out negative segments
                 segments = tf.where(segments == padding_id, tf.cast(-1, ids.dtype), segments)
-            flat = tf.reshape(upstream, [-1, width])
-            return tf.math.unsorted_segment_sum(flat, segments, rows), None
+            # In float32 under any policy: a frequent word has hundreds of terms to add up, and
+            # bfloat16 stands still once the sum is 256 times the next term.
+            flat = tf.cast(tf.reshape(upstream, [-1, width]), tf.float32)
+            total = tf.math.unsorted_segment_sum(flat, segments, rows)
+            return tf.cast(total, upstream.dtype), None
 
         return tf.gather(table, ids), gradient
 

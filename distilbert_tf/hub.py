@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from absl import logging
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -101,6 +102,14 @@ def find_tokenizer(name_or_path: str | Path, revision: str | None = None) -> Pat
     found = [path for name in TOKENIZER_FILES if (path := source.get(name)) is not None]
     if not any(path.name in VOCABULARIES for path in found):
         raise FileNotFoundError(source.explain_missing(*VOCABULARIES))
+    if isinstance(source, _Repository) and source.out_of_reach and len(found) == 1:
+        # Whether a vocabulary is cased stands in tokenizer_config.json.
+        logging.warning(
+            "Of the tokenizer of %r only %s is within reach; if the repository has a "
+            "tokenizer_config.json, its settings are missing, and ids may differ.",
+            source.name,
+            found[0].name,
+        )
     return found[0].parent
 
 

@@ -15,9 +15,10 @@ from absl import logging
 
 from distilbert_tf.callbacks import ProgressLog, SaveBest
 from distilbert_tf.checkpoint_files import CheckpointError, replacing
+from distilbert_tf.configuration import load_config
 from distilbert_tf.data import load_examples, make_dataset
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.hub import SAFETENSORS
+from distilbert_tf.hub import WEIGHTS, find_checkpoint
 from distilbert_tf.optimization import create_optimizer
 from distilbert_tf.tasks import Task, get_task
 from distilbert_tf.tokenizer import DistilBertTokenizer
@@ -68,6 +69,8 @@ def compile_classifier(
         optimizer=optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        # Keras would choose XLA on a GPU, which compiles anew for every length of a batch.
+        jit_compile=False,
     )
 
 
@@ -98,7 +101,7 @@ def evaluate_pretrained(
     *,
     split: str = "validation",
     batch_size: int = 32,
-    max_length: int = 128,
+    max_length: int | None = None,
 ) -> dict[str, float]:
     """Scores a saved classifier on a split of a task.
 
@@ -108,7 +111,8 @@ def evaluate_pretrained(
         data: Directory with the task's files, or `"demo"`.
         split: Name of the split.
         batch_size: Rows per step.
-        max_length: Longest row in tokens.
+        max_length: Longest row in tokens; the tokenizer's `model_max_length`, which is that of
+            the fine-tuning, if not given.
 
     Returns:
         `loss` and `accuracy`.
@@ -119,7 +123,7 @@ def evaluate_pretrained(
     task = get_task(task)
     classifier = TFDistilBertForSequenceClassification.from_pretrained(model, fresh_head=False)
     labels = tuple(classifier.config.id2label.values())
-    if labels != task.labels:
+    if [label.casefold() for label in labels] != [label.casefold() for label in task.labels]:
         raise CheckpointError(
             f"{model} has the labels {', '.join(labels)}; the task {task.name!r} has "
             f"{', '.join(task.labels)}."
@@ -130,11 +134,25 @@ def evaluate_pretrained(
     return evaluate(classifier, dataset)
 
 
+def _load_classifier(
+    model: str | Path, task: Task, dtype: str | None
+) -> TFDistilBertForSequenceClassification:
+    """Loads what to start from; a head for other labels than the task's gives way to a new one."""
+    config, _ = load_config(find_checkpoint(model).config)
+    has_same_labels = tuple(config.id2label.values()) == task.labels
+    return TFDistilBertForSequenceClassification.from_pretrained(
+        model,
+        id2label=task.id2label,
+        dtype=dtype,
+        fresh_head=None if has_same_labels else True,
+    )
+
+
 def finetune(
     task: str | Task = "sst2",
     model: str | Path = "demo",
     data: str | Path = "demo",
-    output_dir: str | Path = "runs/sst2",
+    output_dir: str | Path | None = None,
     *,
     epochs: int = 3,
     batch_size: int = 32,
@@ -152,9 +170,11 @@ def finetune(
 
     Args:
         task: A task or its name.
-        model: Checkpoint to start from: directory, hub name or `"demo"`.
+        model: Checkpoint to start from: directory, hub name or `"demo"`. The head of a classifier
+            for the same labels is kept, any other is new.
         data: Directory with the task's files, or `"demo"`.
-        output_dir: Where checkpoint, tokenizer, `metrics.json` and TensorBoard's logs go.
+        output_dir: Where checkpoint, tokenizer, `metrics.json` and TensorBoard's logs go;
+            `runs/<task>` if not given.
         epochs: Passes over the training examples.
         batch_size: Rows per step.
         learning_rate: Peak of the linear warm-up and decay.
@@ -173,17 +193,20 @@ def finetune(
     Raises:
         FileExistsError: `output_dir` holds a checkpoint and `overwrite` is false.
         FileNotFoundError: No such checkpoint or data.
+        TrainingDivergedError: The loss became infinite or NaN.
         ValueError: A bad argument, file or checkpoint.
     """
-    task, output_dir = get_task(task), Path(output_dir)
+    task = get_task(task)
+    output_dir = Path("runs", task.name) if output_dir is None else Path(output_dir)
     if epochs < 1 or batch_size < 1:
         raise ValueError(
             f"epochs ({epochs}) and batch_size ({batch_size}) must each be at least 1."
         )
-    if (output_dir / SAFETENSORS).exists() and not overwrite:
+    earlier = [output_dir / name for name in (*WEIGHTS, METRICS) if (output_dir / name).exists()]
+    if earlier and not overwrite:
         raise FileExistsError(
-            f"{output_dir} already holds a checkpoint. Choose another output_dir, or pass "
-            "overwrite=True (--overwrite) to replace it."
+            f"{output_dir} already holds a checkpoint ({earlier[0].name}). Choose another "
+            "output_dir, or pass overwrite=True (--overwrite) to replace it."
         )
     keras.utils.set_random_seed(seed)
     train = load_examples(task, data, "train")
@@ -191,9 +214,13 @@ def finetune(
     if max_train_examples is not None:
         train = train.take(max_train_examples)
     tokenizer = DistilBertTokenizer.from_pretrained(model)
-    classifier = TFDistilBertForSequenceClassification.from_pretrained(
-        model, id2label=task.id2label, dtype=dtype
-    )
+    tokenizer.model_max_length = max_length  # so that evaluation and export cut alike
+    classifier = _load_classifier(model, task, dtype)
+    if max_length > classifier.config.max_position_embeddings:
+        raise ValueError(
+            f"max_length is {max_length}, but {model} has "
+            f"{classifier.config.max_position_embeddings} positions."
+        )
     tokenize = tokenizer.as_layer(max_length=max_length)
     train_data = make_dataset(train, tokenize, batch_size, shuffle_seed=seed)
     validation_data = make_dataset(validation, tokenize, batch_size)
@@ -208,10 +235,10 @@ def finetune(
     logging.info("Accuracy before fine-tuning: %.4f.", before["accuracy"])
 
     output_dir.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(output_dir)
-    best = SaveBest(output_dir)
+    for path in earlier:
+        path.unlink()  # or an interrupted run would leave it beside another run's files
+    best = SaveBest(output_dir, tokenizer)
     own_callbacks = [
-        best,
         keras.callbacks.TensorBoard(
             output_dir / "tensorboard", write_graph=False, update_freq=50, profile_batch=0
         ),
@@ -222,7 +249,8 @@ def finetune(
         train_data,
         validation_data=validation_data,
         epochs=epochs,
-        callbacks=[*own_callbacks, *callbacks],
+        # The best epoch is put back last, whatever another callback does to the weights.
+        callbacks=[*own_callbacks, *callbacks, best],
         shuffle=False,  # the dataset shuffles itself
         verbose=1 if sys.stdout.isatty() else 2,
     )
@@ -236,6 +264,13 @@ def finetune(
         "loss": after["loss"],
         "best_epoch": best.best_epoch,
         "epochs": len(history.epoch),
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "warmup_ratio": warmup_ratio,
+        "weight_decay": weight_decay,
+        "max_length": max_length,
+        "seed": seed,
+        "dtype": classifier.dtype_policy.name,
         "train_examples": len(train),
         "validation_examples": len(validation),
         "train_time_s": train_time_s,

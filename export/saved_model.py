@@ -24,7 +24,6 @@ from export.publishing import check_version, publish, working_directory
 from export.signatures import LABEL, LOGITS, PROBABILITIES, SERVING_DEFAULT, TEXT, TEXT_PAIR
 from export.verification import verify_saved_model
 
-DEFAULT_MAX_LENGTH = 128
 EXTRA_ASSETS = "assets.extra"  # a server reads its warm-up requests there, and nothing else
 EXPORT_RECORD = "export.json"
 
@@ -55,7 +54,7 @@ def export_saved_model(
     base_path: str | os.PathLike[str],
     *,
     version: int | None = None,
-    max_length: int = DEFAULT_MAX_LENGTH,
+    max_length: int | None = None,
     pair: bool = False,
     verify: bool = True,
 ) -> Path:
@@ -76,7 +75,8 @@ def export_saved_model(
         base_path: A local directory, made if missing; the server's `model_base_path`.
         version: The version's number; by default one more than the highest that is there.
         max_length: Longest row in tokens, special tokens included; longer texts are cut (of a
-            pair, the longer text first). Use the length that the model was fine-tuned with.
+            pair, the longer text first). By default the tokenizer's `model_max_length`, which
+            `finetune` sets to the length it trained with, and at most the model's positions.
         pair: Whether the model compares two texts.
         verify: Whether to reload the result in a fresh process (about 15 s) and compare it with
             the model. Without that, a wrong export can go unnoticed.
@@ -97,7 +97,8 @@ def export_saved_model(
     start_s = time.monotonic()
     base = _local_path(base_path)
     check_version(base, version)
-    labels = _check_model(model, tokenizer, max_length)
+    labels = _check_model(model, tokenizer)
+    max_length = _check_length(max_length, model, tokenizer)
     logging.info("Tracing the serving graph.")
     layer = tokenizer.as_layer(max_length=max_length)
     signatures = {SERVING_DEFAULT: _trace_classifier(model, layer, labels, pair)}
@@ -170,9 +171,9 @@ def _local_path(base_path: str | os.PathLike[str]) -> Path:
 
 
 def _check_model(
-    model: TFDistilBertForSequenceClassification, tokenizer: DistilBertTokenizer, max_length: int
+    model: TFDistilBertForSequenceClassification, tokenizer: DistilBertTokenizer
 ) -> list[str]:
-    """Checks that model, tokenizer and length go together, and gives the labels."""
+    """Checks that model and tokenizer go together, and gives the labels."""
     if not isinstance(model, TFDistilBertForSequenceClassification):
         raise TypeError(
             "export_saved_model takes a TFDistilBertForSequenceClassification; "
@@ -185,11 +186,6 @@ def _check_model(
             "Only a classifier that picks one of several labels can be exported; this model has "
             f"{len(labels)} label(s) and problem_type={config.problem_type!r}."
         )
-    if max_length > config.max_position_embeddings:
-        raise ValueError(
-            f"max_length={max_length}, but the model has {config.max_position_embeddings} "
-            "positions (config.max_position_embeddings)."
-        )
     highest = max(tokenizer.get_vocab().values())
     if highest >= config.vocab_size:
         raise ValueError(
@@ -197,6 +193,23 @@ def _check_model(
             "words (config.vocab_size): they do not belong together."
         )
     return labels
+
+
+def _check_length(
+    max_length: int | None,
+    model: TFDistilBertForSequenceClassification,
+    tokenizer: DistilBertTokenizer,
+) -> int:
+    """Gives the longest row in tokens, and checks that the model has as many positions."""
+    positions = model.config.max_position_embeddings
+    if max_length is None:
+        return min(tokenizer.model_max_length, positions)
+    if max_length > positions:
+        raise ValueError(
+            f"max_length={max_length}, but the model has {positions} positions "
+            "(config.max_position_embeddings)."
+        )
+    return max_length
 
 
 def _list_labels(model: TFDistilBertForSequenceClassification) -> list[str]:

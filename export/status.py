@@ -3,7 +3,7 @@
 import grpc
 
 # TF Serving cuts its messages here, too; gRPC clients drop answers with more than 8 KB of headers.
-MAX_MESSAGE_BYTES = 1024
+MAX_STATUS_BYTES = 1024
 
 _CODES_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -39,6 +39,6 @@ def code_by_number(number: int) -> grpc.StatusCode:
 
 def _cut(message: str) -> str:
     encoded = message.encode("utf-8", "replace")
-    if len(encoded) <= MAX_MESSAGE_BYTES:
+    if len(encoded) <= MAX_STATUS_BYTES:
         return encoded.decode()
-    return encoded[: MAX_MESSAGE_BYTES - 3].decode("utf-8", "ignore") + "..."
+    return encoded[: MAX_STATUS_BYTES - 3].decode("utf-8", "ignore") + "..."

@@ -139,6 +139,16 @@ def adamw_steps_in_numpy(table, ids, targets, *, steps, rate, decay):
     return table
 
 
+def test_gradient_of_a_frequent_word_is_summed_in_float32():
+    table = tf.Variable(tf.ones([3, 2], tf.bfloat16))
+    ids = tf.constant([[1] * 1024 + [2]])
+    with tf.GradientTape() as tape:
+        rows = gather_with_dense_gradient(tf.convert_to_tensor(table), ids)
+        loss = tf.reduce_sum(tf.cast(rows, tf.float32))
+    gradient = tf.cast(tape.gradient(loss, table), tf.float32)
+    np.testing.assert_array_equal(gradient, [[0, 0], [1024, 1024], [1, 1]])
+
+
 @pytest.mark.parametrize(
     ("layer_class", "is_exact"), [(Embedding, True), (keras.layers.Embedding, False)]
 )

@@ -2,7 +2,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from transformers import DistilBertConfig
 
+from distilbert_tf.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.optimization import WarmupLinearDecay, create_optimizer
 
 
@@ -53,6 +55,22 @@ def test_only_kernels_decay() -> None:
     np.testing.assert_allclose(weights[0].numpy(), before[0] * (1 - 0.1 * 0.5), rtol=1e-6)
     for weight, old in zip(weights[1:], before[1:], strict=True):
         np.testing.assert_array_equal(weight.numpy(), old)
+
+
+def test_what_decays_in_a_real_model() -> None:
+    """The exclusion goes by the names that Keras gives to variables."""
+    config = DistilBertConfig(vocab_size=7, dim=4, n_layers=1, n_heads=1, hidden_dim=4)
+    model = TFDistilBertForSequenceClassification(config)
+    weights = model.trainable_variables
+    for weight in weights:
+        weight.assign(np.full(weight.shape, 2.0))
+    optimizer = create_optimizer(0.1, total_steps=10, warmup_ratio=0.0, weight_decay=0.5)
+    optimizer.apply([tf.zeros(weight.shape) for weight in weights], weights)
+    moved = {weight.path for weight in weights if not np.all(weight.numpy() == 2.0)}
+    assert moved == {
+        weight.path for weight in weights if weight.path.endswith(("/kernel", "/embeddings"))
+    }
+    assert len(moved) == 2 + 6 + 2
 
 
 def test_gradients_are_clipped_by_their_global_norm() -> None:

@@ -9,10 +9,11 @@ import pytest
 import tensorflow as tf
 from tiny_task import tiny_checkpoint, tiny_data
 
-from distilbert_tf.callbacks import ProgressLog, SaveBest
+from distilbert_tf.callbacks import ProgressLog, SaveBest, TrainingDivergedError
 from distilbert_tf.checkpoint_files import CheckpointError
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.pipelines import pipeline
+from distilbert_tf.tasks import Task
 from distilbert_tf.tokenizer import DistilBertTokenizer
 from distilbert_tf.training import FinetuneResult, evaluate_pretrained, finetune
 
@@ -132,7 +133,7 @@ class Scripted(keras.callbacks.Callback):
     def play(self, accuracies: list[float]) -> None:
         for epoch, accuracy in enumerate(accuracies):
             self.model_.classifier.bias.assign([epoch + 1.0, -epoch])
-            self.callback.on_epoch_end(epoch, {"val_accuracy": accuracy})
+            self.callback.on_epoch_end(epoch, {"loss": 1.0, "val_accuracy": accuracy})
         self.callback.on_train_end()
 
 
@@ -143,12 +144,74 @@ def test_save_best_keeps_the_first_best_epoch(
     paths: tuple[Path, Path], tmp_path: Path, accuracies: list[float], best: int
 ) -> None:
     model = TFDistilBertForSequenceClassification.from_pretrained(paths[0])
-    callback = SaveBest(tmp_path)
+    callback = SaveBest(tmp_path, DistilBertTokenizer.from_pretrained(paths[0]))
     Scripted(model, callback).play(accuracies)
     assert (callback.best_epoch, callback.best) == (best, max(accuracies))
     assert model.classifier.bias.numpy().tolist() == [best, -(best - 1)]
     saved = TFDistilBertForSequenceClassification.from_pretrained(tmp_path)
     assert saved.classifier.bias.numpy().tolist() == [best, -(best - 1)]
+
+
+def test_a_diverged_run_ends_with_an_error(paths: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(TrainingDivergedError, match=r"loss of epoch 1 is nan.*Nothing was saved"):
+        finetune(
+            "sst2", *paths, tmp_path / "out", learning_rate=1e38, warmup_ratio=0.0, batch_size=8
+        )
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+class Vandal(keras.callbacks.Callback):
+    """Leaves other weights behind than the ones that were validated."""
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        for weight in self.model.trainable_weights:
+            weight.assign(tf.zeros_like(weight))
+
+
+def test_the_best_epoch_is_put_back_last(paths: tuple[Path, Path], tmp_path: Path) -> None:
+    run = finetune("sst2", *paths, tmp_path / "out", epochs=2, batch_size=8, callbacks=[Vandal()])
+    saved = TFDistilBertForSequenceClassification.from_pretrained(run.output_dir)
+    for ours, on_disk in zip(run.model.weights, saved.weights, strict=True):
+        if "dropout" not in ours.path:
+            np.testing.assert_array_equal(ours.numpy(), on_disk.numpy())
+
+
+def test_a_head_for_other_labels_gives_way_and_for_the_same_is_kept(
+    result: FinetuneResult,
+    paths: tuple[Path, Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    own = Task("own", ("sentence",), ("label",), ("bad", "good"), ("0", "1"))
+    other = finetune(own, result.output_dir, paths[1], tmp_path / "other", epochs=1)
+    assert "freshly initialised head" in caplog.text
+    assert other.model.config.id2label == {0: "bad", 1: "good"}
+    caplog.clear()
+    same = finetune("sst2", result.output_dir, paths[1], tmp_path / "same", epochs=1)
+    assert "freshly initialised head" not in caplog.text
+    assert same.metrics["accuracy_before"] == pytest.approx(result.metrics["accuracy"])
+
+
+def test_the_length_of_the_training_is_that_of_the_evaluation(result: FinetuneResult) -> None:
+    assert result.metrics["max_length"] == 12
+    tokenizer = DistilBertTokenizer.from_pretrained(result.output_dir)
+    long = ["a warm tea " * 20]
+    assert tokenizer.as_layer()(long)["input_ids"].shape == (1, 12)
+
+
+def test_positions_must_suffice(paths: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"max_length is 129, but .* has 128 positions"):
+        finetune("sst2", *paths, tmp_path / "out", max_length=129)
+
+
+def test_overwriting_leaves_nothing_of_the_earlier_run(
+    paths: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "tf_model.h5").write_bytes(b"old weights")
+    with pytest.raises(FileExistsError, match=r"already holds a checkpoint \(tf_model\.h5\)"):
+        finetune("sst2", *paths, tmp_path, epochs=1)
+    finetune("sst2", *paths, tmp_path, epochs=1, overwrite=True)
+    assert not (tmp_path / "tf_model.h5").exists()
 
 
 def test_progress_is_logged_with_rate_and_time_left(caplog: pytest.LogCaptureFixture) -> None:

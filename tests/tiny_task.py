@@ -23,7 +23,7 @@ def tiny_checkpoint(directory: Path) -> Path:
         n_layers=1,
         n_heads=2,
         hidden_dim=32,
-        max_position_embeddings=16,
+        max_position_embeddings=128,
         initializer_range=0.2,
     )
     TFDistilBertModel(config).save_pretrained(directory)
