@@ -59,6 +59,7 @@ export.verification
 export.warmup
 export.saved_model
 distilbert_tf.demo
+distilbert_tf.commands
 distilbert_tf.cli
 """.split()
 
@@ -72,7 +73,7 @@ LATE = {
 }
 
 # `distilbert_tf` never imports `export` when it is itself imported.
-LATE_ONLY = {"distilbert_tf.cli", "distilbert_tf.demo"}
+LATE_ONLY = {"distilbert_tf.commands"}
 
 # What runs beside TF Serving, or instead of it, needs no model code.
 WITHOUT_DISTILBERT_TF = {"export.client", "export.server"}
@@ -184,8 +185,8 @@ def test_client_and_server_never_import_distilbert_tf(start, edges):
         ("distilbert_tf.hub", "if True:\n  import distilbert_tf.model", "stands after it"),
         ("distilbert_tf.model", "import export.client", "the arrow is"),
         ("distilbert_tf.model", "def f():\n  import export.client", "the arrow is"),
-        ("distilbert_tf.cli", "import export.client", "only inside a function"),
-        ("distilbert_tf.cli", "def f():\n  import export.client", None),
+        ("distilbert_tf.commands", "import export.client", "only inside a function"),
+        ("distilbert_tf.commands", "def f():\n  import export.client", None),
         ("distilbert_tf.model", "from distilbert_tf import keras_hub", None),
         ("distilbert_tf.model", "import distilbert_tf.nothing", "nowhere"),
         ("export.saved_model", "from distilbert_tf.heads import X", None),
