@@ -17,7 +17,12 @@ from distilbert_tf.tokenizer import DistilBertTokenizer
 from distilbert_tf.version import __version__
 from export import saved_model
 from export.compatibility import ALLOWED_OPS, CompatibilityError, check_saved_model
-from export.saved_model import export_pretrained, export_saved_model
+from export.saved_model import (
+    EXPORT_RECORD,
+    EXTRA_ASSETS,
+    export_pretrained,
+    export_saved_model,
+)
 from export.verification import VerificationError
 
 TEXTS = [
@@ -249,7 +254,9 @@ def test_demo_encoder(demo, tmp_path):
     model.classifier.kernel.assign(model.classifier.kernel * 100)  # as far apart as after training
     tokenizer = DistilBertTokenizer.from_pretrained(demo)
     version = export_saved_model(model, tokenizer, tmp_path, verify=False)
-    assert_same_answers(version, model, tokenizer, max_length=128)
+    # By default rows are as long as the tokenizer says.
+    assert_same_answers(version, model, tokenizer, max_length=tokenizer.model_max_length)
+    assert json.loads((version / EXTRA_ASSETS / EXPORT_RECORD).read_text())["max_length"] == 512
     num_bytes = sum(path.stat().st_size for path in version.rglob("*") if path.is_file())
     num_weight_bytes = 4 * model.count_params()
     # Besides the weights: the graph, with the vocabulary and the Unicode table.
