@@ -208,6 +208,11 @@ def finetune(
             f"{output_dir} already holds a checkpoint ({earlier[0].name}). Choose another "
             "output_dir, or pass overwrite=True (--overwrite) to replace it."
         )
+    if output_dir.exists() and output_dir.resolve() == Path(model).expanduser().resolve():
+        raise ValueError(
+            f"model and output_dir are both {output_dir}: a run that fails would lose the model. "
+            "Choose another output_dir."
+        )
     keras.utils.set_random_seed(seed)
     train = load_examples(task, data, "train")
     validation = load_examples(task, data, "validation")

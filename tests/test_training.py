@@ -160,6 +160,13 @@ def test_a_diverged_run_ends_with_an_error(paths: tuple[Path, Path], tmp_path: P
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
+def test_a_model_is_not_tuned_over_itself(paths: tuple[Path, Path]) -> None:
+    before = (paths[0] / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="a run that fails would lose the model"):
+        finetune("sst2", *paths, paths[0], overwrite=True)
+    assert (paths[0] / "model.safetensors").read_bytes() == before
+
+
 class Vandal(keras.callbacks.Callback):
     """Leaves other weights behind than the ones that were validated."""
 
