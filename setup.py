@@ -38,7 +38,8 @@ setup(
         "export": ["py.typed"],
     },
     entry_points={"console_scripts": ["distilbert-tf=distilbert_tf.cli:main"]},
-    # Upper bounds stand where private or fast-moving parts are used and a test pins them.
+    # Upper bounds stand where releases are tied together (TensorFlow and the serving API), or
+    # where private parts are relied on (Keras layers, KerasHub's sublayers).
     install_requires=[
         "absl-py>=2.1",
         "grpcio>=1.67",
@@ -53,7 +54,6 @@ setup(
         "tensorflow>=2.21,<2.22",
         "tensorflow-serving-api>=2.21,<2.22",
         "tokenizers>=0.22",
-        "tqdm>=4.66",
         "transformers>=5.0,<6",
     ],
     extras_require={
@@ -61,7 +61,7 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "notebooks": NOTEBOOKS,
         # The newest PyTorch that the recorded references were compared with.
-        "parity": ["scikit-learn>=1.5", "torch>=2.6,<2.14"],
+        "parity": ["scikit-learn>=1.5", "torch>=2.6,<2.14", "tqdm>=4.66"],
         "test": TEST + NOTEBOOKS,
     },
     classifiers=[

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import keras
+import ml_dtypes  # noqa: F401  (gives NumPy its bfloat16)
 import numpy as np
 from absl import logging
 

@@ -34,8 +34,6 @@ class HeadOutput(NamedTuple):
 class _ModelWithHead(PreTrainedModel):
     """An encoder named `distilbert`, and a subclass' `head` on its last hidden state."""
 
-    has_head = True
-
     def __init__(self, config: DistilBertConfig, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
         self.distilbert = TFDistilBertModel(config, name="distilbert", dtype=self.dtype_policy)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import keras
-import ml_dtypes  # noqa: F401  (gives NumPy its bfloat16)
 import tensorflow as tf
 from transformers import DistilBertConfig
 
@@ -88,8 +87,6 @@ class PreTrainedModel(keras.Model):
             not given.
         **kwargs: Passed on to `keras.Model`.
     """
-
-    has_head = False
 
     def __init__(self, config: DistilBertConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)

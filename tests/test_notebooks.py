@@ -6,17 +6,7 @@ import nbclient
 import nbformat
 import pytest
 
-from distilbert_tf.hub import DEMO_INSTALL, demo_directory
-
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
-
-
-def demo_encoder_is_installed() -> bool:
-    try:
-        demo_directory()
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def test_there_is_a_notebook() -> None:
@@ -31,7 +21,7 @@ def test_notebook_stores_no_outputs(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not demo_encoder_is_installed(), reason=f"needs `{DEMO_INSTALL}`")
+@pytest.mark.usefixtures("demo")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTILBERT_TF_SMALL", "1")
