@@ -14,6 +14,7 @@ import numpy as np
 from absl import logging
 
 from distilbert_tf.checkpoint_files import CheckpointError, Tensors
+from distilbert_tf.layers import Projection
 
 # Our module -> BERT's. `{i}` counts layers. The modules of the encoder stand under the prefix
 # "distilbert." or "bert." in checkpoints with a head, and under none in others.
@@ -56,16 +57,40 @@ _BERT_BIAS = "cls.predictions.bias"  # shared with the decoder's own bias
 
 
 class Slot(NamedTuple):
-    """A variable of a model, and whether the checkpoint holds it transposed."""
+    """Where a tensor of a checkpoint lies in a model.
+
+    Attributes:
+        variable: The variable.
+        transposed: Whether the checkpoint holds it transposed.
+        rows: The tensor's rows of the variable, if that holds several tensors.
+    """
 
     variable: keras.Variable
-    transposed: bool
+    transposed: bool = False
+    rows: slice = slice(None)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape in the checkpoint."""
-        shape = tuple(self.variable.shape)
+        shape = (len(range(*self.rows.indices(self.variable.shape[0]))), *self.variable.shape[1:])
         return shape[::-1] if self.transposed else shape
+
+    def take(self, array: np.ndarray) -> np.ndarray:
+        """Takes the tensor, in the checkpoint's layout, out of the variable's value."""
+        return array[self.rows].T if self.transposed else array[self.rows]
+
+    def read(self) -> np.ndarray:
+        """Gives the tensor in the checkpoint's layout."""
+        return self.take(self.variable.numpy())
+
+    def write(self, tensor: np.ndarray) -> None:
+        """Puts a tensor of the checkpoint into the variable."""
+        value = tensor.T if self.transposed else tensor
+        if self.rows != slice(None):
+            whole = np.array(self.variable.numpy())
+            whole[self.rows] = value
+            value = whole
+        self.variable.assign(value)
 
 
 def slots(model: keras.Model) -> dict[str, Slot]:
@@ -83,18 +108,22 @@ def slots(model: keras.Model) -> dict[str, Slot]:
     for names in HEADS.values():
         modules |= {name: getattr(model, name) for name in names if hasattr(model, name)}
     for name, layer in modules.items():
-        if isinstance(layer, keras.layers.Dense):
+        if isinstance(layer, Projection):
+            rows = slice(layer.start, layer.stop)
+            found[f"{name}.weight"] = Slot(layer.layer.kernel, rows=rows)
+            found[f"{name}.bias"] = Slot(layer.layer.bias, rows=rows)
+        elif isinstance(layer, keras.layers.Dense):
             found[f"{name}.weight"] = Slot(layer.kernel, transposed=True)
-            found[f"{name}.bias"] = Slot(layer.bias, transposed=False)
+            found[f"{name}.bias"] = Slot(layer.bias)
         elif isinstance(layer, keras.layers.LayerNormalization):
-            found[f"{name}.weight"] = Slot(layer.gamma, transposed=False)
-            found[f"{name}.bias"] = Slot(layer.beta, transposed=False)
+            found[f"{name}.weight"] = Slot(layer.gamma)
+            found[f"{name}.bias"] = Slot(layer.beta)
         elif isinstance(layer, keras.layers.Embedding):
-            found[f"{name}.weight"] = Slot(layer.embeddings, transposed=False)
+            found[f"{name}.weight"] = Slot(layer.embeddings)
         else:  # the projector on the vocabulary, whose kernel may be the word embeddings
-            found[f"{name}.bias"] = Slot(layer.bias, transposed=False)
+            found[f"{name}.bias"] = Slot(layer.bias)
             if layer.kernel is not None:
-                found[f"{name}.weight"] = Slot(layer.kernel, transposed=False)
+                found[f"{name}.weight"] = Slot(layer.kernel)
     return found
 
 
@@ -206,7 +235,7 @@ def load_tensors(
         del given[name]
     _check(expected, given, type(model).__name__, where)
     for name, slot in expected.items():
-        slot.variable.assign(given[name].T if slot.transposed else given[name])
+        slot.write(given[name])
     if left_out:
         logging.info("Left out of %s: %s.", where, ", ".join(sorted(left_out)))
     if fresh_head and own_head:
@@ -279,7 +308,6 @@ def export_tensors(model: keras.Model, dtype: Any = "float32") -> Tensors:
     prefix = "distilbert." if hasattr(model, "distilbert") else ""
     tensors = {}
     for name, slot in slots(model).items():
-        array = np.asarray(slot.variable.numpy(), dtype=np.dtype(dtype))
         is_head = name.split(".")[0] in _head_modules()
-        tensors[name if is_head else prefix + name] = array.T if slot.transposed else array
+        tensors[name if is_head else prefix + name] = np.asarray(slot.read(), dtype=np.dtype(dtype))
     return tensors

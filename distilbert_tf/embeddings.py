@@ -1,6 +1,6 @@
 """Words and positions to vectors.
 
-Shapes: B rows, T tokens in a row, D = config.dim, V = config.vocab_size.
+Shapes: N tokens of a batch in flat rows (see `row_layout`), D = config.dim, V = config.vocab_size.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from transformers import DistilBertConfig
 
-from distilbert_tf.layers import Dropout, layer_norm
+from distilbert_tf.layers import Dropout, LayerNorm
 
 
 def gather_with_dense_gradient(
@@ -93,14 +93,11 @@ class Embeddings(keras.layers.Layer):
             and are not trained, as in the reference.
 
     Call arguments:
-        input_ids: Integers (B, T).
+        input_ids: Integers (N,).
+        positions: Integers (N,), where in their rows the tokens stand.
 
     Returns:
-        Float (B, T, D).
-
-    Raises:
-        ValueError: T, when known, exceeds `max_position_embeddings`.
-        tf.errors.InvalidArgumentError: The same, when T is only known at run time.
+        Float (N, D).
     """
 
     def __init__(self, config: DistilBertConfig, **kwargs: Any) -> None:
@@ -116,7 +113,7 @@ class Embeddings(keras.layers.Layer):
             dtype=self.dtype_policy,
         )
         positions = sinusoidal_positions(self.max_length, config.dim)
-        self.position_embeddings = keras.layers.Embedding(
+        self.position_embeddings = Embedding(
             self.max_length,
             config.dim,
             embeddings_initializer=(
@@ -126,7 +123,7 @@ class Embeddings(keras.layers.Layer):
             name="position_embeddings",
             dtype=self.dtype_policy,
         )
-        self.LayerNorm = layer_norm("LayerNorm", self.dtype_policy)
+        self.LayerNorm = LayerNorm(name="LayerNorm", dtype=self.dtype_policy)
         self.dropout = Dropout(config.dropout, name="dropout", dtype=self.dtype_policy)
         self.dim = config.dim
 
@@ -134,17 +131,29 @@ class Embeddings(keras.layers.Layer):
         """Makes all variables."""
         self.word_embeddings.build()
         self.position_embeddings.build()
-        self.LayerNorm.build((None, None, self.dim))
+        self.LayerNorm.build((None, self.dim))
         self.dropout.build()
 
-    def call(self, input_ids: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Embeds token ids: (B, T) to (B, T, D)."""
-        length = self._checked_length(input_ids)
-        positions = tf.cast(self.position_embeddings.embeddings[:length], self.compute_dtype)
-        x = self.word_embeddings(input_ids) + positions  # (B, T, D) + (T, D)
+    def call(
+        self, input_ids: tf.Tensor, positions: tf.Tensor, training: bool | None = None
+    ) -> tf.Tensor:
+        """Embeds tokens: (N,) to (N, D)."""
+        x = self.word_embeddings(input_ids) + self.position_embeddings(positions)
         return self.dropout(self.LayerNorm(x), training=training)
 
-    def _checked_length(self, input_ids: tf.Tensor) -> int | tf.Tensor:
+    def check_length(self, input_ids: tf.Tensor) -> tf.Tensor:
+        """Refuses rows that are longer than there are positions.
+
+        Args:
+            input_ids: Integers (B, W).
+
+        Returns:
+            `input_ids`, checked.
+
+        Raises:
+            ValueError: W, when known, exceeds `max_position_embeddings`.
+            tf.errors.InvalidArgumentError: The same, when W is only known at run time.
+        """
         message = (
             f"A row of input_ids is longer than the {self.max_length} positions that this model "
             "has (config.max_position_embeddings); truncate it, for example with the "
@@ -153,7 +162,9 @@ class Embeddings(keras.layers.Layer):
         if (length := input_ids.shape[1]) is not None:
             if length > self.max_length:
                 raise ValueError(f"{message} Its length is {length}.")
-            return length
-        dynamic = tf.shape(input_ids)[1]
-        tf.debugging.assert_less_equal(dynamic, self.max_length, message=message)
-        return dynamic
+            return input_ids
+        check = tf.debugging.assert_less_equal(
+            tf.shape(input_ids)[1], self.max_length, message=message
+        )
+        with tf.control_dependencies([check] if check is not None else []):
+            return tf.identity(input_ids)

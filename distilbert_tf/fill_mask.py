@@ -120,9 +120,8 @@ class FillMaskPipeline(Pipeline):
         hidden = self.model.distilbert({"input_ids": ids, "attention_mask": mask}, training=False)
         places = tf.where(ids == self.tokenizer.mask_token_id)  # (M, 2)
         # The head is applied to the masks alone: its output for all tokens is (B, T, V).
-        masked = tf.gather_nd(hidden.last_hidden_state, places)[tf.newaxis]  # (1, M, D)
-        logits = tf.cast(self.model.head(masked, training=False)[0], tf.float32)
-        return tf.nn.softmax(logits)
+        masked = tf.gather_nd(hidden.last_hidden_state, places)  # (M, D)
+        return tf.nn.softmax(self.model.score_words(masked))
 
     def _best(
         self, ids: tf.Tensor, mask: tf.Tensor, top_k: int, target_ids: np.ndarray | None

@@ -1,7 +1,7 @@
 """Models with a head: sequence classification and masked LM.
 
-Shapes: B rows, T tokens in a row, D = config.dim, C = config.num_labels,
-V = config.vocab_size.
+Shapes: B rows, T tokens in a row, N tokens in flat rows (see `row_layout`), P positions to predict
+in a row, D = config.dim, C = config.num_labels, V = config.vocab_size.
 """
 
 from collections.abc import Mapping
@@ -13,15 +13,18 @@ from transformers import DistilBertConfig
 
 from distilbert_tf.activations import get_activation
 from distilbert_tf.checkpoint import HEADS
-from distilbert_tf.layers import Dropout, layer_norm, linear
-from distilbert_tf.model import ModelInputs, PreTrainedModel, TFDistilBertModel
+from distilbert_tf.layers import Dropout, LayerNorm, Linear
+from distilbert_tf.model import ModelInputs, PreTrainedModel, TFDistilBertModel, split_inputs
+from distilbert_tf.row_layout import TokenLayout
+
+MASK_POSITIONS = "mask_positions"  # an input of the masked-LM model
 
 
 class HeadOutput(NamedTuple):
     """What a model with a head gives when asked for more than its logits.
 
     Attributes:
-        logits: Float32 (B, C), or (B, T, V) for masked LM.
+        logits: Float32 (B, C), or (B, T, V) or (B, P, V) for masked LM.
         hidden_states: See `EncoderOutput`.
         attentions: See `EncoderOutput`.
     """
@@ -32,34 +35,13 @@ class HeadOutput(NamedTuple):
 
 
 class _ModelWithHead(PreTrainedModel):
-    """An encoder named `distilbert`, and a subclass' `head` on its last hidden state."""
+    """An encoder named `distilbert`, and a head of a subclass on it."""
 
     def __init__(self, config: DistilBertConfig, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
-        self.distilbert = TFDistilBertModel(config, name="distilbert", dtype=self.dtype_policy)
-
-    def head(self, hidden: tf.Tensor, training: bool | None) -> tf.Tensor:
-        """Turns the last hidden state (B, T, D) into logits."""
-        raise NotImplementedError
-
-    def call(
-        self,
-        inputs: ModelInputs,
-        training: bool | None = None,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-    ) -> tf.Tensor | HeadOutput:
-        """Encodes tokens and applies the head."""
-        encoded = self.distilbert(
-            inputs,
-            training=training,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
+        self.distilbert = TFDistilBertModel(
+            config, skip_padding=self.skip_padding, name="distilbert", dtype=self.dtype_policy
         )
-        logits = tf.cast(self.head(encoded.last_hidden_state, training), tf.float32)
-        if output_hidden_states or output_attentions:
-            return HeadOutput(logits, encoded.hidden_states, encoded.attentions)
-        return logits
 
 
 @keras.saving.register_keras_serializable(package="distilbert_tf")
@@ -88,9 +70,13 @@ class TFDistilBertForSequenceClassification(_ModelWithHead):
 
     def __init__(self, config: DistilBertConfig, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
-        self.pre_classifier = linear(config.dim, config, "pre_classifier", self.dtype_policy)
+        self.pre_classifier = Linear(
+            config.dim, config, name="pre_classifier", dtype=self.dtype_policy
+        )
         self.dropout = Dropout(config.seq_classif_dropout, name="dropout", dtype=self.dtype_policy)
-        self.classifier = linear(config.num_labels, config, "classifier", self.dtype_policy)
+        self.classifier = Linear(
+            config.num_labels, config, name="classifier", dtype=self.dtype_policy
+        )
         self.build()
 
     def build(self, input_shape: Any = None) -> None:
@@ -99,10 +85,27 @@ class TFDistilBertForSequenceClassification(_ModelWithHead):
         self.dropout.build()
         self.classifier.build((None, self.config.dim))
 
-    def head(self, hidden: tf.Tensor, training: bool | None) -> tf.Tensor:
-        """Classifies the first token: (B, T, D) to (B, C)."""
-        pooled = tf.nn.relu(self.pre_classifier(hidden[:, 0]))  # (B, D)
-        return self.classifier(self.dropout(pooled, training=training))
+    def call(
+        self,
+        inputs: ModelInputs,
+        training: bool | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> tf.Tensor | HeadOutput:
+        """Encodes tokens and classifies the first of each row."""
+        wants_more = output_hidden_states or output_attentions
+        encoded = self.distilbert(
+            inputs,
+            training=training,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            first_token_only=not wants_more,
+        )
+        pooled = tf.nn.relu(self.pre_classifier(encoded.last_hidden_state[:, 0]))  # (B, D)
+        logits = tf.cast(self.classifier(self.dropout(pooled, training=training)), tf.float32)
+        if wants_more:
+            return HeadOutput(logits, encoded.hidden_states, encoded.attentions)
+        return logits
 
     @classmethod
     def _asks_for_fresh_head(cls, tensors: Mapping[str, Any]) -> bool:
@@ -117,11 +120,11 @@ class VocabProjector(keras.layers.Layer):
         config: Model configuration: `tie_word_embeddings`.
 
     Call arguments:
-        x: Float (N..., D).
+        x: Float (N, D).
         embeddings: The word embeddings, float (V, D); used if tied.
 
     Returns:
-        Float (N..., V).
+        Float (N, V).
     """
 
     def __init__(self, config: DistilBertConfig, **kwargs: Any) -> None:
@@ -142,11 +145,10 @@ class VocabProjector(keras.layers.Layer):
             )
 
     def call(self, x: tf.Tensor, embeddings: tf.Tensor) -> tf.Tensor:
-        """Scores words: (..., D) to (..., V)."""
+        """Scores words: (N, D) to (N, V)."""
         kernel = embeddings if self.kernel is None else tf.convert_to_tensor(self.kernel)
-        flat = tf.reshape(x, [-1, self.dim])
-        scores = tf.matmul(flat, tf.cast(kernel, x.dtype), transpose_b=True) + self.bias
-        return tf.reshape(scores, tf.concat([tf.shape(x)[:-1], [self.vocab_size]], 0))
+        scores = tf.matmul(x, tf.cast(kernel, x.dtype), transpose_b=True)
+        return tf.nn.bias_add(scores, self.bias)
 
 
 @keras.saving.register_keras_serializable(package="distilbert_tf")
@@ -157,14 +159,23 @@ class TFDistilBertForMaskedLM(_ModelWithHead):
         config: Model configuration; `tie_word_embeddings` shares the projector's weights.
         **kwargs: See `PreTrainedModel`.
 
+    The projection on the vocabulary is the dearest product of all. It is computed for the true
+    tokens alone, and in training, where few of them are to be predicted, for those alone that the
+    input `mask_positions` names.
+
     Call arguments:
-        inputs: See `TFDistilBertModel`.
+        inputs: See `TFDistilBertModel`; a mapping may also hold `mask_positions`, integers (B, P),
+            the columns to predict. A row with fewer of them repeats one, with weight 0 in the loss.
         training: Whether dropout acts.
         output_hidden_states: Whether to give all hidden states.
         output_attentions: Whether to give the attention weights.
 
     Returns:
-        Logits, float32 (B, T, V); a `HeadOutput` if hidden states or attentions are asked for.
+        Logits, float32 (B, T, V), zeros at positions that were not computed, or (B, P, V) at
+        `mask_positions`; a `HeadOutput` if hidden states or attentions are asked for.
+
+    Raises:
+        ValueError: See `TFDistilBertModel`; `mask_positions` are not integers (B, P).
 
     Reference:
         transformers' `DistilBertForMaskedLM` on PyTorch.
@@ -173,8 +184,10 @@ class TFDistilBertForMaskedLM(_ModelWithHead):
     def __init__(self, config: DistilBertConfig, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
         self.activation = get_activation(config.activation)
-        self.vocab_transform = linear(config.dim, config, "vocab_transform", self.dtype_policy)
-        self.vocab_layer_norm = layer_norm("vocab_layer_norm", self.dtype_policy)
+        self.vocab_transform = Linear(
+            config.dim, config, name="vocab_transform", dtype=self.dtype_policy
+        )
+        self.vocab_layer_norm = LayerNorm(name="vocab_layer_norm", dtype=self.dtype_policy)
         self.vocab_projector = VocabProjector(
             config, name="vocab_projector", dtype=self.dtype_policy
         )
@@ -182,12 +195,65 @@ class TFDistilBertForMaskedLM(_ModelWithHead):
 
     def build(self, input_shape: Any = None) -> None:
         """Makes all variables."""
-        self.vocab_transform.build((None, None, self.config.dim))
-        self.vocab_layer_norm.build((None, None, self.config.dim))
+        self.vocab_transform.build((None, self.config.dim))
+        self.vocab_layer_norm.build((None, self.config.dim))
         self.vocab_projector.build()
 
-    def head(self, hidden: tf.Tensor, training: bool | None) -> tf.Tensor:
-        """Scores words at every position: (B, T, D) to (B, T, V)."""
-        x = self.vocab_layer_norm(self.activation(self.vocab_transform(hidden)))
+    def call(
+        self,
+        inputs: ModelInputs,
+        training: bool | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> tf.Tensor | HeadOutput:
+        """Encodes tokens and scores words."""
+        positions = None
+        if isinstance(inputs, Mapping):
+            inputs = dict(inputs)
+            positions = inputs.pop(MASK_POSITIONS, None)
+        encoded = self.distilbert(
+            inputs,
+            training=training,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        wants_more = output_hidden_states or output_attentions
+        hidden = encoded.last_hidden_state  # (B, T, D)
+        if positions is not None:
+            logits = self.score_words(tf.gather(hidden, _check_positions(positions), batch_dims=1))
+        elif wants_more or not self.skip_padding:
+            logits = self.score_words(hidden)
+        else:
+            _, mask = split_inputs(inputs)
+            layout = TokenLayout(mask, length_groups=1)
+            logits = layout.pad(self.score_words(layout.flatten(hidden)))
+            logits = tf.ensure_shape(logits, [*hidden.shape[:2], self.config.vocab_size])
+        if wants_more:
+            return HeadOutput(logits, encoded.hidden_states, encoded.attentions)
+        return logits
+
+    def score_words(self, hidden: tf.Tensor) -> tf.Tensor:
+        """Applies the head alone.
+
+        Args:
+            hidden: Last hidden states, float (..., D).
+
+        Returns:
+            Logits, float32 (..., V).
+        """
+        flat = tf.reshape(hidden, [-1, self.config.dim])
+        x = self.vocab_layer_norm(self.activation(self.vocab_transform(flat)))
         words = self.distilbert.embeddings.word_embeddings.embeddings
-        return self.vocab_projector(x, tf.convert_to_tensor(words))
+        scores = tf.cast(self.vocab_projector(x, tf.convert_to_tensor(words)), tf.float32)
+        shape = [tf.shape(hidden)[i] if n is None else n for i, n in enumerate(hidden.shape[:-1])]
+        return tf.reshape(scores, [*shape, self.config.vocab_size])
+
+
+def _check_positions(positions: tf.Tensor) -> tf.Tensor:
+    positions = tf.convert_to_tensor(positions)
+    if not positions.dtype.is_integer or positions.shape.rank != 2:
+        raise ValueError(
+            f"{MASK_POSITIONS} must be integers of shape (rows, positions); got "
+            f"{positions.dtype.name} {tuple(positions.shape)}."
+        )
+    return positions

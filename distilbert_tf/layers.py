@@ -1,19 +1,17 @@
-"""The building blocks of DistilBERT, with Hugging Face's names for every part.
+"""The bricks of DistilBERT: dense layers, LayerNorm, dropout.
 
-Shapes: B rows, T tokens in a row, D = config.dim, H = config.n_heads, K = D / H,
-F = config.hidden_dim.
+Every layer works on flat rows, one row a token, float (N, D): see `row_layout` for how the tokens
+of a batch get there. Shapes: N tokens, D = config.dim.
 
 Models build their layers from the top down (`model.build()` in the constructor), so every
 variable exists as soon as the model does, and its path tells where it stands.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 from transformers import DistilBertConfig
-
-from distilbert_tf.activations import get_activation
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -24,19 +22,116 @@ if keras.backend.backend() != "tensorflow":
 LAYER_NORM_EPSILON = 1e-12  # not a field of DistilBertConfig: the reference fixes it too
 
 
-def linear(units: int, config: DistilBertConfig, name: str, dtype: Any) -> keras.layers.Dense:
-    """Makes a Dense layer with the reference's initial distribution."""
-    return keras.layers.Dense(
-        units,
-        kernel_initializer=keras.initializers.RandomNormal(stddev=config.initializer_range),
-        name=name,
-        dtype=dtype,
-    )
+class Linear(keras.layers.Dense):
+    """A Dense layer in the two ops that TensorFlow's graph optimizer fuses into one.
+
+    Keras' own ends in an addition, which is left alone: with a `BiasAdd` the product, the bias, and
+    an activation or a residual behind it become one kernel.
+
+    Args:
+        units: Width of the output.
+        config: Model configuration: `initializer_range`.
+        **kwargs: `keras.layers.Layer`'s arguments.
+
+    Call arguments:
+        x: Float (N, width of the input).
+
+    Returns:
+        Float (N, units).
+    """
+
+    def __init__(self, units: int, config: DistilBertConfig, **kwargs: Any) -> None:
+        normal = keras.initializers.RandomNormal(stddev=config.initializer_range)
+        super().__init__(units, kernel_initializer=normal, **kwargs)
+
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Multiplies by the kernel, and adds the bias."""
+        return tf.nn.bias_add(tf.matmul(x, self.kernel), self.bias)
 
 
-def layer_norm(name: str, dtype: Any) -> keras.layers.LayerNormalization:
-    """Makes a LayerNormalization with the reference's epsilon."""
-    return keras.layers.LayerNormalization(epsilon=LAYER_NORM_EPSILON, name=name, dtype=dtype)
+class Projection(NamedTuple):
+    """One of the parts of a `JointLinear`: rows `start` to `stop` of its kernel and bias."""
+
+    layer: "JointLinear"
+    start: int
+    stop: int
+
+
+class JointLinear(keras.layers.Layer):
+    """Several dense layers on the same input as one product.
+
+    Args:
+        parts: How many.
+        config: Model configuration: `dim` is the width of input and of each part.
+        **kwargs: `keras.layers.Layer`'s arguments.
+
+    Call arguments:
+        x: Float (N, D).
+        first: The first part to compute.
+        last: The last one.
+
+    Returns:
+        Float (N, parts, D), flattened to (N, parts * D).
+    """
+
+    def __init__(self, parts: int, config: DistilBertConfig, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.parts, self.dim, self.stddev = parts, config.dim, config.initializer_range
+
+    def build(self, input_shape: Any = None) -> None:
+        """Makes kernel and bias."""
+        # One row an output, as in PyTorch: a range of parts is then a range of whole rows, which
+        # TensorFlow takes without copying.
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(self.parts * self.dim, self.dim),
+            initializer=keras.initializers.RandomNormal(stddev=self.stddev),
+        )
+        self.bias = self.add_weight(
+            name="bias", shape=(self.parts * self.dim,), initializer="zeros"
+        )
+
+    def part(self, index: int) -> Projection:
+        """Says where in kernel and bias a part is."""
+        return Projection(self, index * self.dim, (index + 1) * self.dim)
+
+    def call(self, x: tf.Tensor, first: int = 0, last: int | None = None) -> tf.Tensor:
+        """Computes the parts `first` to `last`."""
+        kernel, bias = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias)
+        last = self.parts - 1 if last is None else last
+        if last - first + 1 < self.parts:
+            rows = slice(first * self.dim, (last + 1) * self.dim)
+            kernel, bias = kernel[rows], bias[rows]
+        return tf.nn.bias_add(tf.matmul(x, kernel, transpose_b=True), bias)
+
+
+class LayerNorm(keras.layers.LayerNormalization):
+    """LayerNormalization with the reference's epsilon, in few passes over the rows.
+
+    Statistics are float32 under any mixed policy.
+
+    Call arguments:
+        x: Float (..., D).
+
+    Returns:
+        Float (..., D).
+
+    Reference:
+        Ba et al., "Layer Normalization" (arXiv 1607.06450).
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(epsilon=LAYER_NORM_EPSILON, **kwargs)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Normalizes each row, then scales and shifts it."""
+        dtype = keras.backend.result_type(x.dtype, "float32")
+        x = tf.cast(x, dtype)
+        centered = x - tf.reduce_mean(x, axis=-1, keepdims=True)
+        variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True)
+        normalized = centered * tf.math.rsqrt(variance + self.epsilon)
+        x = normalized * tf.cast(self.gamma, dtype) + tf.cast(self.beta, dtype)
+        return tf.cast(x, self.compute_dtype)
 
 
 class Dropout(keras.layers.Layer):
@@ -90,178 +185,3 @@ class Dropout(keras.layers.Layer):
         seed = tf.stack([self.seed + tf.cast(replica, tf.int32), step])
         self.step.assign_add(1)
         return tf.nn.experimental.stateless_dropout(x, self.rate, seed)
-
-
-class MultiHeadSelfAttention(keras.layers.Layer):
-    """Scaled dot-product self-attention with H heads.
-
-    Args:
-        config: Model configuration; `dim` must be a multiple of `n_heads`.
-
-    Call arguments:
-        x: Float (B, T, D).
-        counts: Booleans (B, 1, 1, T), false where a token is masked.
-
-    Returns:
-        The pair of the layer's output (B, T, D) and the attention weights (B, H, T, T),
-        each row of which adds up to 1 (before dropout).
-
-    Raises:
-        ValueError: `dim` is not a multiple of `n_heads`.
-    """
-
-    def __init__(self, config: DistilBertConfig, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        if config.dim % config.n_heads:
-            raise ValueError(
-                f"config.dim ({config.dim}) must be a multiple of config.n_heads "
-                f"({config.n_heads})."
-            )
-        self.dim, self.n_heads = config.dim, config.n_heads
-        self.head_dim = config.dim // config.n_heads
-        self.q_lin = linear(config.dim, config, "q_lin", self.dtype_policy)
-        self.k_lin = linear(config.dim, config, "k_lin", self.dtype_policy)
-        self.v_lin = linear(config.dim, config, "v_lin", self.dtype_policy)
-        self.out_lin = linear(config.dim, config, "out_lin", self.dtype_policy)
-        self.dropout = Dropout(config.attention_dropout, name="dropout", dtype=self.dtype_policy)
-
-    def build(self, input_shape: Any = None) -> None:
-        """Makes all variables."""
-        for projection in (self.q_lin, self.k_lin, self.v_lin, self.out_lin):
-            projection.build((None, None, self.dim))
-        self.dropout.build()
-
-    def call(
-        self, x: tf.Tensor, counts: tf.Tensor, training: bool | None = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Attends: (B, T, D) to (B, T, D) and (B, H, T, T)."""
-        # Scaling the query costs T*D products, scaling the scores would cost H*T*T.
-        query = self._split_heads(self.q_lin(x) * self.head_dim**-0.5)  # (B, H, T, K)
-        key = self._split_heads(self.k_lin(x))
-        value = self._split_heads(self.v_lin(x))
-        scores = tf.matmul(query, key, transpose_b=True)  # (B, H, T, T)
-        # In float32 under any policy: bfloat16 sums of exponentials lose 2 digits, and the
-        # lowest float16 plus a score is -inf. The lowest finite number rather than -inf, since
-        # a row without any token then spreads its attention evenly, where -inf gives NaN.
-        bias = tf.where(counts, 0.0, tf.float32.min)
-        weights = tf.nn.softmax(tf.cast(scores, tf.float32) + bias, axis=-1)
-        weights = tf.cast(weights, self.compute_dtype)
-        context = tf.matmul(self.dropout(weights, training=training), value)  # (B, H, T, K)
-        context = tf.reshape(tf.transpose(context, [0, 2, 1, 3]), tf.shape(x))  # (B, T, D)
-        return self.out_lin(context), weights
-
-    def _split_heads(self, x: tf.Tensor) -> tf.Tensor:
-        shape = tf.shape(x)
-        x = tf.reshape(x, [shape[0], shape[1], self.n_heads, self.head_dim])
-        return tf.transpose(x, [0, 2, 1, 3])  # (B, H, T, K)
-
-
-class FeedForward(keras.layers.Layer):
-    """Two dense layers with an activation between and dropout behind.
-
-    Args:
-        config: Model configuration.
-
-    Call arguments:
-        x: Float (B, T, D).
-
-    Returns:
-        Float (B, T, D).
-    """
-
-    def __init__(self, config: DistilBertConfig, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.dim, self.hidden_dim = config.dim, config.hidden_dim
-        self.activation = get_activation(config.activation)
-        self.lin1 = linear(config.hidden_dim, config, "lin1", self.dtype_policy)
-        self.lin2 = linear(config.dim, config, "lin2", self.dtype_policy)
-        self.dropout = Dropout(config.dropout, name="dropout", dtype=self.dtype_policy)
-
-    def build(self, input_shape: Any = None) -> None:
-        """Makes all variables."""
-        self.lin1.build((None, None, self.dim))
-        self.lin2.build((None, None, self.hidden_dim))
-        self.dropout.build()
-
-    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Transforms each token alone: (B, T, D) to (B, T, D)."""
-        hidden = self.activation(self.lin1(x))  # (B, T, F)
-        return self.dropout(self.lin2(hidden), training=training)
-
-
-class TransformerBlock(keras.layers.Layer):
-    """Self-attention and feed-forward, each with a residual and a LayerNorm behind it.
-
-    Args:
-        config: Model configuration.
-
-    Call arguments:
-        x: Float (B, T, D).
-        counts: Booleans (B, 1, 1, T): see `MultiHeadSelfAttention`.
-
-    Returns:
-        The pair of the block's output (B, T, D) and the attention weights (B, H, T, T).
-    """
-
-    def __init__(self, config: DistilBertConfig, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.dim = config.dim
-        self.attention = MultiHeadSelfAttention(config, name="attention", dtype=self.dtype_policy)
-        self.sa_layer_norm = layer_norm("sa_layer_norm", self.dtype_policy)
-        self.ffn = FeedForward(config, name="ffn", dtype=self.dtype_policy)
-        self.output_layer_norm = layer_norm("output_layer_norm", self.dtype_policy)
-
-    def build(self, input_shape: Any = None) -> None:
-        """Makes all variables."""
-        self.attention.build()
-        self.sa_layer_norm.build((None, None, self.dim))
-        self.ffn.build()
-        self.output_layer_norm.build((None, None, self.dim))
-
-    def call(
-        self, x: tf.Tensor, counts: tf.Tensor, training: bool | None = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Runs one block: (B, T, D) to (B, T, D) and (B, H, T, T)."""
-        attended, weights = self.attention(x, counts, training=training)
-        x = self.sa_layer_norm(x + attended)
-        return self.output_layer_norm(x + self.ffn(x, training=training)), weights
-
-
-class Transformer(keras.layers.Layer):
-    """The stack of `config.n_layers` blocks.
-
-    Args:
-        config: Model configuration.
-
-    Call arguments:
-        x: Float (B, T, D), the embedded tokens.
-        attention_mask: Integers or booleans (B, T), nonzero where a token counts.
-
-    Returns:
-        The pair of all hidden states, n_layers + 1 tensors (B, T, D) from the embeddings to
-        the last block, and all attention weights, n_layers tensors (B, H, T, T).
-    """
-
-    def __init__(self, config: DistilBertConfig, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.layer = [
-            TransformerBlock(config, name=f"layer_{i}", dtype=self.dtype_policy)
-            for i in range(config.n_layers)
-        ]
-
-    def build(self, input_shape: Any = None) -> None:
-        """Makes all variables."""
-        for block in self.layer:
-            block.build()
-
-    def call(
-        self, x: tf.Tensor, attention_mask: tf.Tensor, training: bool | None = None
-    ) -> tuple[tuple[tf.Tensor, ...], tuple[tf.Tensor, ...]]:
-        """Runs the stack, and keeps what every block gave."""
-        counts = tf.cast(attention_mask, tf.bool)[:, None, None, :]  # (B, 1, 1, T)
-        hidden_states, attentions = [x], []
-        for block in self.layer:
-            x, weights = block(x, counts, training=training)
-            hidden_states.append(x)
-            attentions.append(weights)
-        return tuple(hidden_states), tuple(attentions)

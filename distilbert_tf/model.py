@@ -1,6 +1,7 @@
 """The encoder, and what every model shares: loading, saving, KerasHub.
 
-Shapes: B rows, T tokens in a row, D = config.dim, H = config.n_heads, L = config.n_layers.
+Shapes: B rows, T tokens in a row, D = config.dim, H = config.n_heads, L = config.n_layers; N tokens
+in flat rows (see `row_layout`).
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,8 @@ from distilbert_tf.checkpoint_files import read_tensors, replacing, write_safete
 from distilbert_tf.configuration import load_config
 from distilbert_tf.embeddings import Embeddings
 from distilbert_tf.hub import CONFIG, SAFETENSORS, find_checkpoint
-from distilbert_tf.layers import Transformer
+from distilbert_tf.row_layout import LENGTH_GROUPS, PaddedLayout, RowLayout, TokenLayout
+from distilbert_tf.transformer import Transformer
 
 Model = TypeVar("Model", bound="PreTrainedModel")
 ModelInputs: TypeAlias = tf.Tensor | Mapping[str, tf.Tensor]
@@ -26,7 +28,8 @@ class EncoderOutput(NamedTuple):
     """What the encoder gives.
 
     Attributes:
-        last_hidden_state: Float (B, T, D).
+        last_hidden_state: Float (B, T, D), or (B, 1, D) of the first tokens alone. Zeros at masked
+            positions, unless they were computed: see `PreTrainedModel`.
         hidden_states: L + 1 tensors (B, T, D), embeddings first; empty unless asked for.
         attentions: L tensors (B, H, T, T); empty unless asked for.
     """
@@ -81,16 +84,40 @@ def split_inputs(inputs: ModelInputs) -> tuple[tf.Tensor, tf.Tensor]:
 class PreTrainedModel(keras.Model):
     """Base of all models: configuration, strict loading and saving.
 
+    By default padding and masked tokens are not computed, which for short and uneven texts is
+    most of the work. With `skip_padding=False` every position is, from shapes that depend on the
+    batch's shape alone, as XLA (`jit_compile=True`) and TPUs want; results are the same. So it is
+    also in a call that asks for hidden states or attentions, which then are PyTorch's at every
+    position.
+
     Args:
         config: Model configuration.
+        skip_padding: Whether to leave out what no token can see. May be changed later, as the
+            attribute of this name, before the model is compiled.
         dtype: Keras dtype or policy, for example `"mixed_bfloat16"`; Keras' global policy if
             not given.
         **kwargs: Passed on to `keras.Model`.
     """
 
-    def __init__(self, config: DistilBertConfig, **kwargs: Any) -> None:
+    def __init__(
+        self, config: DistilBertConfig, *, skip_padding: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.config = config
+        self.skip_padding = skip_padding
+
+    @property
+    def skip_padding(self) -> bool:
+        """Whether padding and masked tokens are left out of the computation."""
+        return self._skip_padding
+
+    @skip_padding.setter
+    def skip_padding(self, value: bool) -> None:
+        self._skip_padding = value
+        # Shapes depend on the batch's contents then, and XLA would compile anew for each.
+        self.supports_jit = not value
+        if hasattr(self, "distilbert"):  # a model with a head
+            self.distilbert.skip_padding = value
 
     def __call__(self, inputs: ModelInputs, *args: Any, **kwargs: Any) -> Any:
         """Calls the model; takes transformers' BatchEncoding as well as a dict."""
@@ -102,6 +129,7 @@ class PreTrainedModel(keras.Model):
         """Describes the model for Keras' own `.keras` files."""
         return {
             "config": self.config.to_dict(),
+            "skip_padding": self.skip_padding,
             "name": self.name,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
         }
@@ -120,6 +148,7 @@ class PreTrainedModel(keras.Model):
         fresh_head: bool | None = None,
         revision: str | None = None,
         dtype: Any = None,
+        skip_padding: bool = True,
         **config_overrides: Any,
     ) -> Model:
         """Loads a DistilBERT checkpoint, or a BERT one as the DistilBERT of its depth.
@@ -133,6 +162,7 @@ class PreTrainedModel(keras.Model):
                 masked-LM model must find its head.
             revision: Branch, tag or commit on the hub.
             dtype: Keras dtype or policy of the model.
+            skip_padding: See the class.
             **config_overrides: Fields of the configuration to replace, such as `num_labels=3`,
                 `id2label={0: "no", 1: "yes"}` or `dropout=0.0`.
 
@@ -147,7 +177,7 @@ class PreTrainedModel(keras.Model):
         files = find_checkpoint(name_or_path, revision)
         config, family = load_config(files.config, **config_overrides)
         tensors = read_tensors(files.weights)
-        model = cls(config, dtype=dtype)
+        model = cls(config, dtype=dtype, skip_padding=skip_padding)
         if fresh_head is None:
             fresh_head = cls._asks_for_fresh_head(tensors)
         load_tensors(model, tensors, family=family, fresh_head=fresh_head, where=str(files.weights))
@@ -189,9 +219,15 @@ class TFDistilBertModel(PreTrainedModel):
         training: Whether dropout acts.
         output_hidden_states: Whether to give all hidden states.
         output_attentions: Whether to give the attention weights.
+        first_token_only: Whether to compute the last hidden state of the first tokens alone, which
+            is what a classifier reads: the last block then costs a third or less.
 
     Returns:
         An `EncoderOutput`.
+
+    Attributes:
+        length_groups: How many groups of rows by length attention is computed in; see
+            `TokenLayout`.
 
     Reference:
         Sanh et al., "DistilBERT, a distilled version of BERT" (arXiv 1910.01108). Numbers
@@ -200,6 +236,7 @@ class TFDistilBertModel(PreTrainedModel):
 
     def __init__(self, config: DistilBertConfig, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
+        self.length_groups = LENGTH_GROUPS
         self.embeddings = Embeddings(config, name="embeddings", dtype=self.dtype_policy)
         self.transformer = Transformer(config, name="transformer", dtype=self.dtype_policy)
         self.build()
@@ -215,15 +252,30 @@ class TFDistilBertModel(PreTrainedModel):
         training: bool | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
+        first_token_only: bool = False,
     ) -> EncoderOutput:
         """Encodes tokens."""
         ids, mask = split_inputs(inputs)
-        x = self.embeddings(ids, training=training)
-        hidden_states, attentions = self.transformer(x, mask, training=training)
+        ids = self.embeddings.check_length(ids)
+        layout: RowLayout
+        if self.skip_padding and not (output_hidden_states or output_attentions):
+            layout = TokenLayout(mask, self.length_groups)
+        else:
+            layout = PaddedLayout(mask)
+        x = self.embeddings(layout.flatten(ids), layout.positions, training=training)
+        output = self.transformer(
+            x, layout=layout, first_token_only=first_token_only, training=training
+        )
+
+        def pad(x: tf.Tensor) -> tf.Tensor:
+            return tf.ensure_shape(layout.pad(x), [*ids.shape, self.config.dim])
+
+        hidden_states = output.hidden_states if output_hidden_states else []
+        attentions = output.attentions if output_attentions else []
         return EncoderOutput(
-            hidden_states[-1],
-            hidden_states if output_hidden_states else (),
-            attentions if output_attentions else (),
+            output.last[:, tf.newaxis] if first_token_only else pad(output.last),
+            tuple(map(pad, hidden_states)),
+            tuple(weights for (weights,) in attentions),
         )
 
     @classmethod

@@ -261,7 +261,7 @@ def _digest_weights(model: TFDistilBertForSequenceClassification) -> str:
     """Hashes names and values of the weights, so that an export can be traced to its checkpoint."""
     digest = hashlib.sha256()
     for name, slot in sorted(slots(model).items()):
-        array = np.ascontiguousarray(slot.variable.numpy())
+        array = np.ascontiguousarray(slot.read())
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

@@ -27,8 +27,7 @@ def run(model: keras.Model, arrays: Arrays) -> dict[str, np.ndarray]:
     gradients = tape.gradient(loss, [slot.variable.value for slot in found.values()])
     for (name, slot), gradient in zip(found.items(), gradients, strict=True):
         if gradient is not None:
-            array = tf.convert_to_tensor(gradient).numpy()
-            results[f"gradient.{name}"] = array.T if slot.transposed else array
+            results[f"gradient.{name}"] = slot.take(tf.convert_to_tensor(gradient).numpy())
     return results
 
 

@@ -18,8 +18,10 @@ distilbert_tf.activations
 distilbert_tf.tasks
 distilbert_tf.optimization
 distilbert_tf.checkpoint_files
-distilbert_tf.checkpoint
 distilbert_tf.layers
+distilbert_tf.checkpoint
+distilbert_tf.row_layout
+distilbert_tf.transformer
 distilbert_tf.embeddings
 distilbert_tf.keras_hub
 distilbert_tf.model

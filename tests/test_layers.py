@@ -11,7 +11,8 @@ from distilbert_tf.embeddings import (
     gather_with_dense_gradient,
     sinusoidal_positions,
 )
-from distilbert_tf.layers import Dropout, MultiHeadSelfAttention
+from distilbert_tf.layers import Dropout
+from distilbert_tf.transformer import MultiHeadSelfAttention
 
 ONES = np.ones((300, 200), "float32")
 

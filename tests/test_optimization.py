@@ -37,7 +37,7 @@ def test_no_steps_are_refused() -> None:
 
 
 def variables() -> list[keras.Variable]:
-    names = ("q_lin/kernel", "q_lin/bias", "LayerNorm/gamma", "sa_layer_norm/gamma")
+    names = ("out_lin/kernel", "out_lin/bias", "LayerNorm/gamma", "sa_layer_norm/gamma")
     made = []
     for i, path in enumerate(names):
         layer, name = path.split("/")
@@ -70,7 +70,7 @@ def test_what_decays_in_a_real_model() -> None:
     assert moved == {
         weight.path for weight in weights if weight.path.endswith(("/kernel", "/embeddings"))
     }
-    assert len(moved) == 2 + 6 + 2
+    assert len(moved) == 2 + 4 + 2
 
 
 def test_gradients_are_clipped_by_their_global_norm() -> None:

@@ -1,0 +1,254 @@
+"""How the tokens of a batch lie in flat rows, and how attention gets its rectangles from them.
+
+Real sentences are short and uneven, so most of a padded batch is padding. A layout says which
+tokens are computed: `TokenLayout` keeps the true ones alone, `PaddedLayout` keeps all, with shapes
+that only depend on the batch's shape, as XLA wants. Dense layers, LayerNorm, activations and
+dropout then work on (N, D) and know of no rows; attention alone needs a row's tokens side by side,
+and gets them from `split_heads` as rectangles (R, H, T, K), one for each group of rows of about one
+length.
+
+Shapes: B rows of the batch, W its width with padding, N tokens that are computed, H heads, K width
+of a head, D = H * K, P projections (query, key, value); R rows of a group, T its longest row.
+"""
+
+import abc
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+LENGTH_GROUPS = 3
+
+
+class RowGroup(NamedTuple):
+    """Rows whose attention is computed as one rectangle.
+
+    Attributes:
+        rows: Integers (R,), their numbers in the batch; None for all of them, in order.
+        counts: Booleans (R, 1, 1, T), false where a key is masked.
+    """
+
+    rows: tf.Tensor | None
+    counts: tf.Tensor
+
+
+class RowLayout(abc.ABC):
+    """Which tokens are computed, and where they are.
+
+    Attributes:
+        positions: Integers (N,), the column of each token.
+        groups: All rows, each in one group.
+    """
+
+    positions: tf.Tensor
+    groups: list[RowGroup]
+
+    @abc.abstractmethod
+    def flatten(self, x: tf.Tensor) -> tf.Tensor:
+        """Takes the tokens' values out of a batch: (B, W, ...) to (N, ...)."""
+
+    @abc.abstractmethod
+    def pad(self, x: tf.Tensor) -> tf.Tensor:
+        """Puts tokens where they stand in the batch: (N, C) to (B, W, C), zeros elsewhere."""
+
+    @abc.abstractmethod
+    def first_tokens(self, x: tf.Tensor) -> tf.Tensor:
+        """Takes each row's first token: (N, C) to (B, C)."""
+
+    @abc.abstractmethod
+    def split_heads(self, x: tf.Tensor, n_heads: int, head_dim: int) -> list[tf.Tensor]:
+        """Makes a rectangle of each group: (N, P * D) to G times (P, R, H, T, K)."""
+
+    @abc.abstractmethod
+    def merge_heads(self, rectangles: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Undoes `split_heads` for one projection: G times (R, H, T, K) to (N, D)."""
+
+    def merge_rows(self, x: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Puts what was computed for each group's rows in order: G times (R, C) to (B, C)."""
+        numbers = [group.rows for group in self.groups if group.rows is not None]
+        if not numbers:
+            return x[0]
+        return tf.gather(tf.concat(x, 0), tf.math.invert_permutation(tf.concat(numbers, 0)))
+
+
+class PaddedLayout(RowLayout):
+    """Computes every position, padding and masked ones included: N = B * W.
+
+    Args:
+        attention_mask: Integers or booleans (B, W), nonzero where a token counts.
+    """
+
+    def __init__(self, attention_mask: tf.Tensor) -> None:
+        static, dynamic = attention_mask.shape, tf.shape(attention_mask)
+        self._rows, self._width = (static[i] or dynamic[i] for i in range(2))
+        counts = tf.cast(attention_mask, tf.bool)[:, tf.newaxis, tf.newaxis, :]
+        self.groups = [RowGroup(None, counts)]
+        self.positions = tf.tile(tf.range(self._width), [self._rows])
+
+    def flatten(self, x: tf.Tensor) -> tf.Tensor:
+        """Lays the rows behind one another."""
+        return tf.reshape(x, [self._rows * self._width, *x.shape[2:]])
+
+    def pad(self, x: tf.Tensor) -> tf.Tensor:
+        """Cuts into rows again."""
+        return tf.reshape(x, [self._rows, self._width, x.shape[-1]])
+
+    def first_tokens(self, x: tf.Tensor) -> tf.Tensor:
+        """Takes column 0."""
+        return self.pad(x)[:, 0]
+
+    def split_heads(self, x: tf.Tensor, n_heads: int, head_dim: int) -> list[tf.Tensor]:
+        """Reshapes and transposes."""
+        parts = x.shape[-1] // (n_heads * head_dim)
+        x = tf.reshape(x, [self._rows, self._width, parts, n_heads, head_dim])
+        return [tf.transpose(x, [2, 0, 3, 1, 4])]
+
+    def merge_heads(self, rectangles: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Transposes and reshapes."""
+        (x,) = rectangles
+        width = x.shape[1] * x.shape[3]
+        return tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [self._rows * self._width, width])
+
+
+class TokenLayout(RowLayout):
+    """Computes the true tokens alone, and the first of each row, which a classifier reads.
+
+    A row without any true token is kept whole, masked as it is, and so comes out as from
+    `PaddedLayout`: its attention is spread evenly.
+
+    Rows are grouped by length, so that one long row does not make every row pay: above half of the
+    longest, above a quarter, and the rest. A group's rectangle is as wide as its own longest row.
+
+    Args:
+        attention_mask: Integers or booleans (B, W), nonzero where a token counts; any pattern.
+        length_groups: How many groups; each but the last halves the length of the one before.
+    """
+
+    def __init__(self, attention_mask: tf.Tensor, length_groups: int = LENGTH_GROUPS) -> None:
+        counts = tf.cast(attention_mask, tf.bool)
+        self._batch_shape = tf.shape(counts)  # (B, W)
+        rows, width = self._batch_shape[0], self._batch_shape[1]
+        is_first = (tf.range(width) == 0)[tf.newaxis]
+        is_empty = ~tf.reduce_any(counts, axis=1, keepdims=True)
+        kept = counts | is_first | is_empty  # (B, W)
+        self._kept = tf.cast(tf.where(tf.reshape(kept, [-1]))[:, 0], tf.int32)  # (N,)
+        self.positions = self._kept % tf.maximum(width, 1)
+        self._lengths = tf.reduce_sum(tf.cast(kept, tf.int32), axis=1)  # (B,)
+        self._starts = tf.cumsum(self._lengths, exclusive=True)  # (B,)
+        self._count = tf.size(self._kept)
+        self._row_of_token = tf.repeat(tf.range(rows), self._lengths)  # (N,)
+        kept_counts = tf.gather(tf.reshape(counts, [-1]), self._kept)  # (N,)
+        self._places: dict[tuple[int, int], tf.Tensor] = {}  # the same in every block
+        self.groups = []
+        self._tokens: list[tf.Tensor] = []  # (R, T) each: where in (N,) a place's token is
+        self._is_token: list[tf.Tensor] = []  # (R, T) each: false at the places of padding
+        for numbers in self._group_by_length(length_groups):
+            lengths = tf.gather(self._lengths, numbers)  # (R,)
+            places = tf.range(tf.reduce_max(tf.concat([[0], lengths], 0)))  # (T,)
+            is_token = places < lengths[:, tf.newaxis]
+            # Padding repeats some token: whatever is computed there is masked or dropped.
+            tokens = tf.gather(self._starts, numbers)[:, tf.newaxis] + places
+            tokens = tf.minimum(tokens, self._count - 1)
+            group_counts = is_token & tf.gather(kept_counts, tokens)
+            self.groups.append(RowGroup(numbers, group_counts[:, tf.newaxis, tf.newaxis, :]))
+            self._tokens.append(tokens)
+            self._is_token.append(is_token)
+        if length_groups == 1:
+            self.groups = [RowGroup(None, group.counts) for group in self.groups]
+
+    def _group_by_length(self, length_groups: int) -> list[tf.Tensor]:
+        longest = tf.reduce_max(tf.concat([[0], self._lengths], 0))
+        level = tf.zeros_like(self._lengths)
+        for halvings in range(1, length_groups):
+            level += tf.cast(self._lengths * 2**halvings <= longest, tf.int32)
+        return [tf.cast(tf.where(level == i)[:, 0], tf.int32) for i in range(length_groups)]
+
+    def flatten(self, x: tf.Tensor) -> tf.Tensor:
+        """Gathers the tokens."""
+        return tf.gather(tf.reshape(x, [-1, *x.shape[2:]]), self._kept)
+
+    def pad(self, x: tf.Tensor) -> tf.Tensor:
+        """Scatters the tokens into zeros."""
+        width = x.shape[-1]
+        shape = [self._batch_shape[0] * self._batch_shape[1], width]
+        flat = tf.scatter_nd(self._kept[:, tf.newaxis], x, shape)
+        return tf.reshape(flat, [self._batch_shape[0], self._batch_shape[1], width])
+
+    def first_tokens(self, x: tf.Tensor) -> tf.Tensor:
+        """Gathers the first of each row."""
+        return tf.gather(x, self._starts)
+
+    def split_heads(self, x: tf.Tensor, n_heads: int, head_dim: int) -> list[tf.Tensor]:
+        """Gathers whole heads: padding and transposing are one copy."""
+        parts = x.shape[-1] // (n_heads * head_dim)
+        part = tf.reshape(tf.range(parts), [-1, 1, 1, 1])
+        head = tf.reshape(tf.range(n_heads), [-1, 1])
+        # Heads of (N, P, H, K), flattened to (N * P * H, K), in the order (P, R, H, T).
+        sources = [
+            (tokens[:, tf.newaxis, :] * parts + part) * n_heads + head for tokens in self._tokens
+        ]
+        back = self._places_of_heads(parts, n_heads)  # (N, P, H)
+
+        # The gradient of a gather adds up repeated rows. Here only padding repeats, and gets none,
+        # so that the gradient is a gather as well.
+        @tf.custom_gradient
+        def split(heads: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], object]:
+            def gradient(*upstream: tf.Tensor) -> tf.Tensor:
+                flat = tf.concat([tf.reshape(rows, [-1, head_dim]) for rows in upstream], 0)
+                return tf.reshape(tf.gather(flat, back), [-1, head_dim])
+
+            return tuple(tf.gather(heads, source) for source in sources), gradient
+
+        return list(split(tf.reshape(x, [-1, head_dim])))
+
+    def merge_heads(self, rectangles: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Gathers the tokens' heads out of all rectangles."""
+        n_heads, head_dim = rectangles[0].shape[1], rectangles[0].shape[3]
+        places = self._places_of_heads(1, n_heads)  # (N, 1, H)
+        head = tf.range(n_heads)[:, tf.newaxis]
+
+        @tf.custom_gradient
+        def merge(*rectangles: tf.Tensor) -> tuple[tf.Tensor, object]:
+            def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
+                heads = tf.reshape(upstream, [-1, head_dim])
+                parts = []
+                for tokens, is_token in zip(self._tokens, self._is_token, strict=True):
+                    rows = tf.gather(heads, tokens[:, tf.newaxis, :] * n_heads + head)
+                    true = tf.cast(is_token, rows.dtype)[:, tf.newaxis, :, tf.newaxis]
+                    parts.append(rows * true)
+                return parts
+
+            flat = tf.concat([tf.reshape(rows, [-1, head_dim]) for rows in rectangles], 0)
+            return tf.reshape(tf.gather(flat, places), [-1, n_heads * head_dim]), gradient
+
+        return merge(*rectangles)
+
+    def _places_of_heads(self, parts: int, n_heads: int) -> tf.Tensor:
+        """Says where a token's heads are in all rectangles, flattened and concatenated: (N, P, H).
+
+        Inside a rectangle (P, R, H, T), the head h of projection p of the token t of row r is
+        number ((p * R + r) * H + h) * T + t.
+        """
+        if (parts, n_heads) not in self._places:
+            # By row: where its rectangle begins, its number in there, and that one's R and T.
+            table = tf.zeros([tf.size(self._lengths), 4], tf.int32)
+            begin = tf.constant(0)
+            for numbers, tokens in zip(self._numbers(), self._tokens, strict=True):
+                rows, length = tf.shape(tokens)[0], tf.shape(tokens)[1]
+                constants = tf.stack([begin, rows, length])
+                columns = tf.concat(
+                    [tf.tile(constants[tf.newaxis], [rows, 1]), tf.range(rows)[:, tf.newaxis]], 1
+                )
+                table = tf.tensor_scatter_nd_update(table, numbers[:, tf.newaxis], columns)
+                begin += parts * rows * n_heads * length
+            by_token = tf.gather(table, self._row_of_token)[:, tf.newaxis, tf.newaxis, :]
+            begin, rows, length, row = tf.unstack(by_token, axis=-1)  # (N, 1, 1) each
+            token = tf.range(self._count) - tf.gather(self._starts, self._row_of_token)
+            part = tf.range(parts)[:, tf.newaxis]
+            head = ((part * rows + row) * n_heads + tf.range(n_heads)) * length  # (N, P, H)
+            self._places[parts, n_heads] = begin + head + token[:, tf.newaxis, tf.newaxis]
+        return self._places[parts, n_heads]
+
+    def _numbers(self) -> list[tf.Tensor]:
+        every = tf.range(tf.size(self._lengths))
+        return [every if group.rows is None else group.rows for group in self.groups]
