@@ -6,6 +6,7 @@ Shapes: B rows of a batch, T tokens of the longest row in it.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +15,7 @@ from distilbert_tf.tasks import Task
 
 DEMO_DATA = Path(__file__).parent / "demo_data"
 SORTED_BATCHES = 50  # batches that are cut from one window of rows sorted by length
+TOKENIZED_ROWS = 1024  # rows that the tokenizer gets at once
 
 
 class DataError(ValueError):
@@ -138,54 +140,117 @@ def _column(header: list[str], names: tuple[str, ...], path: Path) -> int:
     )
 
 
+class TokenRows(NamedTuple):
+    """The token ids of many rows, without padding.
+
+    Attributes:
+        ids: int32 (sum of the lengths,), row after row.
+        starts: int32 (N,), where in `ids` each row begins.
+        lengths: int32 (N,).
+    """
+
+    ids: tf.Tensor
+    starts: tf.Tensor
+    lengths: tf.Tensor
+
+    def batch(self, rows: tf.Tensor, width: int | None = None) -> dict[str, tf.Tensor]:
+        """Makes a model's inputs.
+
+        Args:
+            rows: Integers (B,), numbers of rows.
+            width: T; that of the longest of the rows if None.
+
+        Returns:
+            `input_ids` and `attention_mask`, each int32 (B, T).
+        """
+        lengths = tf.gather(self.lengths, rows)[:, tf.newaxis]
+        places = tf.range(tf.reduce_max(lengths) if width is None else width)
+        is_token = places < lengths  # (B, T)
+        indices = tf.where(is_token, tf.gather(self.starts, rows)[:, tf.newaxis] + places, 0)
+        ids = tf.where(is_token, tf.gather(self.ids, indices), 0)
+        return {"input_ids": ids, "attention_mask": tf.cast(is_token, tf.int32)}
+
+
+def tokenize_examples(
+    examples: Examples, tokenize: Callable[..., dict[str, tf.Tensor]]
+) -> TokenRows:
+    """Tokenizes all examples, on all cores.
+
+    Args:
+        examples: N examples.
+        tokenize: The in-graph tokenizer: strings (B,), twice for pairs, to a dict of (B, T).
+
+    Returns:
+        The rows, in the order of the examples.
+    """
+    texts = tf.data.Dataset.from_tensor_slices(tuple(map(tf.constant, examples.texts)))
+
+    def strip(*columns: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        tokens = tokenize(*columns)
+        is_token = tokens["attention_mask"] != 0
+        lengths = tf.reduce_sum(tokens["attention_mask"], axis=1)
+        return tf.boolean_mask(tokens["input_ids"], is_token), lengths
+
+    batches = texts.batch(TOKENIZED_ROWS).map(strip, num_parallel_calls=tf.data.AUTOTUNE)
+    ids, lengths = zip(*batches.prefetch(tf.data.AUTOTUNE), strict=True)
+    all_lengths = tf.concat(lengths, 0)
+    return TokenRows(tf.concat(ids, 0), tf.cumsum(all_lengths, exclusive=True), all_lengths)
+
+
 def make_dataset(
     examples: Examples,
     tokenize: Callable[..., dict[str, tf.Tensor]],
     batch_size: int,
     *,
     shuffle_seed: int | None = None,
+    width: int | None = None,
 ) -> tf.data.Dataset:
     """Turns examples into batches for `fit`, `evaluate` and `predict`.
 
-    Tokenization runs inside the pipeline, in the background of the training step. For training,
-    rows are shuffled anew in every epoch, sorted by length within windows of 50 batches so that
-    a batch holds rows of about one length (most of the cost of short text is padding), and the
-    batches are shuffled again.
+    Every text is tokenized once, here, and its token ids are kept (about 60 bytes for a sentence of
+    SST-2); an epoch then costs a few gathers. For training, rows are shuffled anew in every epoch,
+    sorted by length within windows of 50 batches so that a batch holds rows of about one length,
+    and the batches are shuffled again.
 
     Args:
         examples: What to feed.
         tokenize: The in-graph tokenizer: strings (B,), twice for pairs, to a dict of (B, T).
         batch_size: B; one batch of an epoch may be smaller.
         shuffle_seed: Seed of the shuffles; file order if None.
+        width: T for all batches, at least the tokenizer's `max_length`: XLA wants one shape. By
+            default each batch is as wide as its longest row.
 
     Returns:
         A dataset of pairs of inputs (`input_ids`, `attention_mask`: int32 (B, T)) and labels,
         int32 (B,), with its number of batches known.
+
+    Raises:
+        ValueError: A row is longer than `width`.
     """
+    tokens = tokenize_examples(examples, tokenize)
+    longest = int(tf.reduce_max(tokens.lengths))
+    if width is not None and longest > width:
+        raise ValueError(f"A row has {longest} tokens, but width={width}.")
+    labels = tf.constant(examples.labels)
     count = len(examples)
-    dataset = tf.data.Dataset.from_tensor_slices(
-        (*map(tf.constant, examples.texts), examples.labels)
-    )
+    rows = tf.data.Dataset.range(count)
     if shuffle_seed is None:
-        dataset = dataset.batch(batch_size)
+        rows = rows.batch(batch_size)
     else:
-        dataset = dataset.shuffle(count, seed=shuffle_seed, reshuffle_each_iteration=True)
-        dataset = dataset.batch(SORTED_BATCHES * batch_size)
-        dataset = dataset.flat_map(lambda *window: _even_batches(window, batch_size))
-        dataset = dataset.shuffle(SORTED_BATCHES, seed=shuffle_seed + 1)
-    dataset = dataset.map(
-        lambda *columns: (tokenize(*columns[:-1]), columns[-1]),
+        rows = rows.shuffle(count, seed=shuffle_seed, reshuffle_each_iteration=True)
+        rows = rows.batch(SORTED_BATCHES * batch_size)
+        rows = rows.map(lambda window: tf.gather(window, _order(tokens.lengths, window)))
+        # Windows hold a whole number of batches, so only the last one can end in a short batch.
+        rows = rows.unbatch().batch(batch_size)
+        rows = rows.shuffle(SORTED_BATCHES, seed=shuffle_seed + 1)
+    dataset = rows.map(
+        lambda batch: (tokens.batch(batch, width), tf.gather(labels, batch)),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
-    # Windows hold a whole number of batches, so only the last window can end in a short one.
-    batches = -(-count // batch_size)
     return dataset.prefetch(tf.data.AUTOTUNE).apply(
-        tf.data.experimental.assert_cardinality(batches)
+        tf.data.experimental.assert_cardinality(-(-count // batch_size))
     )
 
 
-def _even_batches(window: tuple[tf.Tensor, ...], batch_size: int) -> tf.data.Dataset:
-    length = tf.add_n([tf.strings.length(column) for column in window[:-1]])
-    order = tf.argsort(length, stable=True)
-    columns = tuple(tf.gather(column, order) for column in window)
-    return tf.data.Dataset.from_tensor_slices(columns).batch(batch_size)
+def _order(lengths: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    return tf.argsort(tf.gather(lengths, rows), stable=True)
