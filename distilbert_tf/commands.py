@@ -225,6 +225,9 @@ def _define_serve(values: flags.FlagValues) -> None:
 
 
 def _serve(values: flags.FlagValues, words: Sequence[str]) -> None:
+    from export.environment import set_serving_environment
+
+    set_serving_environment()  # before the server's module imports TensorFlow
     from export.server import serve
 
     serve(_required(values, "model_base_path"), values.model_name, values.host, values.port)

@@ -27,6 +27,9 @@ from export.verification import verify_saved_model
 EXTRA_ASSETS = "assets.extra"  # a server reads its warm-up requests there, and nothing else
 EXPORT_RECORD = "export.json"
 
+# oneDNN packs weights for 7 to 88 rows in one way and for more in another (measured on AVX-512).
+FEW_TOKENS = (7, 80)
+
 Signatures = dict[str, Any]  # of tf.types.experimental.ConcreteFunction
 
 
@@ -63,6 +66,8 @@ def export_saved_model(
     The signature `serving_default` takes `text`, string (B,), and for pair tasks `text_pair`,
     string (B,); B may be anything, 0 included. It gives `label`, string (B,), `probabilities`,
     float32 (B, C), and `logits`, float32 (B, C). The graph consists of core TensorFlow ops.
+
+    On a CPU, serve it with the environment of `deploy/tf_serving.env`.
 
     The version's directory appears by one rename, after all checks: whatever happens in between, a
     server that polls the base path never meets a half-written or wrong model. Several processes
@@ -229,7 +234,7 @@ def _trace_classifier(
     """Traces strings to labels, as a tf.types.experimental.ConcreteFunction."""
 
     def classify(text: tf.Tensor, text_pair: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-        logits = model(tokenizer(text, text_pair), training=False)  # (B, C)
+        logits = trace_logits(model, tokenizer(text, text_pair))  # (B, C)
         return {
             LABEL: tf.gather(tf.constant(labels), tf.argmax(logits, axis=1)),
             PROBABILITIES: tf.nn.softmax(logits),
@@ -238,6 +243,44 @@ def _trace_classifier(
 
     specs = {name: tf.TensorSpec([None], tf.string) for name in (TEXT, TEXT_PAIR)[: 1 + pair]}
     return tf.function(classify, autograph=False).get_concrete_function(**specs)
+
+
+def trace_logits(
+    model: TFDistilBertForSequenceClassification, inputs: dict[str, tf.Tensor]
+) -> tf.Tensor:
+    """Traces the model twice, for few tokens and for many; a call takes one of the two.
+
+    A server that packs its weights once (TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1) keeps for each op of
+    the graph the layout of its first call. Few rows want another layout than many, and would pay
+    for it anew in every call: 10 ms for a lone sentence. Two copies of each op keep both.
+
+    Args:
+        model: The classifier.
+        inputs: `input_ids` and `attention_mask`, integers (B, T).
+
+    Returns:
+        Logits, float32 (B, C).
+    """
+    tokens = tf.math.count_nonzero(inputs["attention_mask"], dtype=tf.int32)
+    few, most = FEW_TOKENS
+    return tf.cond(
+        (tokens >= few) & (tokens <= most),
+        lambda: _few_logits(model, inputs),
+        lambda: model(inputs, training=False),
+    )
+
+
+def _few_logits(
+    model: TFDistilBertForSequenceClassification, inputs: dict[str, tf.Tensor]
+) -> tf.Tensor:
+    """Computes all rows in one group: with few tokens, more groups cost more than they save."""
+    encoder = model.distilbert
+    groups = encoder.length_groups
+    encoder.length_groups = 1
+    try:
+        return model(inputs, training=False)
+    finally:
+        encoder.length_groups = groups
 
 
 def _write(module: tf.Module, signatures: Signatures, directory: Path) -> None:

@@ -22,6 +22,7 @@ from absl import logging
 
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.tokenizer import DistilBertTokenizer
+from export.environment import set_serving_environment
 from export.signatures import LABEL, LOGITS, PROBABILITIES, SERVING_DEFAULT, TEXT, TEXT_PAIR
 
 RELOAD_SCRIPT = Path(__file__).with_name("reload.py")
@@ -133,6 +134,7 @@ def _reload(directory: Path, batches: list[dict[str, list[str]]]) -> dict[str, l
         "sys_path": [path for path in sys.path if path],
     }
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+    set_serving_environment(environment)  # as a server has it: packed weights are on trial too
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         # -I: no PYTHONPATH, nothing from the current directory.

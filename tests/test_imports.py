@@ -41,6 +41,7 @@ distilbert_tf.training
 distilbert_tf
 export
 export.signatures
+export.environment
 export.status
 export.protos
 export.tensors

@@ -1,0 +1,52 @@
+"""What the figures were measured on."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+LSCPU_FIELDS = (
+    "Model name",
+    "Thread(s) per core",
+    "Core(s) per socket",
+    "Socket(s)",
+    "L1d cache",
+    "L2 cache",
+    "L3 cache",
+    "Hypervisor vendor",
+)
+VECTOR_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
+ENV_PREFIXES = ("OMP_", "KMP_", "MKL_", "TF_", "ONEDNN_", "DNNL_", "XLA_", "TOKENIZERS_")
+
+
+def threads_available() -> int:
+    """Counts the cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def describe_machine() -> dict[str, Any]:
+    """Describes CPU, memory, system and this process' environment."""
+    fields = _lscpu()
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    return {
+        **{name: fields[name] for name in LSCPU_FIELDS if name in fields},
+        "Vector units": ", ".join(flag for flag in VECTOR_FLAGS if flag in flags),
+        "Cores usable": threads_available(),
+        "Memory GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "System": platform.platform(),
+        "Nice": os.nice(0),
+        "Environment": {
+            name: value for name, value in os.environ.items() if name.startswith(ENV_PREFIXES)
+        },
+    }
+
+
+def _lscpu() -> dict[str, str]:
+    try:
+        listing = subprocess.run(["lscpu"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    pairs = (line.partition(":") for line in listing.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}

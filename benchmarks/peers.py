@@ -1,0 +1,164 @@
+"""Who is measured, and how each is set up."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from export.environment import serving_environment
+
+OURS_ENV = serving_environment()
+TENSORFLOW_ENV = {"TF_ENABLE_ONEDNN_OPTS": "1"}  # the better of the peers' two settings
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One row of the tables.
+
+    Attributes:
+        name: On the command line and in the results.
+        label: In tables and plots.
+        worker: Module under benchmarks/workers.
+        venv: Folder under .venvs, and file under requirements; None for this environment.
+        env: Environment variables, on top of this process'.
+        options: Passed to the worker.
+        precision: "fp32", whose logits must be ours, or "int8".
+        yardstick: Whether it is no model, only a bound.
+        prepares: Folder of what it converts a checkpoint to, which two peers may share; none if
+            empty.
+        rebuild: Whether what it prepares may differ from run to run.
+        default: Whether it runs unless `--peers` says otherwise.
+    """
+
+    name: str
+    label: str
+    worker: str
+    venv: str | None
+    env: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    precision: str = "fp32"
+    yardstick: bool = False
+    prepares: str = ""
+    rebuild: bool = False
+    default: bool = True
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is this package."""
+        return self.name.startswith("ours")
+
+    @property
+    def competes(self) -> bool:
+        """Whether it counts for "the fastest fp32 peer"."""
+        return not self.is_ours and not self.yardstick and self.precision == "fp32"
+
+    def describe(self) -> dict[str, Any]:
+        """Gives what results say about the peer."""
+        return {
+            "label": self.label,
+            "precision": self.precision,
+            "env": self.env,
+            "options": self.options,
+            "competes": self.competes,
+        }
+
+
+INFERENCE = (
+    Peer("ours", "distilbert-tf", "ours", None, OURS_ENV, prepares="ours", rebuild=True),
+    Peer(
+        "ours_default",
+        "distilbert-tf, default environment",
+        "ours",
+        None,
+        options={"set_threads": False},
+        prepares="ours",
+        rebuild=True,
+    ),
+    Peer("torch", "PyTorch transformers", "torch", "torch"),
+    Peer("torch_compile", "torch.compile", "torch", "torch", options={"compile": True}),
+    Peer("onnxruntime", "ONNX Runtime", "onnxruntime", "onnxruntime", prepares="onnxruntime"),
+    Peer(
+        "onnxruntime_int8",
+        "ONNX Runtime int8",
+        "onnxruntime",
+        "onnxruntime",
+        options={"int8": True},
+        prepares="onnxruntime_int8",
+        precision="int8",
+    ),
+    Peer("openvino", "OpenVINO", "openvino", "openvino", prepares="openvino"),
+    Peer("ctranslate2", "CTranslate2", "ctranslate2", "ctranslate2", prepares="ctranslate2"),
+    Peer("keras_hub", "KerasHub", "keras_hub", None, TENSORFLOW_ENV),
+    Peer(
+        "transformers4",
+        "transformers 4 TF",
+        "transformers4",
+        "transformers4",
+        TENSORFLOW_ENV,
+        prepares="transformers4",
+    ),
+    Peer(
+        "transformers4_xla",
+        "transformers 4 TF, XLA",
+        "transformers4",
+        "transformers4",
+        TENSORFLOW_ENV,
+        {"xla": True},
+        prepares="transformers4",
+        default=False,  # compiles for minutes
+    ),
+    Peer("matmul", "bare products", "matmul", "torch", yardstick=True),
+    Peer(
+        "matmul_cls",
+        "bare products for [CLS]",
+        "matmul",
+        "torch",
+        options={"cls_only": True},
+        yardstick=True,
+    ),
+)
+
+TRAINING = (
+    Peer("ours", "distilbert-tf", "ours_training", None, TENSORFLOW_ENV),
+    Peer("torch", "PyTorch transformers", "torch_training", "torch"),
+    Peer(
+        "torch_sorted",
+        "PyTorch, batches of one length",
+        "torch_training",
+        "torch",
+        options={"sorted": True},
+        default=False,  # not what its documentation does, but what ours does
+    ),
+    Peer(
+        "torch_max",
+        "PyTorch, padded to the maximum",
+        "torch_training",
+        "torch",
+        options={"pad_to_max": True},
+    ),
+    Peer("keras_hub", "KerasHub", "keras_hub_training", None, TENSORFLOW_ENV),
+    Peer(
+        "transformers4",
+        "transformers 4 TF",
+        "transformers4_training",
+        "transformers4",
+        TENSORFLOW_ENV,
+        prepares="transformers4",
+    ),
+)
+
+TOKENIZATION = (
+    Peer("ours", "distilbert-tf", "ours_tokenization", None, OURS_ENV),
+    Peer("transformers", "transformers, fast", "transformers_tokenization", "torch"),
+    Peer("keras_hub", "KerasHub", "keras_hub_tokenization", None, TENSORFLOW_ENV),
+)
+
+
+def choose(peers: tuple[Peer, ...], names: list[str]) -> list[Peer]:
+    """Picks peers by name, in the table's order; the default ones if no name is given.
+
+    Raises:
+        ValueError: No peer of that name.
+    """
+    known = {peer.name for peer in peers}
+    if unknown := set(names) - known:
+        raise ValueError(f"No peer {sorted(unknown)[0]!r}; there are {', '.join(sorted(known))}.")
+    return [p for p in peers if (p.name in names if names else p.default)]

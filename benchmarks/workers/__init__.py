@@ -1,0 +1,1 @@
+"""One module for each peer, run in the peer's own virtual environment."""
