@@ -7,12 +7,16 @@ SOURCES := distilbert_tf export tests benchmarks
 # Quiet TensorFlow; the models' own errors still show.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test parity lint format references clean
+# What `make bench` reads real sentences from; by default those that come with the package.
+BENCH_DATA ?= demo
+
+.PHONY: help demo test parity bench lint format references clean
 
 help:
 	@echo "make demo    fine-tune the demo encoder, export it, serve it, ask it over gRPC"
 	@echo "make test    lint, types, tests and the notebook"
 	@echo "make parity  compare with PyTorch transformers and KerasHub, exhaustively (installs PyTorch)"
+	@echo "make bench   time this package against its peers (BENCH_DATA=DIR: GLUE files; hours)"
 	@echo "make lint    ruff and mypy alone"
 
 # The stamps name what is installed; a change of setup.py installs anew. The demo encoder's wheel
@@ -47,6 +51,13 @@ test: lint
 
 parity: $(VENV)/parity.stamp
 	$(BIN)/python -m pytest -m parity tests/parity
+
+bench: $(VENV)/test.stamp
+	$(BIN)/python -m benchmarks.inference --data=$(BENCH_DATA)
+	$(BIN)/python -m benchmarks.training --data=$(BENCH_DATA)
+	$(BIN)/python -m benchmarks.tokenization --data=$(BENCH_DATA)
+	$(BIN)/python -m benchmarks.growth --data=$(BENCH_DATA)
+	$(BIN)/python -m benchmarks.ops
 
 format: $(VENV)/test.stamp
 	$(BIN)/ruff format $(SOURCES) notebooks setup.py

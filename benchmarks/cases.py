@@ -98,7 +98,7 @@ def build_cases(
         data: Directory with `sst2/` and `mnli/` in GLUE's layout, or "demo".
         names: Which of `ORDER`; all if empty.
         modes: "ids", "text" or both.
-        batches: Batches of a case with real sentences; fewer if the file ends before.
+        batches: Batches of 32 in a case with real sentences; fewer if the file ends before.
 
     Returns:
         The cases, a name's modes one after the other.
@@ -120,7 +120,7 @@ def build_cases(
             ids = [random_ids(rows, tokens)]
         else:
             task, rows = REAL[name]
-            texts = list(real_batches(task, data, rows, batches))
+            texts = list(real_batches(task, data, rows, batches if rows <= 32 else 1))
             label = f"{len(texts)} x {rows} {task.upper()}"
             ids = [encode(batch) for batch in texts]
         for mode in modes:

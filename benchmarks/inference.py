@@ -29,7 +29,9 @@ flags.DEFINE_list("cases", [], "names in cases.py; all if empty")
 flags.DEFINE_list("modes", ["ids", "text"], "from token ids, end to end from strings, or both")
 flags.DEFINE_list("models", list(MODELS), "checkpoints")
 flags.DEFINE_float("min_time_s", 0.5, "time that a turn fills at least", lower_bound=0.0)
-flags.DEFINE_integer("batches", 3, "batches of a case with real sentences", lower_bound=1)
+flags.DEFINE_integer(
+    "batches", 3, "batches of 32 in a case with real sentences; of 256 there is one", lower_bound=1
+)
 flags.DEFINE_integer("threads", None, "threads of each peer; the usable cores if not given")
 flags.DEFINE_string("output", str(report.RESULTS), "directory of the results")
 

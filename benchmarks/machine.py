@@ -17,7 +17,9 @@ LSCPU_FIELDS = (
     "Hypervisor vendor",
 )
 VECTOR_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
-ENV_PREFIXES = ("OMP_", "KMP_", "MKL_", "TF_", "ONEDNN_", "DNNL_", "XLA_", "TOKENIZERS_")
+# Of threads, kernels and memory: what can change a time.
+ENV_PREFIXES = ("OMP_", "KMP_", "MKL_", "MALLOC_", "ONEDNN_", "DNNL_", "XLA_", "TOKENIZERS_")
+ENV_PREFIXES += ("TF_ENABLE_", "TF_ONEDNN_", "TF_NUM_", "TF_XLA_")
 
 
 def threads_available() -> int:
@@ -35,8 +37,8 @@ def describe_machine() -> dict[str, Any]:
         "Vector units": ", ".join(flag for flag in VECTOR_FLAGS if flag in flags),
         "Cores usable": threads_available(),
         "Memory GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "System": platform.platform(),
-        "Nice": os.nice(0),
+        "System": f"{platform.system()} {platform.release().split('-')[0]}",
+        "Niceness": os.nice(0),
         "Environment": {
             name: value for name, value in os.environ.items() if name.startswith(ENV_PREFIXES)
         },

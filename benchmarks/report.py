@@ -125,9 +125,9 @@ def _times_table(results: Mapping[str, Any], cases: Sequence[Mapping[str, Any]],
             else:
                 text = _milliseconds(times[name])
                 row.append(f"**{text}**" if winner and name == winner[0] else text)
-        row.append(f"{ours / best[1]:.2f}" if ours and best else "-")
+        row.append(f"{best[1] / ours:.2f}x" if ours and best else "-")
         rows.append(row)
-    return table(["case", *labels, "ours / fastest fp32 peer"], rows)
+    return table(["case", *labels, "our speed / fastest fp32 peer's"], rows)
 
 
 def _milliseconds(time_s: float) -> str:

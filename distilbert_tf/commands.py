@@ -113,6 +113,12 @@ def _define_finetune(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "dtype", None, "Keras dtype policy, such as mixed_bfloat16", flag_values=values
     )
+    flags.DEFINE_boolean(
+        "jit_compile",
+        False,
+        "compile with XLA, all rows padded to --max_length (for GPUs and TPUs)",
+        flag_values=values,
+    )
     flags.DEFINE_boolean("overwrite", False, "replace an earlier result", flag_values=values)
 
 
@@ -133,6 +139,7 @@ def _finetune(values: flags.FlagValues, words: Sequence[str]) -> None:
         max_train_examples=values.max_train_examples,
         seed=values.seed,
         dtype=values.dtype,
+        jit_compile=values.jit_compile,
         overwrite=values.overwrite,
     )
     say(result.report())

@@ -62,15 +62,25 @@ class FinetuneResult:
 
 
 def compile_classifier(
-    model: TFDistilBertForSequenceClassification, optimizer: Any = "adam"
+    model: TFDistilBertForSequenceClassification,
+    optimizer: Any = "adam",
+    *,
+    jit_compile: bool = False,
 ) -> None:
-    """Compiles a classifier with its loss and metric: cross-entropy of logits, accuracy."""
+    """Compiles a classifier with its loss and metric: cross-entropy of logits, accuracy.
+
+    Args:
+        model: The classifier.
+        optimizer: What Keras' `compile` takes.
+        jit_compile: Whether to compile with XLA; the model then computes padding too, and wants
+            batches of one width.
+    """
+    model.skip_padding = not jit_compile
     model.compile(
         optimizer=optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-        # Keras would choose XLA on a GPU, which compiles anew for every length of a batch.
-        jit_compile=False,
+        jit_compile=jit_compile,
     )
 
 
@@ -163,6 +173,7 @@ def finetune(
     max_train_examples: int | None = None,
     seed: int = 42,
     dtype: str | None = None,
+    jit_compile: bool = False,
     overwrite: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> FinetuneResult:
@@ -184,6 +195,8 @@ def finetune(
         max_train_examples: Use only the first so many training examples.
         seed: Seed of the new head, the shuffles and the dropout.
         dtype: Keras dtype policy, such as `"mixed_bfloat16"`.
+        jit_compile: Whether to compile with XLA, all rows padded to `max_length`: for GPUs and
+            TPUs. Without it, padding costs nothing.
         overwrite: Whether `output_dir` may hold a checkpoint already.
         callbacks: More Keras callbacks.
 
@@ -227,15 +240,16 @@ def finetune(
             f"{classifier.config.max_position_embeddings} positions."
         )
     tokenize = tokenizer.as_layer(max_length=max_length)
-    train_data = make_dataset(train, tokenize, batch_size, shuffle_seed=seed)
-    validation_data = make_dataset(validation, tokenize, batch_size)
+    width = max_length if jit_compile else None
+    train_data = make_dataset(train, tokenize, batch_size, shuffle_seed=seed, width=width)
+    validation_data = make_dataset(validation, tokenize, batch_size, width=width)
     optimizer = create_optimizer(
         learning_rate,
         total_steps=epochs * len(train_data),
         warmup_ratio=warmup_ratio,
         weight_decay=weight_decay,
     )
-    compile_classifier(classifier, optimizer)
+    compile_classifier(classifier, optimizer, jit_compile=jit_compile)
     before = evaluate(classifier, validation_data)
     logging.info("Accuracy before fine-tuning: %.4f.", before["accuracy"])
 
@@ -276,6 +290,7 @@ def finetune(
         "max_length": max_length,
         "seed": seed,
         "dtype": classifier.dtype_policy.name,
+        "jit_compile": jit_compile,
         "train_examples": len(train),
         "validation_examples": len(validation),
         "train_time_s": train_time_s,

@@ -42,7 +42,15 @@ SENTENCES = (
     "[MASK] 東京の夜 ist schön, n'est-ce pas?\tYes -- 100% (well, 99.5%)!",
     "ok",
 )
-BATCHES: tuple[tuple[str, ...], ...] = ((), ("",), SENTENCES)
+# Few tokens and many in turn: the graph holds a way for each, and packed weights must serve both.
+BATCHES: tuple[tuple[str, ...], ...] = (
+    (),
+    ("",),
+    SENTENCES,
+    SENTENCES[:1],
+    SENTENCES[:3],
+    SENTENCES[4:],
+)
 
 Arrays = dict[str, np.ndarray]
 

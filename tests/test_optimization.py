@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -5,7 +8,12 @@ import tensorflow as tf
 from transformers import DistilBertConfig
 
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.optimization import WarmupLinearDecay, create_optimizer
+from distilbert_tf.optimization import (
+    NO_WEIGHT_DECAY,
+    AdamW,
+    WarmupLinearDecay,
+    create_optimizer,
+)
 
 
 def test_schedule_rises_then_falls_to_zero() -> None:
@@ -81,3 +89,93 @@ def test_gradients_are_clipped_by_their_global_norm() -> None:
     moments = [v.numpy() for v in optimizer.variables if "velocity" in v.path]
     np.testing.assert_allclose(moments[0], [0.001 * 0.6**2, 0], rtol=1e-4)
     np.testing.assert_allclose(moments[1], [0, 0.001 * 0.8**2], rtol=1e-4)
+
+
+def train_both(make_options: dict, gradients: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
+    """Applies the same gradients with this AdamW and with Keras' own."""
+    results = []
+    for cls in (AdamW, keras.optimizers.AdamW):
+        weights = variables()
+        optimizer = cls(WarmupLinearDecay(0.05, total_steps=9, warmup_steps=3), **make_options)
+        optimizer.exclude_from_weight_decay(var_names=list(NO_WEIGHT_DECAY))
+        apply = tf.function(lambda *step: optimizer.apply(step, weights))  # noqa: B023
+        for step in gradients:
+            apply(*map(tf.constant, step))
+        results.append([np.array(v) for v in [*weights, *optimizer.variables]])
+    return results
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weight_decay": 0.1, "global_clipnorm": 1.0},
+        {"weight_decay": 0.1, "epsilon": 1e-2, "beta_1": 0.5, "beta_2": 0.7},
+        {"weight_decay": None, "clipnorm": 0.5},
+        {"weight_decay": 0.1, "amsgrad": True, "clipvalue": 0.3},
+        {"weight_decay": 0.1, "gradient_accumulation_steps": 2, "global_clipnorm": 1.0},
+        {"weight_decay": 0.1, "use_ema": True, "ema_momentum": 0.5},
+    ],
+    ids=lambda options: ", ".join(options),
+)
+def test_steps_are_those_of_keras_adamw(options: dict) -> None:
+    random = np.random.default_rng(0)
+    scales = [1e-3, 1.0, 30.0, 0.0, 1.0, 1.0]
+    gradients = [
+        [scale * random.standard_normal(2).astype("float32") for _ in range(4)] for scale in scales
+    ]
+    ours, theirs = train_both(options, gradients)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-9)
+
+
+def test_sparse_gradients_are_taken_too() -> None:
+    weight = keras.Variable(np.ones((4, 2), "float32"))
+    gradient = tf.IndexedSlices(tf.ones((2, 2)), tf.constant([1, 3]), tf.constant([4, 2]))
+    AdamW(0.1, weight_decay=None).apply([gradient], [weight])
+    assert np.all(weight.numpy()[[1, 3]] < 0.95)
+    np.testing.assert_array_equal(weight.numpy()[[0, 2]], 1)
+
+
+def test_the_optimizer_survives_keras_config() -> None:
+    optimizer = create_optimizer(1e-3, total_steps=7)
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert type(again) is AdamW
+    assert again.get_config() == optimizer.get_config()
+
+
+TWO_REPLICAS = """
+import keras, numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from distilbert_tf.optimization import AdamW
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+start = np.array([1.0, 2.0], "float32")
+with strategy.scope():
+    weight = keras.Variable(start, name="kernel")
+    optimizer = AdamW(0.1, weight_decay=0.5)
+    optimizer.build([weight])
+alone, expected = keras.Variable(start, name="kernel"), AdamW(0.1, weight_decay=0.5)
+
+def on_a_replica():
+    number = tf.distribute.get_replica_context().replica_id_in_sync_group
+    optimizer.apply([tf.constant([0.2, -0.1]) * (1.0 + tf.cast(number, tf.float32))], [weight])
+
+step = tf.function(lambda: strategy.run(on_a_replica))
+for _ in range(3):
+    step()
+    expected.apply([tf.constant([0.6, -0.3])], [alone])  # the sum over the replicas
+copies = strategy.experimental_local_results(weight.value)
+assert len(copies) == 2
+for copy in copies:
+    np.testing.assert_allclose(copy.numpy(), alone.numpy(), rtol=1e-5)
+assert np.abs(alone.numpy() - start).min() > 0.1
+"""
+
+
+@pytest.mark.slow
+def test_replicas_stay_in_step() -> None:
+    """Under a strategy each replica updates its own copy, from the gradients of all."""
+    result = subprocess.run(
+        [sys.executable, "-c", TWO_REPLICAS], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr[-3000:]

@@ -20,6 +20,7 @@ from export.compatibility import ALLOWED_OPS, CompatibilityError, check_saved_mo
 from export.saved_model import (
     EXPORT_RECORD,
     EXTRA_ASSETS,
+    FEW_TOKENS,
     export_pretrained,
     export_saved_model,
 )
@@ -88,6 +89,25 @@ def test_answers_as_in_memory(exported, tiny):
     assert exported.name == "1"
     assert os.listdir(exported.parent) == ["1"]
     assert_same_answers(exported, *tiny, max_length=TINY_MAX_LENGTH)
+
+
+def test_few_tokens_and_many(exported, tiny):
+    """The graph holds the model twice; which one runs depends on the number of tokens."""
+    model, tokenizer = tiny
+    signature = tf.saved_model.load(os.fspath(exported)).signatures["serving_default"]
+    text = TEXTS[2]
+    counts = []
+    for texts in (["ok"], [text], [text, "ok"], [text] * 3 + ["ok"], [text] * 12, ["ok"] * 40):
+        encoding = tokenizer(
+            texts, truncation=True, max_length=TINY_MAX_LENGTH, padding=True, return_tensors="tf"
+        )
+        counts.append(int(tf.reduce_sum(encoding["attention_mask"])))
+        logits = signature(text=tf.constant(texts))["logits"]
+        np.testing.assert_allclose(logits, model(encoding, training=False), atol=1e-5)
+    few, most = FEW_TOKENS
+    assert counts[0] < few
+    assert sum(few <= count <= most for count in counts) >= 2
+    assert sum(count > most for count in counts) >= 2
 
 
 def test_signature(exported):

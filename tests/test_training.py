@@ -100,6 +100,19 @@ def test_pairs_reach_the_model_as_pairs(paths: tuple[Path, Path], tmp_path: Path
     assert run.metrics["loss"] == pytest.approx(np.mean(losses), abs=1e-5)
 
 
+@pytest.mark.parametrize("options", [{"jit_compile": True}, {"dtype": "mixed_bfloat16"}])
+def test_xla_and_bfloat16_learn_too(
+    paths: tuple[Path, Path], tmp_path: Path, options: dict
+) -> None:
+    run = finetune(
+        "sst2", *paths, tmp_path / "out", epochs=5, batch_size=8, learning_rate=1e-2,
+        max_length=12, **options,
+    )  # fmt: skip
+    assert run.metrics["accuracy"] >= 0.9
+    assert run.metrics["dtype"] == options.get("dtype", "float32")
+    assert run.metrics["jit_compile"] == run.model.jit_compile == ("jit_compile" in options)
+
+
 def test_an_earlier_result_is_not_overwritten(
     result: FinetuneResult, paths: tuple[Path, Path]
 ) -> None:

@@ -124,7 +124,7 @@ class InferenceWorker:
     """
 
     def __init__(self) -> None:
-        self._cases: dict[str, tuple[Callable[[Any], np.ndarray], list[Any]]] = {}
+        self.cases: dict[str, tuple[Callable[[Any], np.ndarray], list[Any]]] = {}
         self._encode: Callable[[list[Any]], tuple[np.ndarray, np.ndarray]] | None = None
 
     def prepare(self, checkpoint: str, artefacts: str, options: dict[str, Any]) -> None:
@@ -185,12 +185,12 @@ class InferenceWorker:
             arrays = [[np.array(b[key], np.int32) for key in ("ids", "mask")] for b in batches]
             inputs = [self.to_inputs(ids, mask) for ids, mask in arrays]
             run = self.run_ids
-        self._cases[name] = run, inputs
+        self.cases[name] = run, inputs
         return np.concatenate([run(batch) for batch in inputs]).tolist()
 
     def handle_time(self, name: str, min_time_s: float) -> list[float]:
         """Times a case: all of its batches, one after the other, in seconds a call."""
-        run, inputs = self._cases[name]
+        run, inputs = self.cases[name]
 
         def call() -> None:
             for batch in inputs:
@@ -200,16 +200,16 @@ class InferenceWorker:
             run(inputs[0])
         return time_calls(call, min_time_s)
 
+    def handlers(self) -> dict[str, Callable[..., Any]]:
+        """Gives what the parent may ask for, by name."""
+        return {
+            "prepare": self.prepare,
+            "load": self.handle_load,
+            "case": self.handle_case,
+            "time": self.handle_time,
+            "memory": peak_memory_mib,
+        }
+
     def serve(self) -> None:
         """Answers the parent's requests."""
-        channel = Channel()
-        serve(
-            {
-                "prepare": self.prepare,
-                "load": self.handle_load,
-                "case": self.handle_case,
-                "time": self.handle_time,
-                "memory": peak_memory_mib,
-            },
-            channel,
-        )
+        serve(self.handlers(), Channel())

@@ -1,0 +1,261 @@
+"""Computing true tokens alone gives what computing every position gives."""
+
+import hypothesis.strategies as st
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from transformers import DistilBertConfig
+
+from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
+from distilbert_tf.model import TFDistilBertModel
+from distilbert_tf.row_layout import LENGTH_GROUPS, PaddedLayout, TokenLayout
+
+CONFIG = DistilBertConfig(
+    vocab_size=31, dim=24, n_layers=3, n_heads=3, hidden_dim=40, max_position_embeddings=40,
+    num_labels=3, initializer_range=0.3,
+)  # fmt: skip
+HEADS = [TFDistilBertModel, TFDistilBertForSequenceClassification, TFDistilBertForMaskedLM]
+WIDTH = 17
+
+
+@pytest.fixture(scope="module", params=HEADS, ids=lambda cls: cls.__name__)
+def model(request) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    model = request.param(CONFIG, dtype="float64")  # what differs by rounding agrees to 1e-12
+    for weight in model.weights:
+        if weight.dtype == "float64":  # fresh biases are 0 and LayerNorms 1
+            weight.assign(weight + 0.1 * keras.random.normal(weight.shape))
+    return model
+
+
+@st.composite
+def masks(draw) -> np.ndarray:
+    """Rows of every kind: full, short, padded left, with holes, empty; one long among short."""
+    kinds = draw(st.lists(st.sampled_from("full short left holes empty".split()), max_size=9))
+    rows = []
+    for kind in kinds:
+        length = draw(st.integers(1, WIDTH))
+        row = np.arange(WIDTH) < length
+        if kind == "left":
+            row = row[::-1]
+        elif kind == "holes":
+            row = np.array(draw(st.lists(st.booleans(), min_size=WIDTH, max_size=WIDTH)))
+        rows.append({"full": np.ones(WIDTH, bool), "empty": np.zeros(WIDTH, bool)}.get(kind, row))
+    return np.array(rows, "int32").reshape(-1, WIDTH)
+
+
+def ids_for(mask: np.ndarray) -> np.ndarray:
+    return np.random.default_rng(mask.sum()).integers(0, CONFIG.vocab_size, mask.shape, "int32")
+
+
+def run(model: keras.Model, mask: np.ndarray, *, skip_padding: bool) -> tuple[np.ndarray, dict]:
+    """Gives outputs, and gradients of a sum that weighs every true output differently."""
+    model.skip_padding = skip_padding
+    with tf.GradientTape() as tape:
+        output = model({"input_ids": ids_for(mask), "attention_mask": mask})
+        output = output if tf.is_tensor(output) else output.last_hidden_state
+        weights = np.random.default_rng(7).standard_normal(output.shape)
+        if output.shape.rank == 3:
+            weights *= mask[:, :, np.newaxis]
+        loss = tf.reduce_sum(tf.cast(output, "float64") * weights)
+    variables = model.trainable_variables
+    gradients = tape.gradient(loss, [variable.value for variable in variables])
+    return output.numpy(), {
+        variable.path: gradient.numpy()
+        for variable, gradient in zip(variables, gradients, strict=True)
+        if gradient is not None
+    }
+
+
+def assert_same(model: keras.Model, mask: np.ndarray) -> None:
+    output, gradients = run(model, mask, skip_padding=True)
+    expected, expected_gradients = run(model, mask, skip_padding=False)
+    # Heads give float32 under any policy.
+    error = 1e-10 if output.dtype == np.float64 else 1e-5
+    if output.ndim == 3:
+        computed = mask.astype(bool) | ~mask.any(axis=1, keepdims=True)
+        computed[:, 0] = True
+        assert (output[~computed] == 0).all()
+        output, expected = output[mask != 0], expected[mask != 0]
+    np.testing.assert_allclose(output, expected, atol=error, rtol=0)
+    assert gradients.keys() == expected_gradients.keys()
+    for path, gradient in expected_gradients.items():
+        np.testing.assert_allclose(gradients[path], gradient, atol=1e-10, rtol=1e-6, err_msg=path)
+
+
+@settings(max_examples=25, deadline=None)
+@given(mask=masks())
+def test_outputs_and_gradients_for_any_mask(model, mask):
+    assert_same(model, mask)
+
+
+def test_one_long_row_among_short_ones(model):
+    lengths = np.array([2, 1, WIDTH, 3, 8, 4, 1])
+    assert_same(model, (np.arange(WIDTH) < lengths[:, np.newaxis]).astype("int32"))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 5])
+def test_any_number_of_groups(groups):
+    keras.utils.set_random_seed(1)
+    model = TFDistilBertForSequenceClassification(CONFIG)
+    mask = (np.arange(WIDTH) < np.array([[1], [16], [7], [3], [9], [2]])).astype("int32")
+    expected, _ = run(model, mask, skip_padding=True)
+    model.distilbert.length_groups = groups
+    actual, _ = run(model, mask, skip_padding=True)
+    assert np.ptp(expected, axis=0).min() > 0.1
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def test_float32_agrees_to_1e_5():
+    keras.utils.set_random_seed(2)
+    config = DistilBertConfig(vocab_size=97, dim=192, n_layers=6, n_heads=12, hidden_dim=768)
+    model = TFDistilBertForSequenceClassification(config)
+    random = np.random.default_rng(3)
+    for _ in range(5):
+        mask = (random.random((6, 60)) < random.random((6, 1))).astype("int32")
+        inputs = {"input_ids": random.integers(0, 97, mask.shape), "attention_mask": mask}
+        model.skip_padding = True
+        logits = model(inputs).numpy()
+        model.skip_padding = False
+        np.testing.assert_allclose(logits, model(inputs), atol=1e-5)
+
+
+def test_tokens_are_counted_and_placed():
+    mask = np.array([[1, 1, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]], "int32")
+    layout = TokenLayout(mask)
+    # The first token of each row is computed, masked or not, and an empty row as it is.
+    assert layout.positions.numpy().tolist() == [0, 1, 0, 1, 3, 0, 1, 2, 3, 0, 1, 2, 3]
+    numbered = np.arange(16).reshape(4, 4)
+    tokens = layout.flatten(tf.constant(numbered)).numpy()
+    assert tokens.tolist() == [0, 1, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15]
+    padded = layout.pad(tf.constant(tokens[:, np.newaxis])).numpy()[:, :, 0]
+    kept = np.isin(numbered, tokens)
+    np.testing.assert_array_equal(padded, np.where(kept, numbered, 0))
+    firsts = layout.first_tokens(tf.constant(tokens[:, np.newaxis]))
+    assert firsts.numpy()[:, 0].tolist() == [0, 4, 8, 12]
+
+
+def test_a_long_row_does_not_widen_the_others():
+    lengths = [3, 100, 4, 60, 5, 30, 26, 25]
+    mask = np.arange(100) < np.array(lengths)[:, np.newaxis]
+    layout = TokenLayout(mask)
+    rows = {tuple(group.rows.numpy()): group.counts.shape[-1] for group in layout.groups}
+    assert rows == {(1, 3): 100, (5, 6): 30, (0, 2, 4, 7): 25}
+    (rectangle,) = TokenLayout(mask, length_groups=1).groups
+    assert rectangle.counts.shape == (8, 1, 1, 100)
+
+
+@pytest.mark.parametrize("lengths", [[4, 2, 7], [5], [1, 1, 1]])
+def test_heads_are_split_and_merged(lengths):
+    mask = np.arange(max(lengths)) < np.array(lengths)[:, np.newaxis]
+    tokens, padded = TokenLayout(mask), PaddedLayout(tf.constant(mask))
+    x = np.random.default_rng(0).standard_normal((*mask.shape, 2 * 3 * 4))  # P, H, K = 2, 3, 4
+    (whole,) = padded.split_heads(padded.flatten(tf.constant(x)), 3, 4)  # (P, B, H, T, K)
+    groups = tokens.split_heads(tokens.flatten(tf.constant(x)), 3, 4)
+    for rectangle, group in zip(groups, tokens.groups, strict=True):
+        counts = group.counts.numpy()[:, 0, 0]  # (R, T)
+        expected = whole.numpy()[:, group.rows.numpy(), :, : counts.shape[1]]
+        np.testing.assert_array_equal(
+            rectangle.numpy() * counts[:, np.newaxis, :, np.newaxis],
+            expected * counts[:, np.newaxis, :, np.newaxis],
+        )
+    merged = tokens.merge_heads([rectangle[1] for rectangle in groups])
+    np.testing.assert_array_equal(merged, x[mask][:, 12:])
+
+
+def test_first_token_alone_is_the_first_of_all():
+    keras.utils.set_random_seed(0)
+    model = TFDistilBertModel(CONFIG)
+    mask = (np.arange(WIDTH) < np.array([[3], [17], [9], [1]])).astype("int32")
+    inputs = {"input_ids": ids_for(mask), "attention_mask": mask}
+    for skip_padding in (True, False):
+        model.skip_padding = skip_padding
+        alone = model(inputs, first_token_only=True).last_hidden_state
+        assert alone.shape == (4, 1, CONFIG.dim)
+        whole = model(inputs).last_hidden_state
+        np.testing.assert_allclose(alone, whole[:, :1], atol=1e-5)
+
+
+def test_the_padded_path_is_what_xla_compiles():
+    keras.utils.set_random_seed(0)
+    model = TFDistilBertForSequenceClassification(CONFIG, skip_padding=False)
+    mask = (np.arange(WIDTH) < np.array([[3], [17], [9], [1]])).astype("int32")
+    inputs = {"input_ids": ids_for(mask), "attention_mask": mask}
+    compiled = tf.function(lambda inputs: model(inputs), jit_compile=True)
+    np.testing.assert_allclose(compiled(inputs), model(inputs), atol=1e-5)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(True), jit_compile=True)
+    assert model.jit_compile
+    history = model.fit(inputs, np.array([0, 1, 2, 1]), epochs=8, verbose=0).history["loss"]
+    assert history[-1] < history[0]
+
+
+def test_keras_does_not_choose_xla_where_padding_is_skipped():
+    model = TFDistilBertForSequenceClassification(CONFIG)
+    assert model.skip_padding
+    assert model.distilbert.skip_padding
+    model.compile("adam", "mse", jit_compile="auto")
+    assert not model.jit_compile
+    model.skip_padding = False
+    assert not model.distilbert.skip_padding
+    model.compile("adam", "mse", jit_compile="auto")
+    assert model.jit_compile
+
+
+def test_the_switch_is_kept_in_a_keras_file(tmp_path):
+    model = TFDistilBertForSequenceClassification(CONFIG, skip_padding=False)
+    model.save(tmp_path / "padded.keras")
+    loaded = keras.saving.load_model(tmp_path / "padded.keras")
+    assert not loaded.skip_padding
+    assert not loaded.distilbert.skip_padding
+
+
+def test_dropout_falls_on_true_tokens_alone_and_differs_by_step():
+    keras.utils.set_random_seed(0)
+    model = TFDistilBertForSequenceClassification(CONFIG)
+    mask = (np.arange(WIDTH) < np.array([[3], [17]])).astype("int32")
+    inputs = {"input_ids": ids_for(mask), "attention_mask": mask}
+    first, second = (model(inputs, training=True).numpy() for _ in range(2))
+    assert np.abs(first - second).max() > 1e-3
+    assert int(model.distilbert.embeddings.dropout.step) == 2
+    attention = model.distilbert.transformer.layer[0].attention
+    assert int(attention.dropout.step) == 2 * LENGTH_GROUPS
+
+
+class TestMaskPositions:
+    @pytest.fixture
+    def model(self) -> TFDistilBertForMaskedLM:
+        keras.utils.set_random_seed(0)
+        return TFDistilBertForMaskedLM(CONFIG)
+
+    @pytest.mark.parametrize("skip_padding", [True, False])
+    def test_logits_are_those_of_the_positions(self, model, skip_padding):
+        mask = (np.arange(WIDTH) < np.array([[3], [17], [9]])).astype("int32")
+        inputs = {"input_ids": ids_for(mask), "attention_mask": mask}
+        positions = np.array([[1, 2], [16, 0], [4, 4]])
+        everywhere = model(inputs).numpy()
+        model.skip_padding = skip_padding
+        logits = model({**inputs, "mask_positions": positions})
+        assert logits.shape == (3, 2, CONFIG.vocab_size)
+        expected = np.take_along_axis(everywhere, positions[:, :, np.newaxis], axis=1)
+        np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+    def test_it_trains(self, model):
+        mask = np.ones((4, WIDTH), "int32")
+        positions = np.array([[1, 5], [2, 2], [3, 9], [4, 16]])
+        words = np.take_along_axis(ids_for(mask), positions, axis=1)
+        inputs = {
+            "input_ids": np.where(np.arange(WIDTH) % 5 == 1, 3, ids_for(mask)),
+            "attention_mask": mask,
+            "mask_positions": positions,
+        }
+        weights = np.array([[1, 1], [1, 0], [1, 1], [1, 1]], "float32")
+        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        losses = model.fit(inputs, words, sample_weight=weights, epochs=12, verbose=0)
+        assert losses.history["loss"][-1] < 0.8 * losses.history["loss"][0]
+
+    @pytest.mark.parametrize("positions", [np.array([1, 2]), np.array([[1.0]])])
+    def test_wrong_positions_are_named(self, model, positions):
+        with pytest.raises(ValueError, match=r"mask_positions must be integers of shape \(rows, p"):
+            model({"input_ids": np.ones((1, 3), "int32"), "mask_positions": positions})
