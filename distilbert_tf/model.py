@@ -4,6 +4,7 @@ Shapes: B rows, T tokens in a row, D = config.dim, H = config.n_heads, L = confi
 in flat rows (see `row_layout`).
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -19,6 +20,8 @@ from distilbert_tf.embeddings import Embeddings
 from distilbert_tf.hub import CONFIG, SAFETENSORS, find_checkpoint
 from distilbert_tf.row_layout import LENGTH_GROUPS, PaddedLayout, RowLayout, TokenLayout
 from distilbert_tf.transformer import Transformer
+
+FROZEN_WEIGHTS = "TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"
 
 Model = TypeVar("Model", bound="PreTrainedModel")
 ModelInputs: TypeAlias = tf.Tensor | Mapping[str, tf.Tensor]
@@ -133,6 +136,20 @@ class PreTrainedModel(keras.Model):
             "name": self.name,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
         }
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Makes what `fit` runs.
+
+        Raises:
+            RuntimeError: This process has a server's environment, in which oneDNN keeps a packed
+                copy of each weight from its first use on: training would never see its updates.
+        """
+        if os.environ.get(FROZEN_WEIGHTS, "0").lower() in ("1", "true"):
+            raise RuntimeError(
+                f"{FROZEN_WEIGHTS} is set: TensorFlow would compute with the weights of the first "
+                "step for ever. It is for processes that serve. Unset it, and start Python anew."
+            )
+        return super().make_train_function(force)
 
     @classmethod
     def from_config(cls: type[Model], config: dict[str, Any], custom_objects: Any = None) -> Model:

@@ -89,7 +89,7 @@ class AdamW(keras.optimizers.AdamW):
         )
 
     def _apply_weight_decay(self, variables: Any) -> None:
-        if self.weight_decay is None:
+        if not self.weight_decay:
             return
         rate = self.weight_decay * self.learning_rate  # once, not an op per variable and factor
 

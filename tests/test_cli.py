@@ -14,8 +14,17 @@ from tiny_task import tiny_checkpoint
 
 from distilbert_tf import cli
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
+from export.environment import serving_environment
 
 COMMAND = [sys.executable, "-m", "distilbert_tf.cli"]
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`serve` sets its process' environment, which is this one here: take it back afterwards."""
+    for name in serving_environment():
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="module")

