@@ -129,8 +129,10 @@ class LayerNorm(keras.layers.LayerNormalization):
         x = tf.cast(x, dtype)
         centered = x - tf.reduce_mean(x, axis=-1, keepdims=True)
         variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True)
-        normalized = centered * tf.math.rsqrt(variance + self.epsilon)
-        x = normalized * tf.cast(self.gamma, dtype) + tf.cast(self.beta, dtype)
+        # Not rsqrt, which is an approximation on a CPU (it shows where rows hardly vary), nor a
+        # plain division, which the graph optimizer turns into one.
+        inverse = tf.math.divide_no_nan(tf.ones([], dtype), tf.sqrt(variance + self.epsilon))
+        x = centered * inverse * tf.cast(self.gamma, dtype) + tf.cast(self.beta, dtype)
         return tf.cast(x, self.compute_dtype)
 
 

@@ -21,8 +21,8 @@ SERVING_TAG = "serve"
 _CORE_OPS = """
 Abs Add AddN AddV2 All Any ArgMax ArgMin AsString Assert AssignVariableOp BatchMatMulV2
 BatchMatMulV3 BiasAdd BitwiseAnd BitwiseOr BroadcastArgs BroadcastTo Bucketize Case Cast Ceil
-ClipByValue ConcatV2 Const Cumsum DisableCopyOnRead Einsum Elu EnsureShape Equal Erf Erfc Exp
-ExpandDims Expm1 Fill Floor FloorDiv FloorMod GatherNd GatherV2 Greater GreaterEqual
+ClipByValue ConcatV2 Const Cumsum DisableCopyOnRead DivNoNan Einsum Elu EnsureShape Equal Erf
+Erfc Exp ExpandDims Expm1 Fill Floor FloorDiv FloorMod GatherNd GatherV2 Greater GreaterEqual
 HashTableV2 Identity IdentityN If InTopKV2 Inv InvertPermutation LeakyRelu LeftShift Less
 LessEqual Log Log1p LogSoftmax LogicalAnd LogicalNot LogicalOr LookupTableExportV2
 LookupTableFindV2 LookupTableImportV2 LookupTableSizeV2 LowerBound MatMul MatrixBandPart Max
