@@ -17,6 +17,7 @@ from absl import logging
 
 from distilbert_tf.checkpoint import slots
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.row_layout import LENGTH_GROUPS
 from distilbert_tf.tokenizer import DistilBertTokenizer
 from distilbert_tf.version import __version__
 from export.compatibility import OLDEST_SERVER, check_saved_model
@@ -265,22 +266,23 @@ def trace_logits(
     few, most = FEW_TOKENS
     return tf.cond(
         (tokens >= few) & (tokens <= most),
-        lambda: _few_logits(model, inputs),
-        lambda: model(inputs, training=False),
+        # With few tokens, more groups of rows cost more than they save.
+        lambda: _trace_true_tokens(model, inputs, length_groups=1),
+        lambda: _trace_true_tokens(model, inputs, length_groups=LENGTH_GROUPS),
     )
 
 
-def _few_logits(
-    model: TFDistilBertForSequenceClassification, inputs: dict[str, tf.Tensor]
+def _trace_true_tokens(
+    model: TFDistilBertForSequenceClassification, inputs: dict[str, tf.Tensor], length_groups: int
 ) -> tf.Tensor:
-    """Computes all rows in one group: with few tokens, more groups cost more than they save."""
+    """Calls a model, also one that was trained with its padding, for true tokens alone."""
     encoder = model.distilbert
-    groups = encoder.length_groups
-    encoder.length_groups = 1
+    before = model.skip_padding, encoder.length_groups
+    model.skip_padding, encoder.length_groups = True, length_groups
     try:
         return model(inputs, training=False)
     finally:
-        encoder.length_groups = groups
+        model.skip_padding, encoder.length_groups = before
 
 
 def _write(module: tf.Module, signatures: Signatures, directory: Path) -> None:

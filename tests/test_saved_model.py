@@ -110,6 +110,19 @@ def test_few_tokens_and_many(exported, tiny):
     assert sum(count > most for count in counts) >= 2
 
 
+def test_a_model_trained_with_padding_is_exported_without(tiny, tmp_path):
+    model, tokenizer = tiny
+    model.skip_padding = False
+    version = export_saved_model(
+        model, tokenizer, tmp_path, max_length=TINY_MAX_LENGTH, verify=False
+    )
+    assert not model.skip_padding
+    model.skip_padding = True
+    assert_same_answers(version, model, tokenizer, max_length=TINY_MAX_LENGTH)
+    assert "ScatterNd" not in check_saved_model(version)  # nothing is put back among padding
+    assert "InvertPermutation" in check_saved_model(version)  # groups of rows, in order again
+
+
 def test_signature(exported):
     signature = tf.saved_model.load(os.fspath(exported)).signatures["serving_default"]
     (spec,) = signature.structured_input_signature[1].values()
