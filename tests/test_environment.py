@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -5,10 +6,12 @@ import sys
 import keras
 import numpy as np
 import pytest
+from exporting import make_tiny_model
 from transformers import DistilBertConfig
 
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
 from export.environment import ENV_FILE, serving_environment, set_serving_environment
+from export.saved_model import export_saved_model
 
 
 def test_the_file_is_one_that_docker_reads():
@@ -67,3 +70,37 @@ def test_importing_does_not_set_it():
     code += "assert not any(name.startswith('TF_ONEDNN') for name in os.environ)"
     environment = {k: v for k, v in os.environ.items() if k not in serving_environment()}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+TWO_MODELS = """
+import json, sys
+import numpy as np, tensorflow as tf
+texts = tf.constant(["the film was never boring"])
+models = [tf.saved_model.load(path) for path in sys.argv[1:]]
+answers = [m.signatures["serving_default"](text=texts)["logits"].numpy() for m in models * 2]
+print(json.dumps([answer.tolist() for answer in answers]))
+"""
+
+
+@pytest.mark.slow
+def test_packed_weights_are_each_models_own(tmp_path):
+    """As when a server goes over to a new version: the old one's weights must not stay."""
+    model, tokenizer = make_tiny_model(tmp_path / "model")
+    versions, expected = [], []
+    for _ in range(2):
+        versions.append(export_saved_model(model, tokenizer, tmp_path / "base", verify=False))
+        encoding = tokenizer(["the film was never boring"], return_tensors="tf")
+        expected.append(model(encoding).numpy())
+        for weight in model.trainable_variables:
+            weight.assign(weight * 0.8)
+    environment = {**os.environ, **serving_environment()}
+    result = subprocess.run(
+        [sys.executable, "-c", TWO_MODELS, *map(str, versions)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+    )
+    answers = np.array(json.loads(result.stdout.splitlines()[-1]))
+    assert np.abs(expected[0] - expected[1]).max() > 0.05
+    np.testing.assert_allclose(answers, [*expected, *expected], atol=1e-5)
