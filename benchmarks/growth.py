@@ -6,7 +6,6 @@ Inference runs in the SavedModel of inference.py, all sizes in turn within each 
 of each training is that of a process of its own.
 """
 
-import datetime
 import json
 import tempfile
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from benchmarks import report
 from benchmarks.cases import Case, random_ids
 from benchmarks.checkpoints import make_checkpoint
 from benchmarks.harness import Crew, Progress, say, shuffled
-from benchmarks.machine import describe_machine, threads_available
+from benchmarks.machine import threads_available
 from benchmarks.peers import INFERENCE, TRAINING, choose
 from benchmarks.timing import Timing
 from benchmarks.workers.training import Recipe, TrainingData
@@ -167,13 +166,8 @@ def main(argv: list[str]) -> None:
     del argv
     threads = FLAGS.threads or threads_available()
     peer = choose(INFERENCE, [report.OURS])[0]
-    results: dict[str, Any] = {
-        "started_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "machine": describe_machine(),
-        "settings": {"model": FLAGS.model, "rounds": FLAGS.rounds, "threads": threads},
-        "peers": {report.OURS: peer.describe()},
-        "memory": [],
-    }
+    settings = {"model": FLAGS.model, "rounds": FLAGS.rounds, "threads": threads}
+    results = report.start([peer], settings) | {"memory": []}
     time_inference(threads, results)
     write(results, Path(FLAGS.output))
     measure_memory(threads, results)

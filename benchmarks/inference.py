@@ -5,7 +5,6 @@
 `DIR` has the folders sst2 and mnli with GLUE's files; "demo" takes the package's own sentences.
 """
 
-import datetime
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from benchmarks import report
 from benchmarks.cases import Case, build_cases
 from benchmarks.checkpoints import MODELS, digest, make_checkpoint
 from benchmarks.harness import Crew, Progress, WorkerError, say, shuffled
-from benchmarks.machine import describe_machine, threads_available
+from benchmarks.machine import threads_available
 from benchmarks.peers import INFERENCE, Peer, choose
 from benchmarks.timing import Timing
 
@@ -173,19 +172,14 @@ def main(argv: list[str]) -> None:
     """Measures and reports."""
     del argv
     peers = {peer.name: peer for peer in choose(INFERENCE, FLAGS.peers)}
-    results: dict[str, Any] = {
-        "started_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "machine": describe_machine(),
-        "settings": {
-            "data": "demo" if FLAGS.data == "demo" else "GLUE files",
-            "rounds": FLAGS.rounds,
-            "min_time_s": FLAGS.min_time_s,
-            "threads": FLAGS.threads or threads_available(),
-            "tolerance": TOLERANCE,
-        },
-        "peers": {name: peer.describe() for name, peer in peers.items()},
-        "models": {},
+    settings = {
+        "data": "demo" if FLAGS.data == "demo" else "GLUE files",
+        "rounds": FLAGS.rounds,
+        "min_time_s": FLAGS.min_time_s,
+        "threads": FLAGS.threads or threads_available(),
+        "tolerance": TOLERANCE,
     }
+    results = report.start(peers.values(), settings)
     for model in FLAGS.models:
         run_model(model, peers, results)
     say(f"Written to {FLAGS.output}.")

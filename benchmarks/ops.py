@@ -5,7 +5,6 @@
 The session traces itself, which costs some time: shares matter, not sums.
 """
 
-import datetime
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from benchmarks import report
 from benchmarks.cases import build_cases
 from benchmarks.checkpoints import make_checkpoint
 from benchmarks.harness import Crew, say
-from benchmarks.machine import describe_machine, threads_available
+from benchmarks.machine import threads_available
 from benchmarks.peers import INFERENCE, choose
 
 FLAGS = flags.FLAGS
@@ -75,13 +74,7 @@ def main(argv: list[str]) -> None:
     """Traces and reports."""
     del argv
     peer = choose(INFERENCE, [report.OURS])[0]
-    results: dict[str, Any] = {
-        "started_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "machine": describe_machine(),
-        "settings": {"calls": FLAGS.calls},
-        "peers": {report.OURS: peer.describe()},
-        "models": {},
-    }
+    results = report.start([peer], {"calls": FLAGS.calls})
     for model in FLAGS.models:
         trace(model, results)
     write(results, Path(FLAGS.output))

@@ -1,13 +1,16 @@
 """Writes results as JSON, Markdown tables and plots."""
 
+import datetime
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import matplotlib
 
+from benchmarks.machine import describe_machine
+from benchmarks.peers import Peer
 from benchmarks.timing import Timing, fastest
 
 matplotlib.use("Agg")
@@ -18,6 +21,17 @@ OURS = "ours"
 DESCRIBED = ("started_at", "machine", "settings", "peers")  # what `describe` needs, and `models`
 MODE_TITLES = {"ids": "from token ids", "text": "end to end, from strings"}
 MARKERS = "oosDv^<>PXph8"
+
+
+def start(peers: Iterable[Peer], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Begins the results of a run: when, where, how and who; `models` is still empty."""
+    return {
+        "started_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "machine": describe_machine(),
+        "settings": dict(settings),
+        "peers": {peer.name: peer.describe() for peer in peers},
+        "models": {},
+    }
 
 
 def write_json(results: Mapping[str, Any], path: Path) -> None:

@@ -6,7 +6,6 @@
 Where the output directory holds the results of benchmarks.training, ours is compared with them.
 """
 
-import datetime
 import json
 import tempfile
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from absl import app, flags
 from benchmarks import report
 from benchmarks.checkpoints import make_checkpoint
 from benchmarks.harness import Crew, Progress, say, shuffled
-from benchmarks.machine import describe_machine, threads_available
+from benchmarks.machine import threads_available
 from benchmarks.peers import TOKENIZATION, Peer, choose
 from distilbert_tf import get_task, load_examples
 
@@ -140,19 +139,14 @@ def main(argv: list[str]) -> None:
     """Measures and reports."""
     del argv
     peers = {peer.name: peer for peer in choose(TOKENIZATION, FLAGS.peers)}
-    results: dict[str, Any] = {
-        "started_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "machine": describe_machine(),
-        "settings": {
-            "data": "demo" if FLAGS.data == "demo" else "GLUE files",
-            "rounds": FLAGS.rounds,
-            "batch size": FLAGS.batch_size,
-            "max length": FLAGS.max_length,
-            "threads": FLAGS.threads or threads_available(),
-        },
-        "peers": {name: peer.describe() for name, peer in peers.items()},
-        "models": {},
+    settings = {
+        "data": "demo" if FLAGS.data == "demo" else "GLUE files",
+        "rounds": FLAGS.rounds,
+        "batch size": FLAGS.batch_size,
+        "max length": FLAGS.max_length,
+        "threads": FLAGS.threads or threads_available(),
     }
+    results = report.start(peers.values(), settings)
     for task in FLAGS.tasks:
         run_task(task, peers, results)
     say(f"Written to {FLAGS.output}.")

@@ -5,7 +5,6 @@
 `DIR` has the folders sst2 and mnli with GLUE's files; "demo" takes the package's own sentences.
 """
 
-import datetime
 import json
 import tempfile
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from absl import app, flags
 from benchmarks import report
 from benchmarks.checkpoints import MODELS, digest, make_checkpoint
 from benchmarks.harness import Crew, Progress, WorkerError, say, shuffled
-from benchmarks.machine import describe_machine, threads_available
+from benchmarks.machine import threads_available
 from benchmarks.peers import TRAINING, Peer, choose
 from benchmarks.training_report import write_training
 from benchmarks.workers.text import load_encoder
@@ -127,20 +126,15 @@ def main(argv: list[str]) -> None:
     """Measures and reports."""
     del argv
     peers = {peer.name: peer for peer in choose(TRAINING, FLAGS.peers)}
-    results: dict[str, Any] = {
-        "started_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "machine": describe_machine(),
-        "settings": {
-            "data": "demo" if FLAGS.data == "demo" else "GLUE files",
-            "timed steps": FLAGS.steps,
-            "steps of a turn": FLAGS.block,
-            "batch size": FLAGS.batch_size,
-            "max length": FLAGS.max_length,
-            "threads": FLAGS.threads or threads_available(),
-        },
-        "peers": {name: peer.describe() for name, peer in peers.items()},
-        "models": {},
+    settings = {
+        "data": "demo" if FLAGS.data == "demo" else "GLUE files",
+        "timed steps": FLAGS.steps,
+        "steps of a turn": FLAGS.block,
+        "batch size": FLAGS.batch_size,
+        "max length": FLAGS.max_length,
+        "threads": FLAGS.threads or threads_available(),
     }
+    results = report.start(peers.values(), settings)
     for model in FLAGS.models:
         for task in FLAGS.tasks:
             run_case(model, task, peers, results)
