@@ -47,7 +47,7 @@ def encode(tokenizer: DistilBertTokenizer, examples: Examples, rows: np.ndarray)
 
 
 def even_batches(examples: Examples, random: np.random.Generator) -> list[np.ndarray]:
-    """Draws an epoch's batches as `make_dataset` does: sorted by length within windows."""
+    """Draws an epoch's batches much as `make_dataset` does: sorted by characters within windows."""
     order = random.permutation(len(examples))
     window = SORTED_BATCHES * FLAGS.batch_size
     batches = []

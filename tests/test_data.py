@@ -154,7 +154,7 @@ def test_one_width_for_all_batches() -> None:
         make_dataset(numbered(5), spell, batch_size=2, width=4)
 
 
-def test_texts_are_tokenized_once(demo: Path) -> None:
+def test_texts_are_tokenized_once() -> None:
     calls = []
 
     def count(text: tf.Tensor) -> dict[str, tf.Tensor]:
