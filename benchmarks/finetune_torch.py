@@ -1,4 +1,4 @@
-"""Fine-tunes SST-2 with PyTorch transformers by `distilbert-tf finetune`'s recipe.
+"""Fine-tunes a task with PyTorch transformers by `distilbert-tf finetune`'s recipe.
 
 The peer of
 
@@ -7,7 +7,7 @@ The peer of
 from the same checkpoint, with the same optimizer, schedule, clipping, batch size, and batches of
 rows of about one length, padded to the longest. Needs the extra `parity`:
 
-    python benchmarks/finetune_torch.py --data=DIR --epochs=1
+    python benchmarks/finetune_torch.py --task=sst2 --data=DIR --epochs=1
 """
 
 import json
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import tqdm
 from absl import app, flags
+from sklearn.metrics import accuracy_score, f1_score
 from transformers import DistilBertForSequenceClassification
 
 from distilbert_tf import DistilBertTokenizer, TFDistilBertModel, get_task, load_examples
@@ -26,7 +27,8 @@ from distilbert_tf.data import SORTED_BATCHES, Examples
 from distilbert_tf.optimization import NO_WEIGHT_DECAY
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("data", "demo", "directory with train.tsv and dev.tsv, or 'demo'")
+flags.DEFINE_string("task", "sst2", "sst2, mnli or qqp")
+flags.DEFINE_string("data", "demo", "directory with the task's files, or 'demo'")
 flags.DEFINE_string("model", "demo", "checkpoint to start from")
 flags.DEFINE_integer("epochs", 1, "passes over the data")
 flags.DEFINE_integer("batch_size", 32, "rows per step")
@@ -40,10 +42,15 @@ WARMUP_RATIO, WEIGHT_DECAY, MAX_GRADIENT_NORM = 0.1, 0.01, 1.0
 
 def encode(tokenizer: DistilBertTokenizer, examples: Examples, rows: np.ndarray) -> dict:
     """Tokenizes some rows, padded to the longest of them."""
-    texts = [examples.texts[0][row] for row in rows]
+    texts = [[column[row] for row in rows] for column in examples.texts]
     return tokenizer(
-        texts, truncation=True, max_length=FLAGS.max_length, padding=True, return_tensors="pt"
+        *texts, truncation=True, max_length=FLAGS.max_length, padding=True, return_tensors="pt"
     )
+
+
+def count_characters(examples: Examples, row: int) -> int:
+    """Counts the characters of a row's texts."""
+    return sum(len(column[row]) for column in examples.texts)
 
 
 def even_batches(examples: Examples, random: np.random.Generator) -> list[np.ndarray]:
@@ -52,7 +59,9 @@ def even_batches(examples: Examples, random: np.random.Generator) -> list[np.nda
     window = SORTED_BATCHES * FLAGS.batch_size
     batches = []
     for start in range(0, len(order), window):
-        rows = sorted(order[start : start + window], key=lambda row: len(examples.texts[0][row]))
+        rows = sorted(
+            order[start : start + window], key=lambda row: count_characters(examples, row)
+        )
         batches += [
             np.array(rows[i : i + FLAGS.batch_size]) for i in range(0, len(rows), FLAGS.batch_size)
         ]
@@ -61,20 +70,22 @@ def even_batches(examples: Examples, random: np.random.Generator) -> list[np.nda
 
 
 @torch.no_grad()
-def accuracy(model: torch.nn.Module, tokenizer: DistilBertTokenizer, examples: Examples) -> float:
-    """Scores the model on all rows, in file order."""
+def predict(
+    model: torch.nn.Module, tokenizer: DistilBertTokenizer, examples: Examples
+) -> np.ndarray:
+    """Gives the label ids of all rows, in file order."""
     model.eval()
-    right = 0
+    predictions = []
     for rows in np.array_split(np.arange(len(examples)), -(-len(examples) // FLAGS.batch_size)):
         logits = model(**encode(tokenizer, examples, rows)).logits
-        right += int((logits.argmax(-1).numpy() == examples.labels[rows]).sum())
-    return right / len(examples)
+        predictions.append(logits.argmax(-1).numpy())
+    return np.concatenate(predictions)
 
 
 def main(argv: list[str]) -> None:
     """Trains and reports."""
     del argv
-    task = get_task("sst2")
+    task = get_task(FLAGS.task)
     train = load_examples(task, FLAGS.data, "train")
     if FLAGS.max_train_examples:
         train = train.take(FLAGS.max_train_examples)
@@ -102,7 +113,7 @@ def main(argv: list[str]) -> None:
         optimizer, lambda i: max(0.0, min((i + 1) / max(warmup, 1), (total - i) / (total - warmup)))
     )
     random = np.random.default_rng(FLAGS.seed)
-    started_s = time.monotonic()
+    started_s, started_cpu_s = time.monotonic(), time.process_time()
     with tqdm.tqdm(total=total, mininterval=30) as progress:
         for _ in range(FLAGS.epochs):
             model.train()
@@ -116,9 +127,16 @@ def main(argv: list[str]) -> None:
                 optimizer.zero_grad()
                 progress.update()
     train_time_s = time.monotonic() - started_s
+    cpu_time_s = time.process_time() - started_cpu_s
+    predictions = predict(model, tokenizer, validation)
     result = {
-        "accuracy": accuracy(model, tokenizer, validation),
+        "task": task.name,
+        "seed": FLAGS.seed,
+        "accuracy": accuracy_score(validation.labels, predictions),
+        "macro_f1": f1_score(validation.labels, predictions, average="macro"),
+        "f1_by_label": f1_score(validation.labels, predictions, average=None).tolist(),
         "train_time_s": train_time_s,
+        "train_cpu_time_s": cpu_time_s,
         "examples_per_s": FLAGS.epochs * len(train) / train_time_s,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }

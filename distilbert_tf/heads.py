@@ -35,13 +35,23 @@ class HeadOutput(NamedTuple):
 
 
 class _ModelWithHead(PreTrainedModel):
-    """An encoder named `distilbert`, and a head of a subclass on it."""
+    """An encoder named `distilbert`, and a head of a subclass on it.
 
-    def __init__(self, config: DistilBertConfig, **kwargs: Any) -> None:
+    Args:
+        config: Model configuration.
+        encoder: The encoder, to share it with another model; a new one if not given.
+        **kwargs: See `PreTrainedModel`.
+    """
+
+    def __init__(
+        self, config: DistilBertConfig, *, encoder: TFDistilBertModel | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(config, **kwargs)
-        self.distilbert = TFDistilBertModel(
-            config, skip_padding=self.skip_padding, name="distilbert", dtype=self.dtype_policy
-        )
+        if encoder is None:
+            encoder = TFDistilBertModel(
+                config, skip_padding=self.skip_padding, name="distilbert", dtype=self.dtype_policy
+            )
+        self.distilbert = encoder
 
 
 @keras.saving.register_keras_serializable(package="distilbert_tf")
@@ -53,7 +63,7 @@ class TFDistilBertForSequenceClassification(_ModelWithHead):
 
     Args:
         config: Model configuration; `num_labels` or `id2label` give C.
-        **kwargs: See `PreTrainedModel`.
+        **kwargs: See `PreTrainedModel`; `encoder` as well, to share one among several tasks.
 
     Call arguments:
         inputs: See `TFDistilBertModel`.
@@ -101,11 +111,23 @@ class TFDistilBertForSequenceClassification(_ModelWithHead):
             output_attentions=output_attentions,
             first_token_only=not wants_more,
         )
-        pooled = tf.nn.relu(self.pre_classifier(encoded.last_hidden_state[:, 0]))  # (B, D)
-        logits = tf.cast(self.classifier(self.dropout(pooled, training=training)), tf.float32)
+        logits = self.classify(encoded.last_hidden_state[:, 0], training=training)
         if wants_more:
             return HeadOutput(logits, encoded.hidden_states, encoded.attentions)
         return logits
+
+    def classify(self, first_tokens: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Applies the head alone.
+
+        Args:
+            first_tokens: Last hidden states of [CLS], float (B, D).
+            training: Whether dropout acts.
+
+        Returns:
+            Logits, float32 (B, C).
+        """
+        pooled = tf.nn.relu(self.pre_classifier(first_tokens))  # (B, D)
+        return tf.cast(self.classifier(self.dropout(pooled, training=training)), tf.float32)
 
     @classmethod
     def _asks_for_fresh_head(cls, tensors: Mapping[str, Any]) -> bool:
