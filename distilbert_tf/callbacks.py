@@ -1,108 +1,392 @@
-"""Keras callbacks of a fine-tuning run."""
+"""Keras callbacks of a fine-tuning run.
 
-import math
+They work with `MultiTaskModel`. Steps are counted over the whole run, from 1; `fit` counts those of
+an epoch, from 0, and calls with the last one of each execution.
+"""
+
+import contextlib
+import signal
+import threading
 import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 from absl import logging
 from transformers import PreTrainedTokenizerBase
 
 from distilbert_tf.checkpoint import load_tensors
-from distilbert_tf.checkpoint_files import read_tensors
+from distilbert_tf.checkpoint_files import Tensors, read_tensors
+from distilbert_tf.distributed import is_chief
 from distilbert_tf.hub import SAFETENSORS
+from distilbert_tf.resume import read_variables, save_state, write_variables
+
+Logs = dict[str, Any]
+
+STEPS_BETWEEN_VOTES = 10  # how often several workers ask each other whether one was told to stop
 
 
 class TrainingDivergedError(RuntimeError):
-    """A run whose loss became infinite or NaN."""
+    """A run whose loss or gradients became infinite or NaN."""
+
+
+class InterruptedRunError(RuntimeError):
+    """A run that was told to stop, and has saved its state.
+
+    Attributes:
+        signal_number: The signal that told it, such as SIGTERM's.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+class StepCounter(keras.callbacks.Callback):
+    """Knows where a run stands. The other callbacks come after it, and ask it.
+
+    Args:
+        steps_per_epoch: Steps in an epoch.
+
+    Attributes:
+        step: Steps taken.
+        current: The step being taken: the first one of an execution of several.
+    """
+
+    def __init__(self, steps_per_epoch: int) -> None:
+        super().__init__()
+        self.steps_per_epoch = steps_per_epoch
+        self.epoch = self.step = self.current = 0
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Begins an epoch."""
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Begins a step."""
+        self.current = self.epoch * self.steps_per_epoch + batch + 1
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Counts the steps of an execution."""
+        self.step = self.epoch * self.steps_per_epoch + batch + 1
 
 
 class SaveBest(keras.callbacks.Callback):
-    """Keeps the checkpoint of the best epoch, on disk and, at the end, in the model.
+    """Keeps the checkpoint of the best evaluation, on disk and, at the end, in the model.
 
-    Every improvement is saved at once, so a run that is stopped leaves its best epoch so far.
+    Every improvement is saved at once, so a run that is stopped leaves its best so far.
 
     Args:
-        directory: Where the checkpoint and its tokenizer go.
+        directories: For each task, where its classifier and tokenizer go.
         tokenizer: The model's tokenizer.
-        monitor: Name of the metric, higher is better.
+        score: Gives the score, higher is better, of an evaluation's logs (without `val_`).
+        counter: Knows the step.
+        patience: After how many evaluations without a better score the run ends; never if None.
 
     Attributes:
-        best: The best value so far.
-        best_epoch: Its epoch, counted from 1; 0 before the first.
+        best: The best evaluation so far: `score`, `epoch` (counted from 1) and `step`.
+        evaluations: All of them, the same and their logs.
+    """
 
-    Raises:
-        TrainingDivergedError: At the end of an epoch whose loss is not finite.
+    def __init__(
+        self,
+        directories: Mapping[str, Path],
+        tokenizer: PreTrainedTokenizerBase,
+        score: Callable[[Mapping[str, float]], float],
+        counter: StepCounter,
+        patience: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.directories, self.tokenizer, self.score = dict(directories), tokenizer, score
+        self.counter, self.patience = counter, patience
+        self.evaluations: list[dict[str, Any]] = []
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The first of the evaluations with the best score; None before the first."""
+        return max(self.evaluations, key=lambda found: found["score"], default=None)
+
+    def add(self, logs: Mapping[str, float]) -> None:
+        """Takes an evaluation of the model as it is, and saves the model if it is the best."""
+        found = {
+            "score": float(self.score(logs)),
+            "epoch": self.counter.epoch + 1,
+            "step": self.counter.step,
+            **{name: float(value) for name, value in logs.items()},
+        }
+        self.evaluations.append(found)
+        if self.best is found:
+            if is_chief(self.model.distribute_strategy):
+                for name, directory in self.directories.items():
+                    self.tokenizer.save_pretrained(directory)
+                    self.model.classifiers[name].save_pretrained(directory)
+        elif self.patience is not None:
+            since = len(self.evaluations) - 1 - self.evaluations.index(self.best)
+            if since >= self.patience:
+                logging.info("No better score in %d evaluations: the run ends early.", since)
+                self.model.stop_training = True
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Takes the evaluation that `fit` made."""
+        found = {
+            name.removeprefix("val_"): value
+            for name, value in (logs or {}).items()
+            if name.startswith("val_")
+        }
+        self.add(found)
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Puts the best weights back, if a later evaluation was worse."""
+        if self.best is not None and self.best is not self.evaluations[-1]:
+            for name, directory in self.directories.items():
+                path = directory / SAFETENSORS
+                load_tensors(self.model.classifiers[name], read_tensors(path), where=str(path))
+
+
+class EvaluateWithin(keras.callbacks.Callback):
+    """Evaluates every so many steps within epochs.
+
+    Args:
+        every: Steps between two evaluations.
+        evaluate: Evaluates the model, and gives the results by name.
+        counter: Knows the step.
+        best: Is told the results.
+    """
+
+    def __init__(
+        self,
+        every: int,
+        evaluate: Callable[[], Mapping[str, float]],
+        counter: StepCounter,
+        best: SaveBest,
+    ) -> None:
+        super().__init__()
+        self.every, self.evaluate, self.counter, self.best = every, evaluate, counter, best
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Evaluates, if it is time; at the end of an epoch `fit` does."""
+        step, before = self.counter.step, self.counter.current - 1
+        is_epochs_last = step % self.counter.steps_per_epoch == 0
+        if not logs or is_epochs_last or step // self.every == before // self.every:
+            return
+        with _keeping_metrics(self.model):
+            results = self.evaluate()
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in results.items())
+        logging.info("step %d: %s", step, shown)
+        self.best.add(results)
+
+
+@contextlib.contextmanager
+def _keeping_metrics(model: keras.Model) -> Iterator[None]:
+    """Puts the running metrics of an epoch back, which an evaluation starts anew."""
+    groups = {"metrics": model.metrics_variables}
+    before = read_variables(groups)
+    yield
+    write_variables(groups, before)
+
+
+class SaveState(keras.callbacks.Callback):
+    """Saves the state of the run every so many steps, at each epoch's end, and when told to stop.
+
+    The chief writes; other workers take part, since reading the metrics needs all of them.
+
+    Args:
+        directory: Where states go.
+        counter: Knows the step.
+        best: Its evaluations are part of the state.
+        every: Steps between two states.
+        keep: How many states to keep.
+        run: Goes into every record: what tells this run from others.
+        restored: The state to go on from, if there is one; `start_from` has put its variables back.
     """
 
     def __init__(
         self,
         directory: Path,
-        tokenizer: PreTrainedTokenizerBase,
-        monitor: str = "val_accuracy",
+        counter: StepCounter,
+        best: SaveBest,
+        *,
+        every: int,
+        keep: int,
+        run: Mapping[str, Any],
+        restored: tuple[Tensors, dict[str, Any]] | None = None,
     ) -> None:
         super().__init__()
-        self.directory, self.tokenizer, self.monitor = directory, tokenizer, monitor
-        self.best, self.best_epoch, self.last_epoch = float("-inf"), 0, 0
+        self.directory, self.counter, self.best = directory, counter, best
+        self.every, self.keep, self.run = every, keep, dict(run)
+        self.epochs: list[dict[str, float]] = []
+        self.seconds_before = 0.0
+        self._tensors: Tensors | None = None
+        self._signal = 0
+        if restored is not None:
+            self._tensors, record = restored
+            self.epochs, self.seconds_before = record["epochs"], record["seconds"]
+            best.evaluations = record["evaluations"]
+            counter.step = record["step"]
+        self.started_s = time.monotonic()
+        self.saved_step = counter.step
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Saves if the metric improved."""
-        logs = logs or {}
-        if not math.isfinite(logs["loss"]):
-            raise TrainingDivergedError(
-                f"The loss of epoch {epoch + 1} is {logs['loss']}: the training diverged. Try a "
-                "lower learning rate. "
-                + (
-                    f"{self.directory} keeps epoch {self.best_epoch}."
-                    if self.best_epoch
-                    else "Nothing was saved."
-                )
-            )
-        self.last_epoch = epoch + 1
-        if logs[self.monitor] > self.best:
-            self.best, self.best_epoch = logs[self.monitor], epoch + 1
-            self.tokenizer.save_pretrained(self.directory)
-            self.model.save_pretrained(self.directory)
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, those of interrupted processes up to their last state included."""
+        return self.seconds_before + time.monotonic() - self.started_s
 
-    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        """Puts the best epoch's weights back, if a later epoch was worse."""
-        if 0 < self.best_epoch < self.last_epoch:
-            path = self.directory / SAFETENSORS
-            load_tensors(self.model, read_tensors(path), where=str(path))
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Puts the model's and the optimizer's variables back."""
+        self.started_s = time.monotonic()
+        if self._tensors is not None:
+            groups = variable_groups(self.model)
+            metrics = {"metrics": groups.pop("metrics")}
+            write_variables(groups, self._tensors)
+            self._metrics = metrics
+            self.model.skip_steps(self.counter.step % self.counter.steps_per_epoch)
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Puts the running metrics back, which `fit` has just set to zero."""
+        if self._tensors is not None:
+            if self.counter.step % self.counter.steps_per_epoch:
+                write_variables(self._metrics, self._tensors)
+            self._tensors = None
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Saves, if it is time or the run was told to stop."""
+        if not logs:  # a step that was taken before the run was resumed
+            return
+        step, before = self.counter.step, self.counter.current - 1
+        is_epochs_last = step % self.counter.steps_per_epoch == 0
+        if step // self.every > before // self.every and not is_epochs_last:
+            self.save()
+        # An epoch's last step is saved after the evaluation that belongs to it.
+        if not is_epochs_last:
+            self._stop_if_told(before)
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Saves the finished epoch."""
+        self.epochs.append({name: float(value) for name, value in (logs or {}).items()})
+        self.save()
+        self._stop_if_told(self.counter.step - STEPS_BETWEEN_VOTES)
+
+    def save(self) -> None:
+        """Saves the state of the run as it is."""
+        tensors = read_variables(variable_groups(self.model))
+        record = {
+            "run": self.run,
+            "step": self.counter.step,
+            "seconds": self.seconds,
+            "epochs": self.epochs,
+            "evaluations": self.best.evaluations,
+        }
+        if is_chief(self.model.distribute_strategy):
+            save_state(self.directory, self.counter.step, tensors, record, self.keep)
+        self.saved_step = self.counter.step
+
+    @contextlib.contextmanager
+    def watching_signals(self) -> Iterator[None]:
+        """Lets SIGTERM and the first SIGINT end the run after the step at hand, its state saved."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python delivers signals to the main thread alone
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+        def remember(number: int, frame: Any) -> None:
+            self._signal = number
+            signal.signal(number, before[signal.Signals(number)])  # the second one ends it at once
+
+        for number in before:
+            signal.signal(number, remember)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop_if_told(self, before: int) -> None:
+        number = self._signal
+        if isinstance(self.model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            step = self.counter.step
+            if step // STEPS_BETWEEN_VOTES == before // STEPS_BETWEEN_VOTES:
+                return
+            number = _highest_of_workers(self.model.distribute_strategy, number)
+        if not number:
+            return
+        if self.saved_step != self.counter.step:
+            self.save()
+        raise InterruptedRunError(
+            f"{signal.Signals(number).name} stopped the run after step {self.counter.step}; its "
+            f"state is in {self.directory}. The same command goes on from there.",
+            number,
+        )
+
+
+def _highest_of_workers(strategy: tf.distribute.Strategy, number: int) -> int:
+    values = strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(number)
+    )
+    gathered = strategy.gather(
+        strategy.run(lambda value: tf.reshape(value, [1]), args=(values,)), axis=0
+    )
+    return int(np.max(gathered))
+
+
+def variable_groups(model: keras.Model) -> dict[str, list[keras.Variable]]:
+    """Lists all that a training changes."""
+    return {
+        "model": model.variables,
+        "optimizer": model.optimizer.variables,
+        "metrics": model.metrics_variables,
+    }
 
 
 class ProgressLog(keras.callbacks.Callback):
     """Progress as log lines, for runs whose output is a file and cannot show Keras' bar.
 
     Args:
+        counter: Knows the step.
+        batch_size: Rows of a step.
         interval_s: Seconds between two lines.
     """
 
-    def __init__(self, interval_s: float = 30.0) -> None:
+    def __init__(self, counter: StepCounter, batch_size: int, interval_s: float = 30.0) -> None:
         super().__init__()
-        self.interval_s = interval_s
+        self.counter, self.batch_size, self.interval_s = counter, batch_size, interval_s
+        self.logged_s = time.monotonic()
+        self.started_s: float | None = None
+        self.first_step = 0
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Starts the clock."""
-        self.epoch = epoch + 1
-        self.started_s = self.logged_s = time.monotonic()
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Logs step, rate, loss and time left, if the last line is old enough."""
         now_s = time.monotonic()
-        if now_s - self.logged_s < self.interval_s:
+        if not logs:
+            return
+        if self.started_s is None:  # tracing is over
+            self.started_s, self.first_step = now_s, self.counter.step
+        if now_s - self.logged_s < self.interval_s or self.counter.step == self.first_step:
             return
         self.logged_s = now_s
-        step, steps = batch + 1, self.params["steps"]
-        rate = step / (now_s - self.started_s)
+        step, steps_per_epoch = self.counter.step, self.counter.steps_per_epoch
+        epochs = self.params["epochs"]
+        rate = (step - self.first_step) / (now_s - self.started_s)
+        left_s = (epochs * steps_per_epoch - step) / rate
         logging.info(
-            "epoch %d/%d, step %d/%d, %.2f steps/s, loss %.4f, %.0f s left in this epoch",
-            self.epoch,
-            self.params["epochs"],
-            step,
-            steps,
-            rate,
-            (logs or {}).get("loss", float("nan")),
-            (steps - step) / rate,
+            "epoch %d/%d, step %d/%d, %.1f examples/s, loss %.4f, %s left",
+            self.counter.epoch + 1,
+            epochs,
+            batch + 1,
+            steps_per_epoch,
+            rate * self.batch_size,
+            float(logs["loss"]),
+            format_duration(left_s),
         )
+
+
+def format_duration(seconds: float) -> str:
+    """Writes seconds as people do: `"2 h 05 min"`, `"3 min 20 s"`, `"41 s"`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if whole >= 60:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole} s"

@@ -167,14 +167,17 @@ class Dropout(keras.layers.Layer):
 
     def build(self, input_shape: Any = None) -> None:
         """Makes the step counter."""
-        self.step = self.add_weight(
-            name="step",
+        # Each replica counts for itself (they agree): a variable that is kept in step at each
+        # change could not be counted up inside a loop or an XLA function.
+        self.step = keras.Variable(
+            "zeros",
             shape=(),
             dtype="int32",
-            initializer="zeros",
             trainable=False,
             autocast=False,
             aggregation="only_first_replica",
+            synchronization="on_read",
+            name="step",
         )
 
     def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:

@@ -16,6 +16,7 @@ from transformers import DistilBertConfig
 from distilbert_tf.checkpoint import export_tensors, load_tensors
 from distilbert_tf.checkpoint_files import read_tensors, replacing, write_safetensors
 from distilbert_tf.configuration import load_config
+from distilbert_tf.distributed import DistributedTraining
 from distilbert_tf.embeddings import Embeddings
 from distilbert_tf.hub import CONFIG, SAFETENSORS, find_checkpoint
 from distilbert_tf.row_layout import LENGTH_GROUPS, PaddedLayout, RowLayout, TokenLayout
@@ -84,7 +85,21 @@ def split_inputs(inputs: ModelInputs) -> tuple[tf.Tensor, tf.Tensor]:
     return ids, mask
 
 
-class PreTrainedModel(keras.Model):
+def refuse_frozen_weights() -> None:
+    """Refuses to train in a server's environment.
+
+    Raises:
+        RuntimeError: In this process oneDNN keeps a packed copy of each weight from its first use
+            on: training would never see its updates.
+    """
+    if os.environ.get(FROZEN_WEIGHTS, "0").lower() in ("1", "true"):
+        raise RuntimeError(
+            f"{FROZEN_WEIGHTS} is set: TensorFlow would compute with the weights of the first "
+            "step for ever. It is for processes that serve. Unset it, and start Python anew."
+        )
+
+
+class PreTrainedModel(DistributedTraining, keras.Model):
     """Base of all models: configuration, strict loading and saving.
 
     By default padding and masked tokens are not computed, which for short and uneven texts is
@@ -138,17 +153,8 @@ class PreTrainedModel(keras.Model):
         }
 
     def make_train_function(self, force: bool = False) -> Any:
-        """Makes what `fit` runs.
-
-        Raises:
-            RuntimeError: This process has a server's environment, in which oneDNN keeps a packed
-                copy of each weight from its first use on: training would never see its updates.
-        """
-        if os.environ.get(FROZEN_WEIGHTS, "0").lower() in ("1", "true"):
-            raise RuntimeError(
-                f"{FROZEN_WEIGHTS} is set: TensorFlow would compute with the weights of the first "
-                "step for ever. It is for processes that serve. Unset it, and start Python anew."
-            )
+        """Makes what `fit` runs."""
+        refuse_frozen_weights()
         return super().make_train_function(force)
 
     @classmethod

@@ -1,6 +1,6 @@
 """The fine-tuning recipe: AdamW, linear warm-up and decay, no decay on LayerNorm and biases.
 
-Three private methods of Keras' optimizers are relied on (setup.py holds Keras to one minor
+Private methods of Keras' optimizers are relied on (setup.py holds Keras to one minor
 version), and a test compares the result with Keras' own AdamW.
 """
 
@@ -11,6 +11,7 @@ import tensorflow as tf
 
 # Matched against variable paths such as "distilbert/embeddings/LayerNorm/gamma".
 NO_WEIGHT_DECAY = ("LayerNorm", "layer_norm", "bias")
+NOT_FINITE = "the norm of the gradients is not finite"
 
 
 @keras.saving.register_keras_serializable(package="distilbert_tf")
@@ -64,6 +65,10 @@ class AdamW(keras.optimizers.AdamW):
     ops, each of which reads and writes whole tensors; TensorFlow has it as one op. The numbers are
     those of Keras up to rounding.
 
+    Other than in Keras, replicas' gradients are clipped after they have been added up, and with
+    `global_clipnorm`, gradients that are not finite raise `tf.errors.InvalidArgumentError` instead
+    of spoiling the weights.
+
     Args:
         **kwargs: See `keras.optimizers.AdamW`.
     """
@@ -108,10 +113,19 @@ class AdamW(keras.optimizers.AdamW):
         )
 
     def _clip_gradients(self, grads: Any) -> Any:
+        # Keras clips each replica's gradients, and adds them up afterwards: on several devices
+        # that is another step than on one. So they are added up here.
+        replica = tf.distribute.get_replica_context()
+        if replica is not None and replica.num_replicas_in_sync > 1:
+            grads = replica.all_reduce(tf.distribute.ReduceOp.SUM, grads)
         if not self.global_clipnorm:
             return super()._clip_gradients(grads)
         # TensorFlow's norm reads each gradient once, Keras' writes its square out first.
-        return tf.clip_by_global_norm(grads, self.global_clipnorm)[0]
+        norm = tf.debugging.check_numerics(tf.linalg.global_norm(grads), NOT_FINITE)
+        return tf.clip_by_global_norm(grads, self.global_clipnorm, use_norm=norm)[0]
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
+        return grads_and_vars  # see _clip_gradients
 
 
 def create_optimizer(
