@@ -124,6 +124,7 @@ def load_examples(
         f"Looked for the {split} split of {task.name} as {' or '.join(task.splits[split])} "
         f"({', '.join(ENDINGS)}, or a directory of {ARROW} files) in "
         f"{' and '.join(map(str, places))}; {held}."
+        + (" Offline, the cache may lack what the hub has." if str(data) == HUB else "")
     )
 
 
@@ -276,7 +277,8 @@ def _read_file(
     taken = [_column(path, table, task.names_of(name)) for name in task.text_columns]
     class_names: Sequence[str] = ()
     if labelled:
-        taken.append(_column(path, table, task.label_columns))
+        hint = " A split without labels is read with labelled=False."
+        taken.append(_column(path, table, task.label_columns, hint))
         class_names = table.class_names(taken[-1])
     id_column = [n for n in ID_COLUMNS if n not in taken and table.columns.count(n) == 1][:1]
 
@@ -302,7 +304,7 @@ def _read_file(
     return ids
 
 
-def _column(path: Path, table: Table, names: Sequence[str]) -> str:
+def _column(path: Path, table: Table, names: Sequence[str], hint: str = "") -> str:
     for name in names:
         if (count := table.columns.count(name)) == 1:
             return name
@@ -310,7 +312,7 @@ def _column(path: Path, table: Table, names: Sequence[str]) -> str:
             raise DataError(f"{path} has {count} columns named {name!r}.")
     raise DataError(
         f"{path} has no column {' or '.join(map(repr, names))}; its columns are "
-        f"{', '.join(table.columns) or 'none'}."
+        f"{', '.join(table.columns) or 'none'}.{hint}"
     )
 
 

@@ -7,7 +7,6 @@ the caller may stop or go on; a file that is no table at all is a `DataError`.
 import codecs
 import csv
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,14 +54,18 @@ class Table(NamedTuple):
     class_names: Callable[[str], Sequence[str]] = lambda column: ()
 
 
-# Half of a surrogate pair is no character. Bytes that are not UTF-8 are decoded to such halves.
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _NOT_UTF8 = Fault("not UTF-8", "not UTF-8")
 
 
 def is_unicode(text: str) -> bool:
     """Whether a string is text: it holds no byte that was not UTF-8, and no half a character."""
-    return text.isascii() or not _SURROGATE.search(text)
+    if text.isascii():  # known without a look at the characters
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, as which bad bytes are decoded
+        return False
+    return True
 
 
 def _decoded(path: Path) -> str:
