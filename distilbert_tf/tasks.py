@@ -137,12 +137,12 @@ class Task:
         Raises:
             ValueError: The value is no label; says what is allowed.
         """
-        # JSON and Parquet have integers, which are looked up by their digits; True is not 1.
-        written: str | None
-        if isinstance(value, SupportsIndex) and not isinstance(value, bool):
+        written: str | None = None
+        if isinstance(value, str):
+            written = value
+        elif isinstance(value, SupportsIndex) and not isinstance(value, bool):
+            # JSON and Parquet have integers; they are looked up by their digits. True is not 1.
             written = str(value.__index__())
-        else:
-            written = value if isinstance(value, str) else None
         if written is None or written not in self._ids:
             raise ValueError(f"the label {value!r} is none of {', '.join(self._ids)}")
         return self._ids[written]
