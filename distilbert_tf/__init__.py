@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import DistilBertConfig
 
     from distilbert_tf.checkpoint_files import CheckpointError
-    from distilbert_tf.data import load_examples, make_dataset
+    from distilbert_tf.data import make_dataset
     from distilbert_tf.heads import (
         TFDistilBertForMaskedLM,
         TFDistilBertForSequenceClassification,
@@ -20,14 +20,19 @@ if TYPE_CHECKING:
     from distilbert_tf.model import TFDistilBertModel
     from distilbert_tf.optimization import create_optimizer
     from distilbert_tf.pipelines import pipeline
+    from distilbert_tf.readers import Examples, load_examples
+    from distilbert_tf.submission import write_submission
+    from distilbert_tf.tables import DataError
     from distilbert_tf.tasks import TASKS, Task, get_task
     from distilbert_tf.tokenizer import DistilBertTokenizer
     from distilbert_tf.training import evaluate, finetune
 
 _HOMES = {
     "CheckpointError": "distilbert_tf.checkpoint_files",
+    "DataError": "distilbert_tf.tables",
     "DistilBertConfig": "transformers",
     "DistilBertTokenizer": "distilbert_tf.tokenizer",
+    "Examples": "distilbert_tf.readers",
     "TASKS": "distilbert_tf.tasks",
     "TFDistilBertForMaskedLM": "distilbert_tf.heads",
     "TFDistilBertForSequenceClassification": "distilbert_tf.heads",
@@ -37,16 +42,19 @@ _HOMES = {
     "evaluate": "distilbert_tf.training",
     "finetune": "distilbert_tf.training",
     "get_task": "distilbert_tf.tasks",
-    "load_examples": "distilbert_tf.data",
+    "load_examples": "distilbert_tf.readers",
     "make_dataset": "distilbert_tf.data",
     "pipeline": "distilbert_tf.pipelines",
+    "write_submission": "distilbert_tf.submission",
 }
 
 __all__ = [
     "TASKS",
     "CheckpointError",
+    "DataError",
     "DistilBertConfig",
     "DistilBertTokenizer",
+    "Examples",
     "TFDistilBertForMaskedLM",
     "TFDistilBertForSequenceClassification",
     "TFDistilBertModel",
@@ -59,6 +67,7 @@ __all__ = [
     "load_examples",
     "make_dataset",
     "pipeline",
+    "write_submission",
 ]
 
 

@@ -1,7 +1,7 @@
 """From a model's name to files on this disk.
 
-A name is a directory, `"demo"`, or a repository on the Hugging Face hub. Everything else in
-the package works on the files alone.
+A name is a directory, `"demo"`, or a repository on the Hugging Face hub; a dataset is a repository
+of its own kind. Everything else in the package works on the files alone.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from absl import logging
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -111,6 +111,41 @@ def find_tokenizer(name_or_path: str | Path, revision: str | None = None) -> Pat
             found[0].name,
         )
     return found[0].parent
+
+
+def find_dataset(name: str, patterns: Sequence[str]) -> Path:
+    """Finds files of a dataset on the hub, or in the local cache if the hub is out of reach.
+
+    Args:
+        name: A dataset repository, such as `"nyu-mll/glue"`.
+        patterns: Which of its files are wanted, with `*` as in a shell; no others are downloaded.
+
+    Returns:
+        A local directory laid out like the repository. It may lack what the repository lacks or,
+        offline, what the cache lacks.
+
+    Raises:
+        FileNotFoundError: No such repository, or neither cached nor reachable.
+    """
+    try:
+        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=list(patterns)))
+    except RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"The hub has no dataset repository {name!r} that this machine may read (asked for "
+            f"{' or '.join(patterns)})."
+        ) from error
+    except HFValidationError as error:
+        raise FileNotFoundError(
+            f"A dataset repository on the hub cannot have the name {name!r}: {error}"
+        ) from error
+    except (OSError, HfHubHTTPError) as error:
+        raise FileNotFoundError(
+            f"{' or '.join(patterns)} of the dataset repository {name!r} is neither in the local "
+            "cache nor can it be downloaded. Offline, name a directory with the files, or use "
+            f"{DEMO!r}, or download the repository where there is a network (`hf download "
+            f"--repo-type dataset {name}`) and copy the cache here (HF_HOME names its place). "
+            f"The hub library says: {error}"
+        ) from error
 
 
 class _Directory:

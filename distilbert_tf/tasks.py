@@ -1,6 +1,20 @@
-"""Classification tasks as data: which columns hold the text, which labels there are."""
+"""Classification tasks as data: their columns, labels, files and metrics.
 
+Nothing here reads a file: `distilbert_tf.readers` does, by what a `Task` says.
+"""
+
+import re
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import SupportsIndex
+
+METRIC_NAMES = ("accuracy", "f1", "macro_f1", "matthews_correlation")
+
+_INTEGER = re.compile("-?[0-9]+")
+
+
+def _usual_splits() -> dict[str, tuple[str, ...]]:
+    return {"train": ("train",), "validation": ("dev", "validation"), "test": ("test",)}
 
 
 @dataclass(frozen=True)
@@ -8,14 +22,21 @@ class Task:
     """A text classification task; a task of one's own is one more `Task(...)`.
 
     Attributes:
-        name: What the command line calls it.
+        name: What the command line calls it, and a name of its directory.
         text_columns: The column of the text, or the two columns of a pair.
         label_columns: Names that the label's column goes by; the first one present is taken.
         labels: Label names in order of their ids.
         label_values: How each label stands in the files, in the same order; `labels`
             themselves if not given.
-        splits: File of each split, without its ending.
+        splits: Names of each split's file, without its ending; the first one found is read. One
+            name may be given as it is. By default GLUE's names and the hub's.
         folder: GLUE's own name for the task's directory.
+        aliases: Other names of text columns, each with the name in `text_columns` it stands for.
+        metrics: What a model is judged by, names in `METRIC_NAMES`. The first one is the main
+            one: it chooses the best epoch. `"f1"` is that of label 1, of two labels.
+        submission: For each split that GLUE scores, the name of the file it wants.
+        hub_dataset: The dataset's repository on the hub; none if empty.
+        hub_config: The task's directory in that repository; `name` if not given.
     """
 
     name: str
@@ -23,25 +44,58 @@ class Task:
     label_columns: tuple[str, ...]
     labels: tuple[str, ...]
     label_values: tuple[str, ...] = ()
-    splits: dict[str, str] = field(default_factory=lambda: {"train": "train", "validation": "dev"})
+    splits: dict[str, tuple[str, ...]] = field(default_factory=_usual_splits)
     folder: str = ""
+    aliases: dict[str, str] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ("accuracy",)
+    submission: dict[str, str] = field(default_factory=dict)
+    hub_dataset: str = ""
+    hub_config: str = ""
 
     def __post_init__(self) -> None:
         if len(self.text_columns) not in (1, 2):
-            raise ValueError(
-                f"Task {self.name!r} needs one text column or two; got {self.text_columns}."
-            )
+            self._refuse(f"needs one text column or two; got {self.text_columns}")
         if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
-            raise ValueError(
-                f"Task {self.name!r} needs two or more different labels; got {self.labels}."
-            )
+            self._refuse(f"needs two or more different labels; got {self.labels}")
         if not self.label_values:
             object.__setattr__(self, "label_values", self.labels)
         if len(self.label_values) != len(self.labels):
-            raise ValueError(
-                f"Task {self.name!r} has {len(self.labels)} labels, but "
-                f"{len(self.label_values)} label_values."
+            self._refuse(
+                f"has {len(self.labels)} labels, but {len(self.label_values)} label_values"
             )
+        for names in (self.label_values, self.labels):
+            for label_id, name in enumerate(names):
+                if self._ids[name] != label_id:
+                    self._refuse(
+                        f"reads {name!r} as label {self._ids[name]} and as label {label_id}: see "
+                        f"its labels {self.labels} and label_values {self.label_values}"
+                    )
+        splits = {
+            split: (stems,) if isinstance(stems, str) else tuple(stems)
+            for split, stems in self.splits.items()
+        }
+        object.__setattr__(self, "splits", splits)
+        if without_file := [split for split, stems in splits.items() if not stems]:
+            self._refuse(f"names no file for the split {without_file[0]!r}")
+        if unknown := set(self.aliases.values()) - set(self.text_columns):
+            self._refuse(
+                f"has an alias for {min(unknown)!r}, which is none of its text columns "
+                f"{self.text_columns}"
+            )
+        if not self.metrics or set(self.metrics) - set(METRIC_NAMES):
+            self._refuse(f"needs metrics out of {', '.join(METRIC_NAMES)}; got {self.metrics}")
+        if "f1" in self.metrics and len(self.labels) != 2:
+            self._refuse(
+                f"has {len(self.labels)} labels, but the metric 'f1' is that of label 1 of two; "
+                "'macro_f1' is for more"
+            )
+        if unknown := self.submission.keys() - splits.keys():
+            self._refuse(f"has a submission file for {min(unknown)!r}, which is no split of it")
+        if not self.hub_config:
+            object.__setattr__(self, "hub_config", self.name)
+
+    def _refuse(self, complaint: str) -> None:
+        raise ValueError(f"Task {self.name!r} {complaint}.")
 
     @property
     def is_pair(self) -> bool:
@@ -53,6 +107,48 @@ class Task:
         """Label names by id, as a configuration holds them."""
         return dict(enumerate(self.labels))
 
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        """Ids by all that may stand for a label in a file; `label_values` come first."""
+        names = {name: i for i, name in enumerate(self.labels)}
+        names.update({value: i for i, value in enumerate(self.label_values)})
+        if any(_INTEGER.fullmatch(name) for name in names):
+            return names  # a rating of 1 is the label "1", not the second of the labels
+        return {**names, **{str(i): i for i in range(len(self.labels))}}
+
+    def names_of(self, text_column: str) -> tuple[str, ...]:
+        """All names that a text column goes by, its own one first."""
+        others = (alias for alias, column in self.aliases.items() if column == text_column)
+        return (text_column, *others)
+
+    def label_id(self, value: object) -> int:
+        """Gives the id of a label as it stands in a file.
+
+        A label stands as one of `label_values` or `labels`, letter by letter, or as its id: an
+        integer, or its digits. Where labels are themselves numbers (ratings from 1 to 5), an
+        integer means the label that is written so, and never an id.
+
+        Args:
+            value: What the file holds.
+
+        Returns:
+            The id, from 0.
+
+        Raises:
+            ValueError: The value is no label; says what is allowed.
+        """
+        written: str | None = None
+        if isinstance(value, str):
+            written = value
+        elif isinstance(value, SupportsIndex) and not isinstance(value, bool):
+            # JSON and Parquet have integers; they are looked up by their digits. True is not 1.
+            written = str(value.__index__())
+        if written is None or written not in self._ids:
+            raise ValueError(f"the label {value!r} is none of {', '.join(self._ids)}")
+        return self._ids[written]
+
+
+GLUE_ON_THE_HUB = "nyu-mll/glue"
 
 TASKS = {
     task.name: task
@@ -64,6 +160,8 @@ TASKS = {
             labels=("negative", "positive"),
             label_values=("0", "1"),
             folder="SST-2",
+            submission={"test": "SST-2.tsv"},
+            hub_dataset=GLUE_ON_THE_HUB,
         ),
         Task(
             name="mnli",
@@ -71,19 +169,27 @@ TASKS = {
             label_columns=("gold_label", "label"),
             labels=("entailment", "neutral", "contradiction"),
             splits={
-                "train": "train",
-                "validation": "dev_matched",
-                "validation_mismatched": "dev_mismatched",
+                "train": ("train",),
+                "validation": ("dev_matched", "validation_matched"),
+                "validation_mismatched": ("dev_mismatched", "validation_mismatched"),
+                "test": ("test_matched",),
+                "test_mismatched": ("test_mismatched",),
             },
             folder="MNLI",
+            aliases={"premise": "sentence1", "hypothesis": "sentence2"},
+            submission={"test": "MNLI-m.tsv", "test_mismatched": "MNLI-mm.tsv"},
+            hub_dataset=GLUE_ON_THE_HUB,
         ),
         Task(
             name="qqp",
             text_columns=("question1", "question2"),
-            label_columns=("is_duplicate",),
+            label_columns=("is_duplicate", "label"),
             labels=("not_duplicate", "duplicate"),
             label_values=("0", "1"),
             folder="QQP",
+            metrics=("accuracy", "f1"),
+            submission={"test": "QQP.tsv"},
+            hub_dataset=GLUE_ON_THE_HUB,
         ),
     )
 }

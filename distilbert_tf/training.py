@@ -16,10 +16,11 @@ from absl import logging
 from distilbert_tf.callbacks import ProgressLog, SaveBest
 from distilbert_tf.checkpoint_files import CheckpointError, replacing
 from distilbert_tf.configuration import load_config
-from distilbert_tf.data import load_examples, make_dataset
+from distilbert_tf.data import make_dataset
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.hub import WEIGHTS, find_checkpoint
 from distilbert_tf.optimization import create_optimizer
+from distilbert_tf.readers import load_examples
 from distilbert_tf.tasks import Task, get_task
 from distilbert_tf.tokenizer import DistilBertTokenizer
 

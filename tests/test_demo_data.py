@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 
-from distilbert_tf.data import Examples, load_examples
+from distilbert_tf.readers import Examples, load_examples
 from distilbert_tf.tasks import TASKS
 
 ENOUGH = {"sst2": 600, "mnli": 300, "qqp": 300}

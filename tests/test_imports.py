@@ -18,6 +18,9 @@ distilbert_tf.activations
 distilbert_tf.tasks
 distilbert_tf.optimization
 distilbert_tf.checkpoint_files
+distilbert_tf.tables
+distilbert_tf.readers
+distilbert_tf.submission
 distilbert_tf.layers
 distilbert_tf.checkpoint
 distilbert_tf.row_layout

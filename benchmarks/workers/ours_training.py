@@ -45,7 +45,7 @@ class OursTraining(TrainingWorker):
             create_optimizer,
             make_dataset,
         )
-        from distilbert_tf.data import Examples
+        from distilbert_tf.readers import Examples
         from distilbert_tf.training import compile_classifier
 
         keras.utils.set_random_seed(recipe.seed)

@@ -1,0 +1,349 @@
+"""Labelled text: from a task's name and a place to its examples, in GLUE's layout or the hub's.
+
+What a row must hold is checked here alone, whatever format it comes from.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from absl import logging
+
+from distilbert_tf.hub import find_dataset
+from distilbert_tf.tables import ARROW, ENDINGS, DataError, Fault, Table, is_unicode, open_table
+from distilbert_tf.tasks import Task
+
+DEMO, HUB = "demo", "hub"
+DEMO_DATA = Path(__file__).parent / "demo_data"
+ID_COLUMNS = ("index", "id", "idx")
+UNLABELLED = -1  # as the hub's test splits have it
+
+BadRows = Literal["error", "skip"]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Texts, with labels if they have any.
+
+    Attributes:
+        texts: One or two tuples of N strings each, one tuple for each text column.
+        labels: int32 (N,), label ids; all -1 if they were not read.
+        ids: N names of the rows, from a column `index`, `id` or `idx`; None without such a column,
+            or if it holds other values than text and integers.
+        files: The files that were read, in order.
+        skipped: How many rows were left out.
+    """
+
+    texts: tuple[tuple[str, ...], ...]
+    labels: np.ndarray
+    ids: tuple[str, ...] | None = None
+    files: tuple[Path, ...] = ()
+    skipped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, count: int) -> "Examples":
+        """Gives the first `count` examples; `files` and `skipped` stay."""
+        return Examples(
+            tuple(column[:count] for column in self.texts),
+            self.labels[:count],
+            None if self.ids is None else self.ids[:count],
+            self.files,
+            self.skipped,
+        )
+
+    def digest(self) -> str:
+        """Gives the SHA-256 of the files' bytes, one after another, as they are now.
+
+        Raises:
+            ValueError: The examples come from no file.
+        """
+        if not self.files:
+            raise ValueError("These examples come from no file, so there is nothing to digest.")
+        digest = hashlib.sha256()
+        for path in self.files:
+            with path.open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+
+def load_examples(
+    task: Task,
+    data: str | Path,
+    split: str,
+    *,
+    bad_rows: BadRows = "error",
+    labelled: bool = True,
+) -> Examples:
+    """Reads one split of a task.
+
+    A directory is searched for the split's file first itself, then below in GLUE's folder
+    (`SST-2`), in one of the task's name (`sst2`) and in the hub's folder. In each place the names
+    in `task.splits` are tried in order, and for each name the endings `.tsv`, `.csv`, `.jsonl`,
+    `.json` and `.parquet`, shards as the hub names them (`train-00000-of-00002.parquet`), and a
+    directory of Arrow files as `datasets.save_to_disk` writes it. What is found first is read.
+
+    Args:
+        task: Names the columns, labels and files.
+        data: `"demo"`, `"hub"` (downloads the split once, then reads it from the local cache), or
+            a directory.
+        split: A name in `task.splits`, such as `"train"` or `"validation"`.
+        bad_rows: What becomes of a row that cannot be used: see `read_files`.
+        labelled: Whether labels are read. GLUE's test splits have none.
+
+    Returns:
+        The examples, in file order.
+
+    Raises:
+        FileNotFoundError: No such directory or file, or the hub is out of reach.
+        DataError: A file is not as the task needs it; says which line and why.
+        ValueError: The task has no such split, or no dataset on the hub.
+    """
+    if split not in task.splits:
+        raise ValueError(f"Task {task.name!r} has no split {split!r}, only {list(task.splits)}.")
+    root = _root(task, data, task.splits[split])
+    folders = dict.fromkeys(("", task.folder, task.name, task.hub_config))
+    places = list(dict.fromkeys(root / folder for folder in folders))
+    for place in places:
+        for stem in task.splits[split]:
+            if files := _find(place, stem):
+                return read_files(files, task, bad_rows=bad_rows, labelled=labelled)
+    held = "; ".join(
+        f"{place} holds {', '.join(sorted(path.name for path in place.iterdir())) or 'nothing'}"
+        for place in places
+        if place.is_dir()
+    )
+    raise FileNotFoundError(
+        f"Looked for the {split} split of {task.name} as {' or '.join(task.splits[split])} "
+        f"({', '.join(ENDINGS)}, or a directory of {ARROW} files) in "
+        f"{' and '.join(map(str, places))}; {held}."
+        + (" Offline, the cache may lack what the hub has." if str(data) == HUB else "")
+    )
+
+
+def _root(task: Task, data: str | Path, stems: Sequence[str]) -> Path:
+    if str(data) == DEMO:
+        if not (DEMO_DATA / task.name).is_dir():
+            raise FileNotFoundError(f"There is no demo data for the task {task.name!r}.")
+        return DEMO_DATA / task.name
+    if str(data) == HUB:
+        if not task.hub_dataset:
+            raise ValueError(
+                f"Task {task.name!r} has no dataset on the hub (its hub_dataset is empty); give a "
+                "directory with its files."
+            )
+        patterns = [
+            f"{task.hub_config}/{stem}{rest}.parquet" for stem in stems for rest in ("", "-*-of-*")
+        ]
+        return find_dataset(task.hub_dataset, patterns)
+    root = Path(data).expanduser()
+    if root.is_file():
+        raise FileNotFoundError(f"{root} is a file; give the directory that holds it.")
+    if not root.is_dir():
+        raise FileNotFoundError(f"There is no data directory {root}.")
+    return root
+
+
+def _find(place: Path, stem: str) -> list[Path]:
+    for ending in ENDINGS:
+        if (path := place / f"{stem}{ending}").is_file():
+            return [path]
+    return _shards(place / f"{stem}.parquet") or _shards(place / stem / f"data{ARROW}")
+
+
+def _shards(path: Path) -> list[Path]:
+    """Finds the shards of a file, all of them or none."""
+    name = re.compile(rf"{re.escape(path.stem)}-(\d{{5}})-of-(\d{{5}}){re.escape(path.suffix)}")
+    if not path.parent.is_dir():
+        return []
+    found = sorted(file for file in path.parent.iterdir() if name.fullmatch(file.name))
+    if not found:
+        return []
+    total = found[0].stem.rpartition("-")[2]
+    wanted = [
+        path.with_name(f"{path.stem}-{i:05d}-of-{total}{path.suffix}") for i in range(int(total))
+    ]
+    if found != wanted:
+        raise FileNotFoundError(
+            f"{path.parent} holds {', '.join(file.name for file in found)}, but all shards of one "
+            f"set are needed: {', '.join(file.name for file in wanted) or 'at least one'}."
+        )
+    return wanted
+
+
+def read_files(
+    files: Sequence[Path], task: Task, *, bad_rows: BadRows = "error", labelled: bool = True
+) -> Examples:
+    """Reads files as one split, each in the format that its ending tells.
+
+    Columns are found by name, so there may be more of them than needed, in any order. Text is
+    UTF-8; a byte-order mark and the CR of line ends are taken off, and all else is kept, NUL too.
+
+    - `.tsv`: tab-separated with a header, as GLUE publishes it: quotes are plain characters.
+    - `.csv`: comma-separated with a header; quoted fields may hold commas, quotes and line ends.
+    - `.jsonl`: one JSON object a line. `.json`: the same, or one list of objects.
+    - `.parquet`, and `.arrow` in Arrow's stream format; both need pyarrow. Integers in a column
+      whose label names the file states (`ClassLabel` of `datasets`) are read as those names.
+
+    A row is bad if it is not UTF-8 or not of its format, if it has more or fewer fields than the
+    header, if a text is missing, null or no string, or if its label is missing or unknown to
+    `Task.label_id`. An empty text is fine: `""` is a string.
+
+    Args:
+        files: Files of one split, at least one.
+        task: Names the columns and labels.
+        bad_rows: `"error"` to stop at the first bad row, `"skip"` to leave bad rows out, count
+            them in `Examples.skipped` and log a warning that tells how many were bad in what way.
+        labelled: Whether labels are read.
+
+    Returns:
+        The examples, in file order.
+
+    Raises:
+        DataError: A file cannot be read, a column is missing, a row is bad, no row is left, or
+            pyarrow is missing.
+    """
+    if bad_rows not in get_args(BadRows):
+        raise ValueError(f"bad_rows is {bad_rows!r}; it must be one of {get_args(BadRows)}.")
+    texts: list[list[str]] = [[] for _ in task.text_columns]
+    labels: list[int] = []
+    ids: list[str] | None = []
+    faults = _Faults(bad_rows)
+    for path in files:
+        count = len(labels)
+        names = _read_file(path, task, labelled, faults, texts, labels)
+        ids = None if ids is None or len(names) != len(labels) - count else ids + names
+    where = ", ".join(map(str, files))
+    if not labels:
+        if faults.count:
+            raise DataError(f"{where} has no row that can be used: {faults.summary()}.")
+        raise DataError(f"{where} has no rows.")
+    if faults.count:
+        total = faults.count + len(labels)
+        logging.warning(
+            "Left out %d of %d rows of %s: %s.", faults.count, total, where, faults.summary()
+        )
+    return Examples(
+        tuple(map(tuple, texts)),
+        np.array(labels, np.int32),
+        None if ids is None else tuple(ids),
+        tuple(files),
+        faults.count,
+    )
+
+
+@dataclass
+class _Faults:
+    """The bad rows of a split."""
+
+    bad_rows: BadRows
+    kinds: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        return self.kinds.total()
+
+    def add(self, where: str, fault: Fault) -> None:
+        if self.bad_rows == "error":
+            raise DataError(f"{where}: {fault.detail}.")
+        self.kinds[fault.kind] += 1
+        self.first.setdefault(fault.kind, f"{where}: {fault.detail}")
+
+    def summary(self) -> str:
+        return "; ".join(
+            f"{kind} {count} times, first in {self.first[kind]}"
+            for kind, count in self.kinds.most_common()
+        )
+
+
+def _read_file(
+    path: Path,
+    task: Task,
+    labelled: bool,
+    faults: _Faults,
+    texts: list[list[str]],
+    labels: list[int],
+) -> list[str]:
+    """Reads a file onto the end of `texts` and `labels`; gives the ids of its rows, if it can."""
+    table = open_table(path)
+    taken = [_column(path, table, task.names_of(name)) for name in task.text_columns]
+    class_names: Sequence[str] = ()
+    if labelled:
+        hint = " A split without labels is read with labelled=False."
+        taken.append(_column(path, table, task.label_columns, hint))
+        class_names = table.class_names(taken[-1])
+    id_column = [n for n in ID_COLUMNS if n not in taken and table.columns.count(n) == 1][:1]
+
+    def check(values: Sequence[Any]) -> int | Fault:
+        for name, text in zip(taken[: len(texts)], values, strict=False):
+            if (fault := _text_fault(name, text)) is not None:
+                return fault
+        if not labelled:
+            return UNLABELLED
+        return _label(task, taken[-1], values[len(texts)], class_names)
+
+    ids = []
+    for number, values, fault in table.rows([*taken, *id_column]):
+        label = fault or check(values)
+        if isinstance(label, Fault):
+            faults.add(f"{path}, {table.unit} {number}", label)
+            continue
+        labels.append(label)
+        for column, text in zip(texts, values, strict=False):
+            column.append(text)
+        if id_column and isinstance(values[-1], str | int):
+            ids.append(str(values[-1]))
+    return ids
+
+
+def _column(path: Path, table: Table, names: Sequence[str], hint: str = "") -> str:
+    for name in names:
+        if (count := table.columns.count(name)) == 1:
+            return name
+        if count > 1:
+            raise DataError(f"{path} has {count} columns named {name!r}.")
+    raise DataError(
+        f"{path} has no column {' or '.join(map(repr, names))}; its columns are "
+        f"{', '.join(table.columns) or 'none'}.{hint}"
+    )
+
+
+def _text_fault(column: str, text: object) -> Fault | None:
+    if text is None:
+        return Fault("text missing", f"the text in column {column!r} is missing or null")
+    if not isinstance(text, str):
+        return Fault(
+            "text is no string",
+            f"the text in column {column!r} is {text!r}, of type {type(text).__name__}, not a "
+            "string",
+        )
+    if not is_unicode(text):
+        return Fault(
+            "text is not Unicode",
+            f"the text in column {column!r} is not Unicode: it holds bytes that are not UTF-8, or "
+            "half of a surrogate pair",
+        )
+    return None
+
+
+def _label(task: Task, column: str, value: object, class_names: Sequence[str]) -> int | Fault:
+    if isinstance(value, int) and 0 <= value < len(class_names):
+        value = class_names[value]
+    try:
+        return task.label_id(value)
+    except ValueError as error:
+        if value in (None, "", UNLABELLED, str(UNLABELLED)):
+            return Fault(
+                "no label",
+                f"column {column!r} holds no label but {value!r}; a split without labels is read "
+                "with labelled=False",
+            )
+        return Fault("unknown label", f"column {column!r}: {error}")

@@ -1,0 +1,72 @@
+"""Predictions for GLUE's test splits, in the files that its server wants."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from distilbert_tf.checkpoint_files import replacing
+from distilbert_tf.tasks import Task
+
+
+def write_submission(
+    task: Task,
+    split: str,
+    ids: Sequence[str] | None,
+    predictions: Sequence[int] | np.ndarray,
+    directory: str | Path,
+) -> Path:
+    r"""Writes one of GLUE's submission files, whole or not at all.
+
+    The file is tab-separated: a header `index\tprediction`, then a row for each prediction, with
+    labels as `task.label_values` has them.
+
+    Args:
+        task: Names the file and the labels.
+        split: A name in `task.submission`, such as `"test"`.
+        ids: N names of the rows, as in `Examples.ids`. If None, rows are numbered from 0, which is
+            right only for all rows of the split in file order.
+        predictions: Integers (N,), label ids.
+        directory: Where the file goes; made if it is not there.
+
+    Returns:
+        The file, such as `SST-2.tsv`.
+
+    Raises:
+        ValueError: GLUE scores no such split of the task, the lengths differ, a prediction is no
+            label id, or an id stands twice or holds a tab or a line end.
+    """
+    if split not in task.submission:
+        known = ", ".join(task.submission) or "none"
+        raise ValueError(
+            f"Task {task.name!r} has no submission file for the split {split!r}; it has one for: "
+            f"{known}."
+        )
+    labels = np.asarray(predictions)
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"Predictions must be label ids, integers (N,); got {labels.dtype} {labels.shape}."
+        )
+    bad = np.flatnonzero((labels < 0) | (labels >= len(task.labels)))
+    if bad.size:
+        raise ValueError(
+            f"Prediction {bad[0]} is {labels[bad[0]]}, but {task.name!r} has the label ids 0 to "
+            f"{len(task.labels) - 1}."
+        )
+    names = list(map(str, range(len(labels)))) if ids is None else list(ids)
+    if len(names) != len(labels):
+        raise ValueError(f"There are {len(names)} ids, but {len(labels)} predictions.")
+    if len(set(names)) != len(names):
+        raise ValueError(f"The id {Counter(names).most_common(1)[0][0]!r} stands twice.")
+    rows = [("index", "prediction")]
+    for name, label in zip(names, labels, strict=True):
+        if set(name) & set("\t\r\n"):
+            raise ValueError(f"The id {name!r} holds a tab or a line end.")
+        rows.append((name, task.label_values[label]))
+    path = Path(directory).expanduser() / task.submission[split]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        content = "".join(f"{name}\t{value}\n" for name, value in rows)
+        temporary.write_bytes(content.encode())
+    return path
