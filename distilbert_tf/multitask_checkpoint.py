@@ -66,7 +66,7 @@ def find_task_directories(directory: str | os.PathLike[str]) -> list[Path]:
 
     Returns:
         The tasks' directories: those in the list `tasks` of `run.json`, in its order, if there is
-        one, otherwise all by name. None if it is no such directory.
+        one, otherwise all by name. Empty if it is no such directory.
 
     Raises:
         CheckpointError: A `config.json` names another task than its directory, or `run.json` a
