@@ -80,8 +80,8 @@ def export_saved_model(
     TensorFlow ops.
 
     On a CPU, serve it with the environment of `deploy/tf_serving.env`. A server then keeps packed
-    weights for each signature that is asked, so memory grows with the tasks in use: by twice the
-    size of the encoder's matrices for each.
+    weights for each signature that is asked, so memory grows with the tasks in use: by about twice
+    the size of the encoder's matrices for each.
 
     The version's directory appears by one rename, after all checks: whatever happens in between, a
     server that polls the base path never meets a half-written or wrong model. Several processes
