@@ -193,7 +193,13 @@ def _define_predict(values: flags.FlagValues) -> None:
 
 
 def _define_export(values: flags.FlagValues) -> None:
-    _define_model(values, default=None)
+    flags.DEFINE_string(
+        "model",
+        None,
+        "checkpoint: a directory or a name on the hub; for several tasks on one encoder a list "
+        "with commas, or the directory that holds theirs",
+        flag_values=values,
+    )
     flags.DEFINE_string(
         "output", None, "base path; the model goes to <output>/<version>/", flag_values=values
     )
@@ -202,14 +208,20 @@ def _define_export(values: flags.FlagValues) -> None:
         flag_values=values,
     )  # fmt: skip
     _define_max_length(values, None)
-    flags.DEFINE_boolean("pair", False, "whether the task has two texts", flag_values=values)
+    flags.DEFINE_boolean(
+        "pair",
+        None,
+        "whether every task has two texts; what each checkpoint says if not given",
+        flag_values=values,
+    )
 
 
 def _export(values: flags.FlagValues, words: Sequence[str]) -> None:
     from export.saved_model import export_pretrained
 
+    models = [name for name in _required(values, "model").split(",") if name]
     path = export_pretrained(
-        _required(values, "model"),
+        models[0] if len(models) == 1 else models,
         _required(values, "output"),
         version=values.version,
         max_length=values.max_length,
@@ -246,6 +258,12 @@ def _define_query(values: flags.FlagValues) -> None:
     flags.DEFINE_float(
         "wait_s", 0.0, "how long to wait for the server to be ready", 0.0, flag_values=values
     )
+    flags.DEFINE_string(
+        "signature",
+        "serving_default",
+        "endpoint of the model; of one for several tasks, a task's name",
+        flag_values=values,
+    )
     flags.DEFINE_boolean("json", False, "one JSON object a line", flag_values=values)
     _define_pair(values)
 
@@ -261,7 +279,8 @@ def _query(values: flags.FlagValues, words: Sequence[str]) -> None:
     with PredictClient(target, values.model_name, timeout_s=values.timeout_s) as client:
         if values.wait_s:
             client.wait_until_ready(values.wait_s)
-        for text, answer in zip(texts, client.predict(*inputs), strict=True):
+        answers = client.predict(*inputs, signature_name=values.signature)
+        for text, answer in zip(texts, answers, strict=True):
             if values.json:
                 row = {
                     "text": text,

@@ -45,6 +45,7 @@ class PredictClient:
 
         with PredictClient("127.0.0.1:8500") as client:
             client.predict("A fine film.").label
+            client.predict("It rains.", "It is wet.", signature_name="mnli").label
 
     Args:
         target: The server's address.
@@ -52,7 +53,8 @@ class PredictClient:
         timeout_s: The deadline of each request, retries included, in seconds.
         version: The version to ask; by default the newest that is loaded.
         version_label: The label of the version to ask, instead of its number.
-        signature_name: The endpoint that `predict` uses.
+        signature_name: The endpoint that `predict` and `call` use unless told otherwise; of a
+            model for several tasks, the task's name.
         max_attempts: How often a request may be sent while the server is UNAVAILABLE; None: as
             often as the deadline allows. Nothing else is retried.
         max_message_bytes: The largest request or answer, in bytes.
@@ -99,6 +101,7 @@ class PredictClient:
         texts: str,
         text_pairs: str | None = None,
         *,
+        signature_name: str | None = None,
         batch_size: int = 32,
         timeout_s: float | None = None,
     ) -> Prediction: ...
@@ -109,6 +112,7 @@ class PredictClient:
         texts: Sequence[str],
         text_pairs: Sequence[str] | None = None,
         *,
+        signature_name: str | None = None,
         batch_size: int = 32,
         timeout_s: float | None = None,
     ) -> Predictions: ...
@@ -118,6 +122,7 @@ class PredictClient:
         texts: str | Sequence[str],
         text_pairs: str | Sequence[str] | None = None,
         *,
+        signature_name: str | None = None,
         batch_size: int = 32,
         timeout_s: float | None = None,
     ) -> Prediction | Predictions:
@@ -126,6 +131,7 @@ class PredictClient:
         Args:
             texts: B texts, or one.
             text_pairs: For pair tasks the second texts, as many.
+            signature_name: The endpoint; by default the client's.
             batch_size: How many go into one request.
             timeout_s: The deadline of each request, in seconds; by default the client's.
 
@@ -150,10 +156,12 @@ class PredictClient:
             raise ValueError(
                 f"There are {size} texts, but {len(columns[signatures.TEXT_PAIR])} text_pairs"
             )
-        signature = self._check_inputs(columns, timeout_s)
+        signature_name = signature_name or self.signature_name
+        signature = self._check_inputs(signature_name, columns, timeout_s)
         parts = [
             self.call(
                 {name: column[start : start + batch_size] for name, column in columns.items()},
+                signature_name=signature_name,
                 outputs=_OUTPUTS,
                 timeout_s=timeout_s,
             )
@@ -297,7 +305,7 @@ class PredictClient:
         return spec
 
     def _check_inputs(
-        self, columns: Mapping[str, list[str]], timeout_s: float | None
+        self, signature_name: str, columns: Mapping[str, list[str]], timeout_s: float | None
     ) -> SignatureInfo:
         """Checks that the signature takes exactly these columns, and gives the signature.
 
@@ -306,17 +314,17 @@ class PredictClient:
         """
         is_fresh = self._metadata is None
         metadata = self._metadata or self.metadata(timeout_s)
-        signature = metadata.signatures.get(self.signature_name)
+        signature = metadata.signatures.get(signature_name)
         if signature is not None and set(signature.inputs) == set(columns):
             return signature
         if not is_fresh:
             self._metadata = None
-            return self._check_inputs(columns, timeout_s)
-        where = f"Signature {self.signature_name!r} of model {self.model_name!r} at {self.target}"
+            return self._check_inputs(signature_name, columns, timeout_s)
+        where = f"Signature {signature_name!r} of model {self.model_name!r} at {self.target}"
         if signature is None:
             raise self._connection.error(
                 grpc.StatusCode.FAILED_PRECONDITION,
-                f"there is no signature {self.signature_name!r}, but {sorted(metadata.signatures)}",
+                f"there is no signature {signature_name!r}, but {sorted(metadata.signatures)}",
             )
         if set(signature.inputs) == {signatures.TEXT, signatures.TEXT_PAIR}:
             raise ValueError(f"{where} classifies pairs of texts: give text_pairs, too")

@@ -3,17 +3,16 @@
 A script, not a module: `verification` runs it by its path. It must import nothing of this package,
 since its purpose is to show that the SavedModel needs none of it.
 
-Standard input: JSON with `saved_model` (directory), `signature` (name), `batches` (a list of
+Standard input: JSON with `saved_model` (directory), `batches` (for each signature by name a list of
 `{input name: [string, ...]}`) and `sys_path` (where else to look for TensorFlow).
-Standard output: JSON, `{loader: [{output name: {"dtype", "shape", "values"}}, ...]}`, one item per
-batch. The loaders are `tf2` (`tf.saved_model.load`, as in Python) and `session` (a graph and a
-session, as TF Serving does it).
+Standard output: JSON, `{loader: {signature: [{output name: {"dtype", "shape", "values"}}, ...]}}`,
+one item per batch. The loaders are `tf2` (`tf.saved_model.load`, as in Python) and `session` (a
+graph and a session, as TF Serving does it).
 """
 
 import json
 import os
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 # What a server does not have. Importing one of these raises.
@@ -27,7 +26,8 @@ ABSENT = (
     "transformers",
 )
 
-Batches = list[dict[str, list[str]]]
+Batches = dict[str, list[dict[str, list[str]]]]  # by signature
+Answers = dict[str, list[dict[str, Any]]]
 
 
 def main() -> None:
@@ -41,29 +41,28 @@ def main() -> None:
             raise RuntimeError(f"{name} is imported before anything asked for it.")
         sys.modules[name] = None  # type: ignore[assignment]
     sys.path.extend(path for path in request["sys_path"] if path not in sys.path)
-    arguments = (request["saved_model"], request["signature"], request["batches"])
-    answer = {
-        "tf2": list(run_tf2(*arguments)),
-        "session": list(run_session(*arguments)),
-    }
+    arguments = (request["saved_model"], request["batches"])
+    answer = {"tf2": run_tf2(*arguments), "session": run_session(*arguments)}
     with channel:
         json.dump(answer, channel)
 
 
-def run_tf2(saved_model: str, signature: str, batches: Batches) -> Iterator[dict[str, Any]]:
+def run_tf2(saved_model: str, batches: Batches) -> Answers:
     """Runs batches through the TF2 loader."""
     import tensorflow as tf
 
     # The object must stay alive: it owns the variables.
     loaded = tf.saved_model.load(saved_model)
-    function = loaded.signatures[signature]
-    for batch in batches:
+
+    def run(signature: str, batch: dict[str, list[str]]) -> dict[str, Any]:
         inputs = {name: tf.constant(texts, tf.string) for name, texts in batch.items()}
-        outputs = function(**inputs)
-        yield {name: describe(tensor.numpy()) for name, tensor in outputs.items()}
+        outputs = loaded.signatures[signature](**inputs)
+        return {name: describe(tensor.numpy()) for name, tensor in outputs.items()}
+
+    return {name: [run(name, batch) for batch in each] for name, each in batches.items()}
 
 
-def run_session(saved_model: str, signature: str, batches: Batches) -> Iterator[dict[str, Any]]:
+def run_session(saved_model: str, batches: Batches) -> Answers:
     """Runs batches through the session loader."""
     import numpy as np
     import tensorflow as tf
@@ -72,15 +71,18 @@ def run_session(saved_model: str, signature: str, batches: Batches) -> Iterator[
         meta_graph = tf.compat.v1.saved_model.loader.load(
             session, [tf.saved_model.SERVING], saved_model
         )
-        definition = meta_graph.signature_def[signature]
-        fetches = {name: info.name for name, info in definition.outputs.items()}
-        for batch in batches:
+
+        def run(signature: str, batch: dict[str, list[str]]) -> dict[str, Any]:
+            definition = meta_graph.signature_def[signature]
+            fetches = {name: info.name for name, info in definition.outputs.items()}
             feeds = {
                 definition.inputs[name].name: np.array([text.encode() for text in texts], object)
                 for name, texts in batch.items()
             }
             outputs = session.run(fetches, feeds)
-            yield {name: describe(array) for name, array in outputs.items()}
+            return {name: describe(array) for name, array in outputs.items()}
+
+        return {name: [run(name, batch) for batch in each] for name, each in batches.items()}
 
 
 def describe(array: Any) -> dict[str, Any]:

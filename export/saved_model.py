@@ -1,4 +1,4 @@
-"""A fine-tuned model and its tokenizer as a SavedModel that TF Serving loads as it is.
+"""Fine-tuned models and their tokenizer as a SavedModel that TF Serving loads as it is.
 
 Shapes: B rows, C classes.
 """
@@ -7,7 +7,9 @@ import datetime
 import hashlib
 import json
 import os
+import re
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,14 @@ from absl import logging
 
 from distilbert_tf.checkpoint import slots
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.multitask_checkpoint import find_task_directories, load_classifiers
 from distilbert_tf.row_layout import LENGTH_GROUPS
 from distilbert_tf.tokenizer import DistilBertTokenizer
 from distilbert_tf.version import __version__
 from export.compatibility import OLDEST_SERVER, check_saved_model
 from export.publishing import check_version, publish, working_directory
 from export.signatures import LABEL, LOGITS, PROBABILITIES, SERVING_DEFAULT, TEXT, TEXT_PAIR
-from export.verification import verify_saved_model
+from export.verification import Endpoint, verify_saved_model
 
 EXTRA_ASSETS = "assets.extra"  # a server reads its warm-up requests there, and nothing else
 EXPORT_RECORD = "export.json"
@@ -31,6 +34,10 @@ EXPORT_RECORD = "export.json"
 # oneDNN packs weights for 7 to 88 rows in one way and for more in another (measured on AVX-512).
 FEW_TOKENS = (7, 80)
 
+# What TF Serving and all its clients can name; TensorFlow's own begin with two underscores.
+_SIGNATURE_NAME = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+
+Classifier = TFDistilBertForSequenceClassification
 Signatures = dict[str, Any]  # of tf.types.experimental.ConcreteFunction
 
 
@@ -53,37 +60,44 @@ class ServingModule(tf.Module):
 
 
 def export_saved_model(
-    model: TFDistilBertForSequenceClassification,
+    model: Classifier | Mapping[str, Classifier],
     tokenizer: DistilBertTokenizer,
     base_path: str | os.PathLike[str],
     *,
     version: int | None = None,
     max_length: int | None = None,
-    pair: bool = False,
+    pair: bool | None = None,
     verify: bool = True,
 ) -> Path:
     """Exports a classifier, tokenizer included, as the next version under a base path.
 
+    Several classifiers on one encoder make one export, which holds the encoder once.
+
     The signature `serving_default` takes `text`, string (B,), and for pair tasks `text_pair`,
     string (B,); B may be anything, 0 included. It gives `label`, string (B,), `probabilities`,
-    float32 (B, C), and `logits`, float32 (B, C). The graph consists of core TensorFlow ops.
+    float32 (B, C), and `logits`, float32 (B, C). Of several classifiers each has such a signature
+    under its task's name, and `serving_default` is that of the first. The graph consists of core
+    TensorFlow ops.
 
-    On a CPU, serve it with the environment of `deploy/tf_serving.env`.
+    On a CPU, serve it with the environment of `deploy/tf_serving.env`. A server then keeps packed
+    weights for each signature that is asked, so memory grows with the tasks in use: by about twice
+    the size of the encoder's matrices for each.
 
     The version's directory appears by one rename, after all checks: whatever happens in between, a
     server that polls the base path never meets a half-written or wrong model. Several processes
     may export into one base path at once.
 
     Args:
-        model: The classifier; a mixed-precision one keeps computing as it does, with float32
-            outputs.
-        tokenizer: The model's tokenizer.
+        model: The classifier, or classifiers by task, whose `distilbert` is one object; a
+            mixed-precision one keeps computing as it does, with float32 outputs.
+        tokenizer: The tokenizer of all of them.
         base_path: A local directory, made if missing; the server's `model_base_path`.
         version: The version's number; by default one more than the highest that is there.
         max_length: Longest row in tokens, special tokens included; longer texts are cut (of a
             pair, the longer text first). By default the tokenizer's `model_max_length`, which
             `finetune` sets to the length it trained with, and at most the model's positions.
-        pair: Whether the model compares two texts.
+        pair: Whether the model compares two texts; of several, all of them. By default each
+            does if its `config.text_pair` says so.
         verify: Whether to reload the result in a fresh process (about 15 s) and compare it with
             the model. Without that, a wrong export can go unnoticed.
 
@@ -92,9 +106,10 @@ def export_saved_model(
 
     Raises:
         TypeError: Not a `TFDistilBertForSequenceClassification`.
-        ValueError: The model is no single-label classifier, its vocabulary is smaller than the
-            tokenizer's, it has fewer than `max_length` positions, or `base_path` or `version`
-            cannot be.
+        ValueError: A model is no single-label classifier, its vocabulary is smaller than the
+            tokenizer's, it has fewer than `max_length` positions, `base_path` or `version` cannot
+            be, several models have encoders of their own, or a task's name cannot be that of a
+            signature.
         FileExistsError: There is such a version already.
         CompatibilityError: The graph holds something that a stock server lacks.
         VerificationError: The reloaded model fails or answers differently.
@@ -103,11 +118,21 @@ def export_saved_model(
     start_s = time.monotonic()
     base = _local_path(base_path)
     check_version(base, version)
-    labels = _check_model(model, tokenizer)
-    max_length = _check_length(max_length, model, tokenizer)
+    tasks: dict[str, Endpoint] = {}
+    if isinstance(model, Mapping):
+        tasks = _make_endpoints(model, tokenizer, pair)
+        first = next(iter(tasks.values()))
+    else:
+        first = _make_endpoint(model, tokenizer, pair)
+    endpoints = {SERVING_DEFAULT: first, **tasks}
+    max_length = _check_length(max_length, first.model, tokenizer)
     logging.info("Tracing the serving graph.")
     layer = tokenizer.as_layer(max_length=max_length)
-    signatures = {SERVING_DEFAULT: _trace_classifier(model, layer, labels, pair)}
+    default = _trace_classifier(first, layer)
+    signatures = {
+        name: default if endpoint is first else _trace_classifier(endpoint, layer)
+        for name, endpoint in endpoints.items()
+    }
     module = ServingModule(layer, signatures)
     with working_directory(base) as work:
         written, moved = work / "written", work / "moved"
@@ -120,23 +145,21 @@ def export_saved_model(
         difference = None
         if verify:
             logging.info("Reloading in a fresh process.")
-            difference = verify_saved_model(
-                moved, model, tokenizer, labels=labels, max_length=max_length, pair=pair
-            )
+            difference = verify_saved_model(moved, endpoints, tokenizer, max_length=max_length)
         else:
             logging.warning("Not reloaded and compared, since verify=False.")
         record = {
-            "labels": labels,
+            **_describe(first),
             "max_length": max_length,
-            "pair": pair,
             "signatures": sorted(signatures),
-            "compute_dtype": model.compute_dtype,
+            "compute_dtype": first.model.compute_dtype,
             "max_logit_difference": difference,
-            "weights_sha256": _digest_weights(model),
             "distilbert_tf": __version__,
             "tensorflow": tf.__version__,
             "exported_at": datetime.datetime.now(datetime.timezone.utc).isoformat(),
         }
+        if tasks:
+            record["tasks"] = {name: _describe(endpoint) for name, endpoint in tasks.items()}
         _write_record(moved / EXTRA_ASSETS / EXPORT_RECORD, record)
         published = publish(moved, base, version)
     logging.info("Exported %s in %.0f s.", published, time.monotonic() - start_s)
@@ -144,12 +167,16 @@ def export_saved_model(
 
 
 def export_pretrained(
-    name_or_path: str | os.PathLike[str], base_path: str | os.PathLike[str], **options: Any
+    name_or_path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    base_path: str | os.PathLike[str],
+    **options: Any,
 ) -> Path:
-    """Exports a fine-tuned checkpoint: see `export_saved_model`.
+    """Exports a fine-tuned checkpoint, or several that share an encoder: see `export_saved_model`.
 
     Args:
-        name_or_path: A directory with the checkpoint and its tokenizer, or a hub repository.
+        name_or_path: A directory with the checkpoint and its tokenizer, or a hub repository. For
+            several tasks a list of them (see `load_classifiers`), or the directory that holds
+            theirs (see `find_task_directories`).
         base_path: See `export_saved_model`.
         **options: Its other arguments.
 
@@ -159,12 +186,23 @@ def export_pretrained(
     Raises:
         FileNotFoundError: No such checkpoint, or it lacks a file.
         CheckpointError: It has no classifier (an untrained one is not worth serving), or does
-            not fit.
+            not fit; or several differ in their encoder or tokenizer.
     """
-    source = os.fspath(name_or_path)
-    model = TFDistilBertForSequenceClassification.from_pretrained(source, fresh_head=False)
-    tokenizer = DistilBertTokenizer.from_pretrained(source)
-    return export_saved_model(model, tokenizer, base_path, **options)
+    sources: Sequence[str | os.PathLike[str]]
+    if isinstance(name_or_path, str | os.PathLike):
+        sources = find_task_directories(name_or_path)
+        if not sources:
+            source = os.fspath(name_or_path)
+            model = Classifier.from_pretrained(source, fresh_head=False)
+            tokenizer = DistilBertTokenizer.from_pretrained(source)
+            return export_saved_model(model, tokenizer, base_path, **options)
+    else:
+        sources = name_or_path
+    models = load_classifiers(sources)
+    tokenizers = [DistilBertTokenizer.from_pretrained(os.fspath(source)) for source in sources]
+    # They are equal but for this: no task's texts shall be cut shorter than in its training.
+    tokenizers[0].model_max_length = max(each.model_max_length for each in tokenizers)
+    return export_saved_model(models, tokenizers[0], base_path, **options)
 
 
 def _local_path(base_path: str | os.PathLike[str]) -> Path:
@@ -176,11 +214,48 @@ def _local_path(base_path: str | os.PathLike[str]) -> Path:
     return Path(base_path).expanduser().absolute()
 
 
-def _check_model(
-    model: TFDistilBertForSequenceClassification, tokenizer: DistilBertTokenizer
-) -> list[str]:
+def _make_endpoints(
+    models: Mapping[str, Classifier], tokenizer: DistilBertTokenizer, pair: bool | None
+) -> dict[str, Endpoint]:
+    """Checks that classifiers can stand in one export, and gives each under its task's name."""
+    if not models:
+        raise ValueError("There are no classifiers to export: the mapping is empty.")
+    endpoints = {}
+    for name in models:
+        if not _SIGNATURE_NAME.fullmatch(name) or name == SERVING_DEFAULT:
+            raise ValueError(
+                f"{name!r} cannot be the name of a task's signature: it must consist of letters, "
+                "digits and underscores, begin with a letter or one underscore, and not be "
+                f"{SERVING_DEFAULT!r}, which is that of the first task."
+            )
+        try:
+            endpoints[name] = _make_endpoint(models[name], tokenizer, pair)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"Task {name!r}: {error}") from error
+    first, *others = models
+    for name in others:
+        if models[name].distilbert is not models[first].distilbert:
+            raise ValueError(
+                f"The classifiers of {first!r} and {name!r} have encoders of their own; those of "
+                "one export must share one, as load_classifiers makes them."
+            )
+    return endpoints
+
+
+def _make_endpoint(
+    model: Classifier, tokenizer: DistilBertTokenizer, pair: bool | None
+) -> Endpoint:
+    labels = _check_model(model, tokenizer)
+    if pair is None:
+        pair = getattr(model.config, "text_pair", False)
+        if not isinstance(pair, bool):
+            raise ValueError(f"config.text_pair must be true or false; got {pair!r}.")
+    return Endpoint(model, labels, pair)
+
+
+def _check_model(model: Classifier, tokenizer: DistilBertTokenizer) -> list[str]:
     """Checks that model and tokenizer go together, and gives the labels."""
-    if not isinstance(model, TFDistilBertForSequenceClassification):
+    if not isinstance(model, Classifier):
         raise TypeError(
             "export_saved_model takes a TFDistilBertForSequenceClassification; "
             f"got {type(model).__name__}."
@@ -201,11 +276,7 @@ def _check_model(
     return labels
 
 
-def _check_length(
-    max_length: int | None,
-    model: TFDistilBertForSequenceClassification,
-    tokenizer: DistilBertTokenizer,
-) -> int:
+def _check_length(max_length: int | None, model: Classifier, tokenizer: DistilBertTokenizer) -> int:
     """Gives the longest row in tokens, and checks that the model has as many positions."""
     positions = model.config.max_position_embeddings
     if max_length is None:
@@ -218,7 +289,7 @@ def _check_length(
     return max_length
 
 
-def _list_labels(model: TFDistilBertForSequenceClassification) -> list[str]:
+def _list_labels(model: Classifier) -> list[str]:
     """Lists the names of the classes, in the order of the logits."""
     names = {int(number): str(name) for number, name in model.config.id2label.items()}
     if sorted(names) != list(range(model.classifier.units)):
@@ -229,26 +300,24 @@ def _list_labels(model: TFDistilBertForSequenceClassification) -> list[str]:
     return [names[number] for number in sorted(names)]
 
 
-def _trace_classifier(
-    model: TFDistilBertForSequenceClassification, tokenizer: Any, labels: list[str], pair: bool
-) -> Any:
+def _trace_classifier(endpoint: Endpoint, tokenizer: Any) -> Any:
     """Traces strings to labels, as a tf.types.experimental.ConcreteFunction."""
 
     def classify(text: tf.Tensor, text_pair: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-        logits = trace_logits(model, tokenizer(text, text_pair))  # (B, C)
+        logits = trace_logits(endpoint.model, tokenizer(text, text_pair))  # (B, C)
         return {
-            LABEL: tf.gather(tf.constant(labels), tf.argmax(logits, axis=1)),
+            LABEL: tf.gather(tf.constant(endpoint.labels), tf.argmax(logits, axis=1)),
             PROBABILITIES: tf.nn.softmax(logits),
             LOGITS: logits,
         }
 
-    specs = {name: tf.TensorSpec([None], tf.string) for name in (TEXT, TEXT_PAIR)[: 1 + pair]}
+    specs = {
+        name: tf.TensorSpec([None], tf.string) for name in (TEXT, TEXT_PAIR)[: 1 + endpoint.pair]
+    }
     return tf.function(classify, autograph=False).get_concrete_function(**specs)
 
 
-def trace_logits(
-    model: TFDistilBertForSequenceClassification, inputs: dict[str, tf.Tensor]
-) -> tf.Tensor:
+def trace_logits(model: Classifier, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
     """Traces the model twice, for few tokens and for many; a call takes one of the two.
 
     A server that packs its weights once (TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1) keeps for each op of
@@ -273,7 +342,7 @@ def trace_logits(
 
 
 def _trace_true_tokens(
-    model: TFDistilBertForSequenceClassification, inputs: dict[str, tf.Tensor], length_groups: int
+    model: Classifier, inputs: dict[str, tf.Tensor], length_groups: int
 ) -> tf.Tensor:
     """Calls a model, also one that was trained with its padding, for true tokens alone."""
     encoder = model.distilbert
@@ -302,7 +371,15 @@ def _write_record(path: Path, record: dict[str, Any]) -> None:
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _digest_weights(model: TFDistilBertForSequenceClassification) -> str:
+def _describe(endpoint: Endpoint) -> dict[str, Any]:
+    return {
+        "labels": endpoint.labels,
+        "pair": endpoint.pair,
+        "weights_sha256": _digest_weights(endpoint.model),
+    }
+
+
+def _digest_weights(model: Classifier) -> str:
     """Hashes names and values of the weights, so that an export can be traced to its checkpoint."""
     digest = hashlib.sha256()
     for name, slot in sorted(slots(model).items()):

@@ -12,9 +12,9 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -23,7 +23,7 @@ from absl import logging
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.tokenizer import DistilBertTokenizer
 from export.environment import set_serving_environment
-from export.signatures import LABEL, LOGITS, PROBABILITIES, SERVING_DEFAULT, TEXT, TEXT_PAIR
+from export.signatures import LABEL, LOGITS, PROBABILITIES, TEXT, TEXT_PAIR
 
 RELOAD_SCRIPT = Path(__file__).with_name("reload.py")
 RELOAD_TIMEOUT_S = 900
@@ -53,6 +53,21 @@ BATCHES: tuple[tuple[str, ...], ...] = (
 )
 
 Arrays = dict[str, np.ndarray]
+Batches = list[dict[str, list[str]]]
+
+
+class Endpoint(NamedTuple):
+    """What a signature is made from.
+
+    Attributes:
+        model: The classifier.
+        labels: The names of the classes, in the order of the logits.
+        pair: Whether it takes pairs of texts.
+    """
+
+    model: TFDistilBertForSequenceClassification
+    labels: list[str]
+    pair: bool
 
 
 class VerificationError(RuntimeError):
@@ -61,22 +76,18 @@ class VerificationError(RuntimeError):
 
 def verify_saved_model(
     directory: Path,
-    model: TFDistilBertForSequenceClassification,
+    endpoints: Mapping[str, Endpoint],
     tokenizer: DistilBertTokenizer,
     *,
-    labels: Sequence[str],
     max_length: int,
-    pair: bool,
 ) -> float:
-    """Compares an exported classifier with the one in memory, on sentences of all kinds.
+    """Compares each exported classifier with the one in memory, on sentences of all kinds.
 
     Args:
         directory: The SavedModel.
-        model: What it was made from.
-        tokenizer: The model's tokenizer.
-        labels: The names of the classes, in the order of the logits.
+        endpoints: What its signatures were made from, by their names.
+        tokenizer: The models' tokenizer.
         max_length: Longest row in tokens, special tokens included.
-        pair: Whether the model takes pairs of texts.
 
     Returns:
         The greatest difference between two logits.
@@ -84,21 +95,65 @@ def verify_saved_model(
     Raises:
         VerificationError: It cannot be loaded, or an answer differs; the message tells in what.
     """
-    batches = [_name_inputs(batch, pair) for batch in BATCHES]
-    expected = [_answer_in_memory(model, tokenizer, labels, batch, max_length) for batch in batches]
-    if not all(np.isfinite(answer[LOGITS]).all() for answer in expected):
-        raise VerificationError(
-            "The model in memory gives logits that are not finite: its training diverged, or its "
-            "weights are damaged."
+    batches = {
+        name: [_name_inputs(batch, endpoint.pair) for batch in BATCHES]
+        for name, endpoint in endpoints.items()
+    }
+    expected: dict[str, list[Arrays]] = {}
+    for name, endpoint in endpoints.items():
+        # The default signature answers as one of the others: what that one gives is known by then.
+        twin = next((other for other in expected if endpoints[other] is endpoint), None)
+        expected[name] = (
+            _expect(name, endpoint, tokenizer, batches[name], max_length)
+            if twin is None
+            else expected[twin]
         )
+    answers = _reload(directory, batches)
+    return max(
+        _check_signature(name, endpoint, batches[name], expected[name], answers)
+        for name, endpoint in endpoints.items()
+    )
+
+
+def _expect(
+    name: str,
+    endpoint: Endpoint,
+    tokenizer: DistilBertTokenizer,
+    batches: Batches,
+    max_length: int,
+) -> list[Arrays]:
+    """Gives the answers of the model in memory."""
+    answers = [_answer_in_memory(endpoint, tokenizer, batch, max_length) for batch in batches]
+    if not all(np.isfinite(answer[LOGITS]).all() for answer in answers):
+        raise VerificationError(
+            f"The model in memory for signature {name} gives logits that are not finite: its "
+            "training diverged, or its weights are damaged."
+        )
+    return answers
+
+
+def _check_signature(
+    name: str,
+    endpoint: Endpoint,
+    batches: Batches,
+    expected: list[Arrays],
+    answers: dict[str, dict[str, list[Arrays]]],
+) -> float:
+    """Checks a signature's answers by all loaders; gives their greatest difference."""
     largest = max(float(np.abs(answer[LOGITS]).max(initial=1.0)) for answer in expected)
-    tolerance = TOLERANCES[model.compute_dtype] * largest
+    tolerance = TOLERANCES[endpoint.model.compute_dtype] * largest
     difference = 0.0
-    for loader, answers in _reload(directory, batches).items():
-        for batch, want, got in zip(batches, expected, answers, strict=True):
-            _check_answer(f"the {loader} loader", batch, want, got, tolerance)
+    for loader, by_signature in answers.items():
+        where = f"signature {name}, {loader} loader"
+        for batch, want, got in zip(batches, expected, by_signature[name], strict=True):
+            _check_answer(where, batch, want, got, tolerance)
             difference = max(difference, _difference(want, got))
-    logging.info("Reloaded, logits differ by %.1e at most (allowed: %.1e).", difference, tolerance)
+    logging.info(
+        "Reloaded, logits of signature %s differ by %.1e at most (allowed: %.1e).",
+        name,
+        difference,
+        tolerance,
+    )
     return difference
 
 
@@ -108,13 +163,12 @@ def _name_inputs(texts: Sequence[str], pair: bool) -> dict[str, list[str]]:
 
 
 def _answer_in_memory(
-    model: TFDistilBertForSequenceClassification,
+    endpoint: Endpoint,
     tokenizer: DistilBertTokenizer,
-    labels: Sequence[str],
     batch: dict[str, list[str]],
     max_length: int,
 ) -> Arrays:
-    logits = np.zeros((0, len(labels)), np.float32)
+    logits = np.zeros((0, len(endpoint.labels)), np.float32)
     if batch[TEXT]:
         encoding = tokenizer(
             *batch.values(),
@@ -125,19 +179,18 @@ def _answer_in_memory(
         )
         # The fresh process computes on the CPU, as this one may hold all of a GPU's memory.
         with tf.device("CPU"):
-            logits = model(encoding, training=False).numpy()
+            logits = endpoint.model(encoding, training=False).numpy()
     return {
         LOGITS: logits,
         PROBABILITIES: tf.nn.softmax(logits).numpy(),
-        LABEL: np.array(labels, object)[logits.argmax(axis=1)],
+        LABEL: np.array(endpoint.labels, object)[logits.argmax(axis=1)],
     }
 
 
-def _reload(directory: Path, batches: list[dict[str, list[str]]]) -> dict[str, list[Arrays]]:
-    """Has a fresh process answer."""
+def _reload(directory: Path, batches: dict[str, Batches]) -> dict[str, dict[str, list[Arrays]]]:
+    """Has a fresh process answer: by loader, signature and batch."""
     request = {
         "saved_model": os.fspath(directory.absolute()),
-        "signature": SERVING_DEFAULT,
         "batches": batches,
         "sys_path": [path for path in sys.path if path],
     }
@@ -167,10 +220,14 @@ def _reload(directory: Path, batches: list[dict[str, list[str]]]) -> dict[str, l
         )
     answers = json.loads(process.stdout)
     return {
-        loader: [
-            {name: _read_array(output) for name, output in answer.items()} for answer in per_batch
-        ]
-        for loader, per_batch in answers.items()
+        loader: {
+            signature: [
+                {name: _read_array(output) for name, output in answer.items()}
+                for answer in per_batch
+            ]
+            for signature, per_batch in by_signature.items()
+        }
+        for loader, by_signature in answers.items()
     }
 
 

@@ -108,6 +108,14 @@ def test_only_what_fits_is_merged(make_batcher, graph):
     assert graph.runs[1:] == runs
 
 
+def test_signatures_are_never_merged(make_batcher, graph):
+    batcher = make_batcher()
+    requests = [keep_busy(batcher, graph)]
+    requests += [submit(batcher, [i], name=name) for i, name in enumerate(["sst2", "qqp"] * 3)]
+    assert results(graph, requests) == [[200], [0], [2], [4], [6], [8], [10]]
+    assert graph.runs[1:] == [("sst2", [0, 2, 4]), ("qqp", [1, 3, 5])]
+
+
 def test_large_requests_run_in_slices(make_batcher, graph):
     batcher = make_batcher(max_batch_size=4)
     assert results(graph, [submit(batcher, range(10))]) == [list(range(0, 20, 2))]

@@ -106,6 +106,17 @@ def test_pairs(target):
         )
 
 
+def test_predict_takes_any_signature_that_classifies(client):
+    pairs = client.predict(TEXTS, TEXTS[::-1], signature_name="pairs", batch_size=3)
+    expected = [serving_models.logits_of(*pair) for pair in zip(TEXTS, TEXTS[::-1], strict=True)]
+    np.testing.assert_array_equal(pairs.logits, expected)
+    np.testing.assert_array_equal(client.predict("abc").logits, serving_models.logits_of("abc"))
+    with pytest.raises(ValueError, match=r"'pairs'.*give text_pairs, too"):
+        client.predict("abc", signature_name="pairs")
+    with pytest.raises(PredictError, match="no signature 'sign', but"):
+        client.predict("abc", signature_name="sign")
+
+
 def test_call_takes_any_signature(client):
     x = np.array([[1.5, -2.0], [0.0, 3.0]], np.float32)
     outputs = client.call({"x": x}, signature_name="finite")

@@ -34,6 +34,7 @@ distilbert_tf.basic_tokenizer
 distilbert_tf.packing
 distilbert_tf.wordpiece
 distilbert_tf.tokenizer
+distilbert_tf.multitask_checkpoint
 distilbert_tf.pipeline_base
 distilbert_tf.fill_mask
 distilbert_tf.text_classification

@@ -1,0 +1,213 @@
+"""Several classifiers that were trained on one encoder, each a checkpoint of its own.
+
+A run on several tasks leaves one directory for each. Every directory is complete, so all of them
+hold the encoder, and a program that serves them together wants it once.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import logging
+from transformers import DistilBertConfig
+
+from distilbert_tf.checkpoint import HEADS, load_tensors, to_distilbert
+from distilbert_tf.checkpoint_files import CheckpointError, Tensors, read_tensors
+from distilbert_tf.configuration import load_config
+from distilbert_tf.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.hub import CONFIG, find_checkpoint
+from distilbert_tf.model import TFDistilBertModel
+from distilbert_tf.tokenizer import DistilBertTokenizer
+
+RUN = "run.json"  # beside the directories of a run's tasks; its list `tasks` gives their order
+
+# Equal tensors compute the same only with equal values of these.
+_ENCODER_FIELDS = (
+    "vocab_size",
+    "max_position_embeddings",
+    "sinusoidal_pos_embds",
+    "n_layers",
+    "n_heads",
+    "dim",
+    "hidden_dim",
+    "activation",
+)
+# What decides, with the vocabulary, which ids a text gets.
+_TOKENIZER_FIELDS = (
+    "do_lower_case",
+    "strip_accents",
+    "tokenize_chinese_chars",
+    "split_special_tokens",
+    "unk_token",
+    "cls_token",
+    "sep_token",
+    "pad_token",
+)
+
+
+class _Shared(NamedTuple):
+    """What checkpoints must have in common to share an encoder."""
+
+    path: str
+    config: DistilBertConfig
+    encoder: Tensors
+    tokenizer: DistilBertTokenizer
+
+
+def find_task_directories(directory: str | os.PathLike[str]) -> list[Path]:
+    """Finds the classifiers that a run on several tasks left in a directory.
+
+    Args:
+        directory: Holds one directory for each task, named as the task, whose `config.json` says
+            so (`task_name`), and no `config.json` itself.
+
+    Returns:
+        The tasks' directories: those in the list `tasks` of `run.json`, in its order, if there is
+        one, otherwise all by name. Empty if it is no such directory.
+
+    Raises:
+        CheckpointError: A `config.json` names another task than its directory, or `run.json` a
+            task that has no directory.
+        ValueError: A configuration cannot be read.
+    """
+    parent = Path(directory).expanduser()
+    if not parent.is_dir() or (parent / CONFIG).exists():
+        return []
+    found = {path.parent.name: path.parent for path in sorted(parent.glob(f"*/{CONFIG}"))}
+    if not found:
+        return []
+    for name, path in found.items():
+        config, _ = load_config(path / CONFIG)
+        named = getattr(config, "task_name", None)
+        if named != name:
+            raise CheckpointError(
+                f"{path / CONFIG} has task_name={named!r}; in a directory of several tasks it must "
+                f"be the name of its own directory, {name!r}. To choose the names by "
+                "yourself, list the checkpoints one by one."
+            )
+    names = _read_order(parent / RUN)
+    if names is None:
+        return list(found.values())
+    if missing := [name for name in names if name not in found]:
+        raise CheckpointError(
+            f"{parent / RUN} lists the task {missing[0]!r}, but there is no "
+            f"{parent / missing[0] / CONFIG}; there are {', '.join(found)}."
+        )
+    if others := sorted(found.keys() - set(names)):
+        logging.warning("Left out, since %s does not list them: %s.", parent / RUN, others)
+    return [found[name] for name in names]
+
+
+def load_classifiers(
+    paths: Sequence[str | os.PathLike[str]],
+) -> dict[str, TFDistilBertForSequenceClassification]:
+    """Loads classifiers that share one encoder.
+
+    Args:
+        paths: Their checkpoints, as for `from_pretrained`, each with its tokenizer.
+
+    Returns:
+        Classifiers by task, in the order given; their `distilbert` is one object. A task's name is
+        `task_name` in `config.json`, or that of the directory.
+
+    Raises:
+        FileNotFoundError: No such checkpoint, or it lacks a file.
+        CheckpointError: Encoders or tokenizers differ, two tasks have one name, or a checkpoint
+            has no classifier or does not fit.
+        ValueError: No path at all, or a configuration is not of these models.
+    """
+    if not paths:
+        raise ValueError("There are no checkpoints to load: the list is empty.")
+    classifiers: dict[str, TFDistilBertForSequenceClassification] = {}
+    sources: dict[str, str] = {}
+    first = encoder = None
+    for path in [os.fspath(path) for path in paths]:
+        files = find_checkpoint(path)
+        config, family = load_config(files.config)
+        tensors = read_tensors(files.weights)
+        shared = _Shared(
+            path,
+            config,
+            _select_encoder(to_distilbert(tensors, family)),
+            DistilBertTokenizer.from_pretrained(path),
+        )
+        if first is None:
+            first, encoder = shared, TFDistilBertModel(config, name="distilbert")
+        else:
+            _check_same(first, shared)
+        name = getattr(config, "task_name", None) or Path(path).expanduser().resolve().name
+        if name in classifiers:
+            raise CheckpointError(
+                f"{sources[name]} and {path} both are for the task {name!r}; each task can stand "
+                f"only once (its name is task_name in {CONFIG}, or that of the directory)."
+            )
+        model = TFDistilBertForSequenceClassification(config, encoder=encoder)
+        load_tensors(
+            model, tensors, family=family, fresh_head=False, where=os.fspath(files.weights)
+        )
+        classifiers[name], sources[name] = model, path
+    return classifiers
+
+
+def _read_order(path: Path) -> list[str] | None:
+    """Reads the order of the tasks, if the file is there and has one."""
+    if not path.is_file():
+        return None
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not a JSON file: {error}") from error
+    names = run.get("tasks") if isinstance(run, dict) else None
+    is_list = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
+    return names if is_list else None
+
+
+def _select_encoder(tensors: Tensors) -> Tensors:
+    heads = {module for modules in HEADS.values() for module in modules}
+    return {name: array for name, array in tensors.items() if name.split(".")[0] not in heads}
+
+
+def _check_same(first: _Shared, other: _Shared) -> None:
+    """Checks that two checkpoints have the same encoder and the same tokenizer."""
+    differences = [
+        *_compare_fields(first.config, other.config, _ENCODER_FIELDS),
+        *_compare_tensors(first.encoder, other.encoder),
+        *_compare_fields(first.tokenizer, other.tokenizer, _TOKENIZER_FIELDS),
+        *_compare_vocabularies(first.tokenizer.get_vocab(), other.tokenizer.get_vocab()),
+    ]
+    if not differences:
+        return
+    shown = "\n  ".join(differences[:5])
+    more = f"\n  and {len(differences) - 5} more" if len(differences) > 5 else ""
+    raise CheckpointError(
+        f"{first.path} and {other.path} cannot share an encoder: only classifiers of one run on "
+        f"several tasks can. Different are:\n  {shown}{more}"
+    )
+
+
+def _compare_fields(first: Any, other: Any, names: Sequence[str]) -> Iterator[str]:
+    for name in names:
+        values = getattr(first, name, None), getattr(other, name, None)
+        if values[0] != values[1]:
+            yield f"{name}: {values[0]!r} and {values[1]!r}"
+
+
+def _compare_tensors(first: Tensors, other: Tensors) -> Iterator[str]:
+    for name in sorted(first.keys() | other.keys()):
+        if name not in first or name not in other:
+            yield f"tensor {name}: only in the {'second' if name in other else 'first'}"
+        elif first[name].shape != other[name].shape:
+            yield f"tensor {name}: shapes {first[name].shape} and {other[name].shape}"
+        # By bytes: -0.0 equals 0.0, and NaN not even itself.
+        elif first[name].tobytes() != other[name].tobytes():
+            difference = np.abs(first[name] - other[name]).max()
+            yield f"tensor {name}: values, by up to {difference:.1e}"
+
+
+def _compare_vocabularies(first: dict[str, int], other: dict[str, int]) -> Iterator[str]:
+    if first != other:
+        token = min(token for token, _ in first.items() ^ other.items())
+        yield f"vocabulary: the id of {token!r} is {first.get(token)} and {other.get(token)}"
