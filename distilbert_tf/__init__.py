@@ -13,19 +13,23 @@ if TYPE_CHECKING:
 
     from distilbert_tf.checkpoint_files import CheckpointError
     from distilbert_tf.data import make_dataset
+    from distilbert_tf.distributed import make_strategy
+    from distilbert_tf.evaluation import evaluate
     from distilbert_tf.heads import (
         TFDistilBertForMaskedLM,
         TFDistilBertForSequenceClassification,
     )
     from distilbert_tf.model import TFDistilBertModel
+    from distilbert_tf.multitask import MultiTaskModel
     from distilbert_tf.optimization import create_optimizer
+    from distilbert_tf.options import FinetuneOptions
     from distilbert_tf.pipelines import pipeline
     from distilbert_tf.readers import Examples, load_examples
     from distilbert_tf.submission import write_submission
     from distilbert_tf.tables import DataError
     from distilbert_tf.tasks import TASKS, Task, get_task
     from distilbert_tf.tokenizer import DistilBertTokenizer
-    from distilbert_tf.training import evaluate, finetune
+    from distilbert_tf.training import finetune
 
 _HOMES = {
     "CheckpointError": "distilbert_tf.checkpoint_files",
@@ -33,17 +37,20 @@ _HOMES = {
     "DistilBertConfig": "transformers",
     "DistilBertTokenizer": "distilbert_tf.tokenizer",
     "Examples": "distilbert_tf.readers",
+    "FinetuneOptions": "distilbert_tf.options",
+    "MultiTaskModel": "distilbert_tf.multitask",
     "TASKS": "distilbert_tf.tasks",
     "TFDistilBertForMaskedLM": "distilbert_tf.heads",
     "TFDistilBertForSequenceClassification": "distilbert_tf.heads",
     "TFDistilBertModel": "distilbert_tf.model",
     "Task": "distilbert_tf.tasks",
     "create_optimizer": "distilbert_tf.optimization",
-    "evaluate": "distilbert_tf.training",
+    "evaluate": "distilbert_tf.evaluation",
     "finetune": "distilbert_tf.training",
     "get_task": "distilbert_tf.tasks",
     "load_examples": "distilbert_tf.readers",
     "make_dataset": "distilbert_tf.data",
+    "make_strategy": "distilbert_tf.distributed",
     "pipeline": "distilbert_tf.pipelines",
     "write_submission": "distilbert_tf.submission",
 }
@@ -55,6 +62,8 @@ __all__ = [
     "DistilBertConfig",
     "DistilBertTokenizer",
     "Examples",
+    "FinetuneOptions",
+    "MultiTaskModel",
     "TFDistilBertForMaskedLM",
     "TFDistilBertForSequenceClassification",
     "TFDistilBertModel",
@@ -66,6 +75,7 @@ __all__ = [
     "get_task",
     "load_examples",
     "make_dataset",
+    "make_strategy",
     "pipeline",
     "write_submission",
 ]

@@ -109,6 +109,13 @@ class SaveBest(keras.callbacks.Callback):
         """The first of the evaluations with the best score; None before the first."""
         return max(self.evaluations, key=lambda found: found["score"], default=None)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether patience has run out."""
+        if self.patience is None or self.best is None:
+            return False
+        return len(self.evaluations) - 1 - self.evaluations.index(self.best) >= self.patience
+
     def add(self, logs: Mapping[str, float]) -> None:
         """Takes an evaluation of the model as it is, and saves the model if it is the best."""
         found = {
@@ -123,11 +130,9 @@ class SaveBest(keras.callbacks.Callback):
                 for name, directory in self.directories.items():
                     self.tokenizer.save_pretrained(directory)
                     self.model.classifiers[name].save_pretrained(directory)
-        elif self.patience is not None:
-            since = len(self.evaluations) - 1 - self.evaluations.index(self.best)
-            if since >= self.patience:
-                logging.info("No better score in %d evaluations: the run ends early.", since)
-                self.model.stop_training = True
+        elif self.is_over:
+            logging.info("No better score in %d evaluations: the run ends early.", self.patience)
+            self.model.stop_training = True
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Takes the evaluation that `fit` made."""
@@ -197,10 +202,15 @@ class SaveState(keras.callbacks.Callback):
         directory: Where states go.
         counter: Knows the step.
         best: Its evaluations are part of the state.
+        curve: So are its points.
         every: Steps between two states.
         keep: How many states to keep.
         run: Goes into every record: what tells this run from others.
-        restored: The state to go on from, if there is one; `start_from` has put its variables back.
+        restored: The state to go on from, if there is one.
+
+    Attributes:
+        train_time_s: Seconds of training, evaluations included: of this process, and of earlier
+            ones up to the state that was gone on from.
     """
 
     def __init__(
@@ -208,6 +218,7 @@ class SaveState(keras.callbacks.Callback):
         directory: Path,
         counter: StepCounter,
         best: SaveBest,
+        curve: "LossCurve",
         *,
         every: int,
         keep: int,
@@ -215,7 +226,7 @@ class SaveState(keras.callbacks.Callback):
         restored: tuple[Tensors, dict[str, Any]] | None = None,
     ) -> None:
         super().__init__()
-        self.directory, self.counter, self.best = directory, counter, best
+        self.directory, self.counter, self.best, self.curve = directory, counter, best, curve
         self.every, self.keep, self.run = every, keep, dict(run)
         self.epochs: list[dict[str, float]] = []
         self.seconds_before = 0.0
@@ -225,20 +236,16 @@ class SaveState(keras.callbacks.Callback):
             self._tensors, record = restored
             self.epochs, self.seconds_before = record["epochs"], record["seconds"]
             best.evaluations = record["evaluations"]
+            curve.points = record["curve"]
             counter.step = record["step"]
-        self.started_s = time.monotonic()
         self.saved_step = counter.step
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of training, those of interrupted processes up to their last state included."""
-        return self.seconds_before + time.monotonic() - self.started_s
+        self.train_time_s = self.seconds_before
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Puts the model's and the optimizer's variables back."""
         self.started_s = time.monotonic()
         if self._tensors is not None:
-            groups = variable_groups(self.model)
+            groups = _variable_groups(self.model)
             metrics = {"metrics": groups.pop("metrics")}
             write_variables(groups, self._tensors)
             self._metrics = metrics
@@ -271,17 +278,26 @@ class SaveState(keras.callbacks.Callback):
 
     def save(self) -> None:
         """Saves the state of the run as it is."""
-        tensors = read_variables(variable_groups(self.model))
+        self._take_time()
+        tensors = read_variables(_variable_groups(self.model))
         record = {
             "run": self.run,
             "step": self.counter.step,
-            "seconds": self.seconds,
+            "seconds": self.train_time_s,
             "epochs": self.epochs,
             "evaluations": self.best.evaluations,
+            "curve": self.curve.points,
         }
         if is_chief(self.model.distribute_strategy):
             save_state(self.directory, self.counter.step, tensors, record, self.keep)
         self.saved_step = self.counter.step
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Stops the clock."""
+        self._take_time()
+
+    def _take_time(self) -> None:
+        self.train_time_s = self.seconds_before + time.monotonic() - self.started_s
 
     @contextlib.contextmanager
     def watching_signals(self) -> Iterator[None]:
@@ -309,11 +325,12 @@ class SaveState(keras.callbacks.Callback):
             step = self.counter.step
             if step // STEPS_BETWEEN_VOTES == before // STEPS_BETWEEN_VOTES:
                 return
-            number = _highest_of_workers(self.model.distribute_strategy, number)
+            number = meet_workers(self.model.distribute_strategy, number)
         if not number:
             return
         if self.saved_step != self.counter.step:
             self.save()
+        meet_workers(self.model.distribute_strategy)  # none may end before the chief has written
         raise InterruptedRunError(
             f"{signal.Signals(number).name} stopped the run after step {self.counter.step}; its "
             f"state is in {self.directory}. The same command goes on from there.",
@@ -321,23 +338,55 @@ class SaveState(keras.callbacks.Callback):
         )
 
 
-def _highest_of_workers(strategy: tf.distribute.Strategy, number: int) -> int:
-    values = strategy.experimental_distribute_values_from_function(
-        lambda context: tf.constant(number)
-    )
-    gathered = strategy.gather(
-        strategy.run(lambda value: tf.reshape(value, [1]), args=(values,)), axis=0
-    )
-    return int(np.max(gathered))
+def meet_workers(strategy: tf.distribute.Strategy, number: int = 0) -> int:
+    """Waits until all workers are here, and gives the highest of the numbers that they bring."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return number
+    brought = tf.function(lambda: strategy.run(lambda: tf.constant([number])))()
+    return int(np.max(strategy.gather(brought, axis=0)))
 
 
-def variable_groups(model: keras.Model) -> dict[str, list[keras.Variable]]:
+def _variable_groups(model: keras.Model) -> dict[str, list[keras.Variable]]:
     """Lists all that a training changes."""
     return {
         "model": model.variables,
         "optimizer": model.optimizer.variables,
         "metrics": model.metrics_variables,
     }
+
+
+class LossCurve(keras.callbacks.Callback):
+    """Keeps the training loss, at some 200 points of a run.
+
+    Args:
+        counter: Knows the step.
+        epochs: How many epochs the run has.
+
+    Attributes:
+        points: Pairs of a step and the mean loss up to it since the pair before, or since the
+            epoch's beginning.
+    """
+
+    def __init__(self, counter: StepCounter, epochs: int) -> None:
+        super().__init__()
+        self.counter = counter
+        self.every = max(1, epochs * counter.steps_per_epoch // 200)
+        self.points: list[tuple[int, float]] = []
+        self._sum, self._steps = 0.0, 0
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Starts anew, as Keras' running mean does."""
+        self._sum, self._steps = 0.0, 0
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Takes the loss, if it is time."""
+        step, before = self.counter.step, self.counter.current - 1
+        if not logs or step // self.every == before // self.every:
+            return
+        total = float(logs["loss"]) * (batch + 1)
+        mean = (total - self._sum) / (batch + 1 - self._steps)
+        self.points.append((step, mean))
+        self._sum, self._steps = total, batch + 1
 
 
 class ProgressLog(keras.callbacks.Callback):

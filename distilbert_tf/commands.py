@@ -3,13 +3,20 @@
 Each imports what it needs when it runs, so `--help` and wrong flags answer at once.
 """
 
+import dataclasses
 import json
+import os
 import sys
+import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from absl import flags
+
+from distilbert_tf.launcher import TF_CONFIG, launch
+from distilbert_tf.options import FinetuneOptions, default_output_dir
 
 
 class UsageError(ValueError):
@@ -65,14 +72,18 @@ def _define_model(values: flags.FlagValues, default: str | None = "demo") -> Non
     )
 
 
-def _define_data(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("task", "sst2", "task: sst2, mnli or qqp", flag_values=values)
+def _define_task(values: flags.FlagValues, text: str = "task: sst2, mnli or qqp") -> None:
+    flags.DEFINE_string("task", "sst2", text, flag_values=values)
     flags.DEFINE_string(
         "data",
         "demo",
-        "directory with the task's files in GLUE's layout, or 'demo'",
+        "directory with the task's files in GLUE's layout or the hub's, 'hub', or 'demo'",
         flag_values=values,
     )
+
+
+def _define_data(values: flags.FlagValues) -> None:
+    _define_task(values)
     flags.DEFINE_integer("batch_size", 32, "rows per step", lower_bound=1, flag_values=values)
 
 
@@ -95,54 +106,76 @@ def _define_pair(values: flags.FlagValues) -> None:
 
 def _define_finetune(values: flags.FlagValues) -> None:
     _define_model(values)
-    _define_data(values)
-    _define_max_length(values, 128)
+    _define_task(values, "task, or several with commas: sst2, mnli, qqp")
     flags.DEFINE_string(
         "output", None, "directory of the result; runs/<task> if not given", flag_values=values
     )
-    flags.DEFINE_integer("epochs", 3, "passes over the data", lower_bound=1, flag_values=values)
-    flags.DEFINE_float("learning_rate", 5e-5, "peak learning rate", 0.0, flag_values=values)
-    flags.DEFINE_float(
-        "warmup_ratio", 0.1, "share of the steps with a rising rate", 0.0, 0.99, flag_values=values
-    )
-    flags.DEFINE_float("weight_decay", 0.01, "decoupled weight decay", 0.0, flag_values=values)
+    flags.DEFINE_boolean("overwrite", False, "replace an earlier result", flag_values=values)
+    flags.DEFINE_boolean("dry_run", False, "say what would be done, and end", flag_values=values)
     flags.DEFINE_integer(
-        "max_train_examples", None, "use only the first so many", 1, flag_values=values
-    )
-    flags.DEFINE_integer("seed", 42, "seed of head, shuffles and dropout", flag_values=values)
-    flags.DEFINE_string(
-        "dtype", None, "Keras dtype policy, such as mixed_bfloat16", flag_values=values
-    )
-    flags.DEFINE_boolean(
-        "jit_compile",
-        False,
-        "compile with XLA, all rows padded to --max_length (for GPUs and TPUs)",
+        "num_workers",
+        1,
+        "train in so many processes of this machine, started anew if one dies",
+        1,
         flag_values=values,
     )
-    flags.DEFINE_boolean("overwrite", False, "replace an earlier result", flag_values=values)
+    for field in dataclasses.fields(FinetuneOptions):
+        _define_option(values, field)
+
+
+def _define_option(values: flags.FlagValues, field: dataclasses.Field[Any]) -> None:
+    name, limits = field.name, field.metadata
+    default: Any = field.default
+    text = limits["help"]
+    kind = (typing.get_args(field.type) or (field.type,))[0]  # `int` of `int | None`
+    if "choices" in limits:
+        flags.DEFINE_enum(name, default, limits["choices"], text, flag_values=values)
+    elif kind is bool:
+        flags.DEFINE_boolean(name, default, text, flag_values=values)
+    elif kind is str:
+        flags.DEFINE_string(name, default, text, flag_values=values)
+    else:
+        define = flags.DEFINE_integer if kind is int else flags.DEFINE_float
+        lowest, highest = limits.get("minimum"), limits.get("maximum")
+        define(name, default, text, lowest, highest, flag_values=values)
 
 
 def _finetune(values: flags.FlagValues, words: Sequence[str]) -> None:
+    options: dict[str, Any] = {
+        field.name: values[field.name].value for field in dataclasses.fields(FinetuneOptions)
+    }
+    if values.num_workers > 1 and not os.environ.get(TF_CONFIG) and not values.dry_run:
+        logs = Path(values.output or default_output_dir(values.task)) / "logs"
+        raise SystemExit(launch(["finetune", *_spelled(values)], values.num_workers, logs))
+    from distilbert_tf.callbacks import InterruptedRunError
+    from distilbert_tf.preparation import plan_finetuning
     from distilbert_tf.training import finetune
 
-    result = finetune(
-        values.task,
-        values.model,
-        values.data,
-        values.output,
-        epochs=values.epochs,
-        batch_size=values.batch_size,
-        learning_rate=values.learning_rate,
-        warmup_ratio=values.warmup_ratio,
-        weight_decay=values.weight_decay,
-        max_length=values.max_length,
-        max_train_examples=values.max_train_examples,
-        seed=values.seed,
-        dtype=values.dtype,
-        jit_compile=values.jit_compile,
-        overwrite=values.overwrite,
-    )
+    if values.dry_run:
+        say(plan_finetuning(values.task, values.model, values.data, **options).report())
+        return
+    try:
+        result = finetune(
+            values.task,
+            values.model,
+            values.data,
+            values.output,
+            overwrite=values.overwrite,
+            **options,
+        )
+    except InterruptedRunError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(128 + error.signal_number) from None
     say(result.report())
+
+
+def _spelled(values: flags.FlagValues) -> list[str]:
+    """Writes the flags that were given as they would be typed."""
+    return [
+        values[name].serialize()
+        for name in values
+        if values[name].present and name not in ("num_workers", "strategy")
+    ]
 
 
 def _define_evaluate(values: flags.FlagValues) -> None:
@@ -153,7 +186,7 @@ def _define_evaluate(values: flags.FlagValues) -> None:
 
 
 def _evaluate(values: flags.FlagValues, words: Sequence[str]) -> None:
-    from distilbert_tf.training import evaluate_pretrained
+    from distilbert_tf.evaluation import evaluate_pretrained
 
     metrics = evaluate_pretrained(
         _required(values, "model"),
@@ -164,6 +197,27 @@ def _evaluate(values: flags.FlagValues, words: Sequence[str]) -> None:
         max_length=values.max_length,
     )
     say(json.dumps(metrics))
+
+
+def _define_submit(values: flags.FlagValues) -> None:
+    _define_model(values, default=None)
+    _define_data(values)
+    _define_max_length(values, None)
+    flags.DEFINE_string("output", "submission", "directory of the files", flag_values=values)
+
+
+def _submit(values: flags.FlagValues, words: Sequence[str]) -> None:
+    from distilbert_tf.evaluation import predict_submission
+
+    for path in predict_submission(
+        _required(values, "model"),
+        values.task,
+        values.data,
+        values.output,
+        batch_size=values.batch_size,
+        max_length=values.max_length,
+    ):
+        say(str(path))
 
 
 def _define_pipeline(values: flags.FlagValues) -> None:
@@ -310,6 +364,11 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "score a saved classifier on a split of a task", _evaluate, _define_evaluate
+    ),
+    "submit": Command(
+        "predict GLUE's test splits of a task, in the files that its server takes",
+        _submit,
+        _define_submit,
     ),
     "predict": Command(
         "classify texts (arguments, or lines of standard input)",

@@ -3,14 +3,15 @@
 Shapes: B rows of a batch, T tokens of the longest row in it.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from distilbert_tf.readers import Examples
+from distilbert_tf.sampling import EpochSampler
 
-SORTED_BATCHES = 50  # batches that are cut from one window of rows sorted by length
 TOKENIZED_ROWS = 1024  # rows that the tokenizer gets at once
 
 
@@ -82,9 +83,8 @@ def make_dataset(
     """Turns examples into batches for `fit`, `evaluate` and `predict`.
 
     Every text is tokenized once, here, and its token ids are kept (about 60 bytes for a sentence of
-    SST-2); an epoch then costs a few gathers. For training, rows are shuffled anew in every epoch,
-    sorted by length within windows of 50 batches so that a batch holds rows of about one length,
-    and the batches are shuffled again.
+    SST-2); an epoch then costs a few gathers. For training, rows are shuffled anew each time that
+    the dataset is iterated, into batches of rows of about one length: see `EpochSampler`.
 
     Args:
         examples: What to feed.
@@ -107,16 +107,17 @@ def make_dataset(
         raise ValueError(f"A row has {longest} tokens, but width={width}.")
     labels = tf.constant(examples.labels)
     count = len(examples)
-    rows = tf.data.Dataset.range(count)
     if shuffle_seed is None:
-        rows = rows.batch(batch_size)
+        rows = tf.data.Dataset.range(count).batch(batch_size)
     else:
-        rows = rows.shuffle(count, seed=shuffle_seed, reshuffle_each_iteration=True)
-        rows = rows.batch(SORTED_BATCHES * batch_size)
-        rows = rows.map(lambda window: tf.gather(window, _order(tokens.lengths, window)))
-        # Windows hold a whole number of batches, so only the last one can end in a short batch.
-        rows = rows.unbatch().batch(batch_size)
-        rows = rows.shuffle(SORTED_BATCHES, seed=shuffle_seed + 1)
+        sampler = EpochSampler(
+            tokens.lengths.numpy(), (count,), batch_size, shuffle_seed, drop_remainder=False
+        )
+        epochs = itertools.count()
+        rows = tf.data.Dataset.from_generator(
+            lambda: sampler.batches(next(epochs)),
+            output_signature=tf.TensorSpec([None], tf.int64),
+        )
     dataset = rows.map(
         lambda batch: (tokens.batch(batch, width), tf.gather(labels, batch)),
         num_parallel_calls=tf.data.AUTOTUNE,
@@ -124,7 +125,3 @@ def make_dataset(
     return dataset.prefetch(tf.data.AUTOTUNE).apply(
         tf.data.experimental.assert_cardinality(-(-count // batch_size))
     )
-
-
-def _order(lengths: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    return tf.argsort(tf.gather(lengths, rows), stable=True)

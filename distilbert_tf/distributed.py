@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
+from distilbert_tf.options import STRATEGIES
 
 
 def make_strategy(name: str = "auto") -> tf.distribute.Strategy:

@@ -65,6 +65,7 @@ class MultiTaskModel(DistributedTraining, keras.Model):
             for name, model in classifiers.items()
         ]
         self.micro_batches = 1
+        self.train_function: Callable[[Any], Any] | None = None
         self._steps_to_skip = 0
         self.built = True
 
@@ -79,7 +80,7 @@ class MultiTaskModel(DistributedTraining, keras.Model):
 
     def compile(
         self,
-        optimizer: keras.optimizers.Optimizer,
+        optimizer: keras.optimizers.Optimizer | None = None,
         *,
         jit_compile: bool = False,
         micro_batches: int = 1,
@@ -89,7 +90,7 @@ class MultiTaskModel(DistributedTraining, keras.Model):
         """Prepares for `fit` and `evaluate`; to be called in the strategy's scope.
 
         Args:
-            optimizer: The optimizer.
+            optimizer: The optimizer; not needed to evaluate.
             jit_compile: Whether to compile forward and backward pass with XLA. The model then
                 computes padding too, and wants batches of one width.
             micro_batches: In how many parts each replica computes its part of a batch, one after
@@ -109,7 +110,8 @@ class MultiTaskModel(DistributedTraining, keras.Model):
         self._forward_backward: Callable[..., Any] = self._compute_gradients
         if jit_compile:
             self._forward_backward = tf.function(self._compute_gradients, jit_compile=True)
-        optimizer.build(self.trainable_variables)
+        if optimizer is not None:
+            optimizer.build(self.trainable_variables)
 
     def skip_steps(self, count: int) -> None:
         """Lets the next `fit` count this many steps of its first epoch without computing them."""
@@ -173,9 +175,7 @@ class MultiTaskModel(DistributedTraining, keras.Model):
             found.append((is_own, labels, tf.where(is_own, losses, 0.0)))
         return found
 
-    def _add_micro_batch(
-        self, inputs: ModelInputs, targets: Mapping[str, tf.Tensor]
-    ) -> Gradients:
+    def _add_micro_batch(self, inputs: ModelInputs, targets: Mapping[str, tf.Tensor]) -> Gradients:
         gradients, logits = self._forward_backward(inputs, targets)
         self._update_metrics(targets, logits, None)
         return gradients

@@ -60,9 +60,7 @@ def write_variables(groups: Mapping[str, Sequence[keras.Variable]], tensors: Ten
         ours = (
             f"{tuple(slots[name].shape)} {slots[name].dtype}" if name in slots else "not in the run"
         )
-        theirs = (
-            f"{given[name].shape} {given[name].dtype}" if name in given else "not in the state"
-        )
+        theirs = f"{given[name].shape} {given[name].dtype}" if name in given else "not in the state"
         if ours != theirs:
             raise CheckpointError(
                 f"The saved state does not fit this run: variable {name} is {theirs}, here {ours}."
@@ -153,5 +151,5 @@ def _digest(tensors: Tensors, record: str) -> str:
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.reshape(-1).view(np.uint8))
+        digest.update(array.tobytes())
     return digest.hexdigest()

@@ -97,9 +97,7 @@ class EpochSampler:
         for start in range(0, len(rows), window):
             part = rows[start : start + window]
             part = part[np.argsort(self.lengths[part], kind="stable")]
-            batches += [
-                part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)
-            ]
+            batches += [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
         return [batches[i] for i in random.permutation(len(batches))]
 
     def steps(self, first_epoch: int = 0, first_step: int = 0) -> Iterator[np.ndarray]:
@@ -120,5 +118,7 @@ class EpochSampler:
 
 def _draw(size: int, count: int, random: np.random.Generator) -> np.ndarray:
     """Draws `count` of `size` rows: each once before any comes again."""
-    passes: Sequence[np.ndarray] = [random.permutation(size) for _ in range(math.ceil(count / size))]
+    passes: Sequence[np.ndarray] = [
+        random.permutation(size) for _ in range(math.ceil(count / size))
+    ]
     return np.concatenate([*passes, np.empty(0, int)])[:count].astype(int)

@@ -1,11 +1,10 @@
-"""Fine-tuning a classifier, from files to a saved checkpoint and a report."""
+"""Fine-tuning classifiers, from files to saved checkpoints and their record."""
 
 import dataclasses
-import json
-import resource
+import datetime
+import shutil
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,49 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from distilbert_tf.callbacks import ProgressLog, SaveBest
-from distilbert_tf.checkpoint_files import CheckpointError, replacing
-from distilbert_tf.configuration import load_config
-from distilbert_tf.data import make_dataset
+from distilbert_tf.callbacks import (
+    EvaluateWithin,
+    LossCurve,
+    ProgressLog,
+    SaveBest,
+    SaveState,
+    StepCounter,
+    TrainingDivergedError,
+    format_duration,
+    meet_workers,
+)
+from distilbert_tf.checkpoint_files import Tensors
+from distilbert_tf.distributed import is_chief
+from distilbert_tf.evaluation import Scores
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.hub import WEIGHTS, find_checkpoint
-from distilbert_tf.optimization import create_optimizer
-from distilbert_tf.readers import load_examples
-from distilbert_tf.tasks import Task, get_task
+from distilbert_tf.hub import WEIGHTS
+from distilbert_tf.multitask_checkpoint import RUN
+from distilbert_tf.optimization import NOT_FINITE
+from distilbert_tf.options import FinetuneOptions, default_output_dir
+from distilbert_tf.preparation import (
+    VALIDATION,
+    PreparedRun,
+    load_splits,
+    parse_tasks,
+    prepare,
+)
+from distilbert_tf.record import (
+    CARD,
+    CONFUSION,
+    CURVES,
+    METRICS,
+    describe_data,
+    describe_process,
+    peak_memory_mib,
+    plot_confusion,
+    plot_curves,
+    write_card,
+    write_json,
+)
+from distilbert_tf.resume import CHECKPOINTS, read_newest_state
+from distilbert_tf.tasks import Task
 from distilbert_tf.tokenizer import DistilBertTokenizer
-
-METRICS = "metrics.json"
+from distilbert_tf.training_data import training_batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,275 +62,368 @@ class FinetuneResult:
     """What a run gave.
 
     Attributes:
-        model: The classifier with the best epoch's weights.
-        tokenizer: Its tokenizer.
-        output_dir: Where both are saved, with `metrics.json` and TensorBoard's logs.
-        metrics: The scores and the run's figures, as in `metrics.json`.
-        history: Keras' history: lists by metric, an item an epoch.
+        classifiers: The classifier of each task, with the best evaluation's weights.
+        tokenizer: Their tokenizer.
+        output_dir: Where all is saved.
+        scores: By task and split.
+        run: The run's record, as in `run.json`.
+        history: For each metric of an epoch its values, epoch by epoch.
     """
 
-    model: TFDistilBertForSequenceClassification
+    classifiers: dict[str, TFDistilBertForSequenceClassification]
     tokenizer: DistilBertTokenizer
     output_dir: Path
-    metrics: dict[str, Any]
+    scores: dict[str, dict[str, Scores]]
+    run: dict[str, Any]
     history: dict[str, list[float]]
+
+    @property
+    def model(self) -> TFDistilBertForSequenceClassification:
+        """The classifier of a run on one task; of several, that of the first."""
+        return next(iter(self.classifiers.values()))
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Loss and metrics on the validation split, of the first task."""
+        return next(iter(self.scores.values()))[VALIDATION].values
 
     def report(self) -> str:
         """Writes the figures as a few lines for people."""
-        m = self.metrics
+        run, lines = self.run, []
+        for task, by_split in self.scores.items():
+            before = run["scores_before"][task]
+            for split, found in by_split.items():
+                shown = ", ".join(
+                    f"{name} {value:.4f}"
+                    + (f" (before: {before[name]:.4f})" if split == VALIDATION else "")
+                    for name, value in found.values.items()
+                )
+                lines.append(f"{task}, {split}, {found.rows:,} rows: {shown}")
+        best = run["best"]
         return "\n".join(
             [
-                f"{m['task']}: {m['train_examples']} training and {m['validation_examples']} "
-                "validation examples",
-                f"accuracy before {m['accuracy_before']:.4f}, after {m['accuracy']:.4f} "
-                f"(best of {m['epochs']} epochs: number {m['best_epoch']})",
-                f"loss {m['loss']:.4f} on the validation examples",
-                f"{m['train_time_s']:.0f} s, {m['examples_per_s']:.1f} examples/s, "
-                f"peak memory {m['peak_memory_mib']:.0f} MiB",
+                *lines,
+                f"kept: epoch {best['epoch']} of {run['options']['epochs']}, step "
+                f"{best['step']:,} of {run['total_steps']:,}",
+                f"{format_duration(run['train_time_s'])}, {run['examples_per_s']:.1f} examples/s, "
+                f"peak memory {run['peak_memory_mib']:.0f} MiB",
                 f"saved in {self.output_dir}",
             ]
         )
 
 
-def compile_classifier(
-    model: TFDistilBertForSequenceClassification,
-    optimizer: Any = "adam",
-    *,
-    jit_compile: bool = False,
-) -> None:
-    """Compiles a classifier with its loss and metric: cross-entropy of logits, accuracy.
-
-    Args:
-        model: The classifier.
-        optimizer: What Keras' `compile` takes.
-        jit_compile: Whether to compile with XLA; the model then computes padding too, and wants
-            batches of one width.
-    """
-    model.skip_padding = not jit_compile
-    model.compile(
-        optimizer=optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-        jit_compile=jit_compile,
-    )
-
-
-def evaluate(
-    model: TFDistilBertForSequenceClassification, dataset: tf.data.Dataset
-) -> dict[str, float]:
-    """Scores a classifier on every row of a dataset.
-
-    Args:
-        model: A classifier; compiled here if it is not yet.
-        dataset: Batches of inputs and label ids, as `make_dataset` gives.
-
-    Returns:
-        `loss` and `accuracy`.
-    """
-    if not model.compiled:
-        compile_classifier(model)
-    return {
-        name: float(value)
-        for name, value in model.evaluate(dataset, verbose=0, return_dict=True).items()
-    }
-
-
-def evaluate_pretrained(
-    model: str | Path,
-    task: str | Task = "sst2",
-    data: str | Path = "demo",
-    *,
-    split: str = "validation",
-    batch_size: int = 32,
-    max_length: int | None = None,
-) -> dict[str, float]:
-    """Scores a saved classifier on a split of a task.
-
-    Args:
-        model: Directory or hub name of a classifier.
-        task: A task or its name.
-        data: Directory with the task's files, or `"demo"`.
-        split: Name of the split.
-        batch_size: Rows per step.
-        max_length: Longest row in tokens; the tokenizer's `model_max_length`, which is that of
-            the fine-tuning, if not given.
-
-    Returns:
-        `loss` and `accuracy`.
-
-    Raises:
-        CheckpointError: The checkpoint has no classifier, or one for other labels.
-    """
-    task = get_task(task)
-    classifier = TFDistilBertForSequenceClassification.from_pretrained(model, fresh_head=False)
-    labels = tuple(classifier.config.id2label.values())
-    if [label.casefold() for label in labels] != [label.casefold() for label in task.labels]:
-        raise CheckpointError(
-            f"{model} has the labels {', '.join(labels)}; the task {task.name!r} has "
-            f"{', '.join(task.labels)}."
-        )
-    tokenizer = DistilBertTokenizer.from_pretrained(model)
-    examples = load_examples(task, data, split)
-    dataset = make_dataset(examples, tokenizer.as_layer(max_length=max_length), batch_size)
-    return evaluate(classifier, dataset)
-
-
-def _load_classifier(
-    model: str | Path, task: Task, dtype: str | None
-) -> TFDistilBertForSequenceClassification:
-    """Loads what to start from; a head for other labels than the task's gives way to a new one."""
-    config, _ = load_config(find_checkpoint(model).config)
-    has_same_labels = tuple(config.id2label.values()) == task.labels
-    return TFDistilBertForSequenceClassification.from_pretrained(
-        model,
-        id2label=task.id2label,
-        dtype=dtype,
-        fresh_head=None if has_same_labels else True,
-    )
-
-
 def finetune(
-    task: str | Task = "sst2",
+    task: str | Task | Sequence[str | Task] = "sst2",
     model: str | Path = "demo",
     data: str | Path = "demo",
     output_dir: str | Path | None = None,
     *,
-    epochs: int = 3,
-    batch_size: int = 32,
-    learning_rate: float = 5e-5,
-    warmup_ratio: float = 0.1,
-    weight_decay: float = 0.01,
-    max_length: int = 128,
-    max_train_examples: int | None = None,
-    seed: int = 42,
-    dtype: str | None = None,
-    jit_compile: bool = False,
     overwrite: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    **options: Any,
 ) -> FinetuneResult:
-    """Fine-tunes a classifier, and keeps the epoch with the best validation accuracy.
+    """Fine-tunes a classifier for each task on one encoder, and keeps the best evaluation's.
+
+    Called again with the same arguments after it was interrupted, in whatever way, the run goes on
+    from its last saved state, and ends with the same weights as if nothing had happened.
 
     Args:
-        task: A task or its name.
-        model: Checkpoint to start from: directory, hub name or `"demo"`. The head of a classifier
-            for the same labels is kept, any other is new.
-        data: Directory with the task's files, or `"demo"`.
-        output_dir: Where checkpoint, tokenizer, `metrics.json` and TensorBoard's logs go;
-            `runs/<task>` if not given.
-        epochs: Passes over the training examples.
-        batch_size: Rows per step.
-        learning_rate: Peak of the linear warm-up and decay.
-        warmup_ratio: Share of the steps in which the rate rises.
-        weight_decay: Decoupled weight decay, none on LayerNorm and biases.
-        max_length: Longest row in tokens; longer text is cut.
-        max_train_examples: Use only the first so many training examples.
-        seed: Seed of the new head, the shuffles and the dropout.
-        dtype: Keras dtype policy, such as `"mixed_bfloat16"`.
-        jit_compile: Whether to compile with XLA, all rows padded to `max_length`: for GPUs and
-            TPUs. Without it, padding costs nothing.
-        overwrite: Whether `output_dir` may hold a checkpoint already.
+        task: A task or its name; or several of them, which are then trained together.
+        model: Checkpoint to start from: directory, hub name or `"demo"`. Of a classifier for the
+            task's labels the head is kept.
+        data: Directory with the tasks' files, `"hub"` or `"demo"`.
+        output_dir: Where the result goes; `runs/<task>` if not given. Of several tasks, each has a
+            directory of its own in it. There are the checkpoint and its tokenizer, `run.json`,
+            `metrics.json`, learning curves, confusion matrices and a model card; TensorBoard's
+            logs; and, until the run ends, its state.
+        overwrite: Whether `output_dir` may hold another result already.
         callbacks: More Keras callbacks.
+        **options: See `FinetuneOptions`.
 
     Returns:
-        The tuned model and the figures of the run.
+        The tuned classifiers and the figures of the run. Under a multi-worker strategy, all workers
+        get it, and the chief writes the files.
 
     Raises:
-        FileExistsError: `output_dir` holds a checkpoint and `overwrite` is false.
+        CheckpointError: The checkpoint has a head for other labels, or all states are damaged.
+        DataError: A file is not as a task needs it.
+        FileExistsError: `output_dir` holds another result and `overwrite` is false.
         FileNotFoundError: No such checkpoint or data.
-        TrainingDivergedError: The loss became infinite or NaN.
+        InterruptedRunError: SIGTERM or SIGINT came; the state is saved.
+        TrainingDivergedError: The gradients became infinite or NaN.
         ValueError: A bad argument, file or checkpoint.
     """
-    task = get_task(task)
-    output_dir = Path("runs", task.name) if output_dir is None else Path(output_dir)
-    if epochs < 1 or batch_size < 1:
-        raise ValueError(
-            f"epochs ({epochs}) and batch_size ({batch_size}) must each be at least 1."
-        )
-    earlier = [output_dir / name for name in (*WEIGHTS, METRICS) if (output_dir / name).exists()]
-    if earlier and not overwrite:
-        raise FileExistsError(
-            f"{output_dir} already holds a checkpoint ({earlier[0].name}). Choose another "
-            "output_dir, or pass overwrite=True (--overwrite) to replace it."
-        )
+    settings = FinetuneOptions(**options)
+    tasks = parse_tasks(task)
+    names = [one.name for one in tasks]
+    output_dir = default_output_dir(",".join(names)) if output_dir is None else Path(output_dir)
     if output_dir.exists() and output_dir.resolve() == Path(model).expanduser().resolve():
         raise ValueError(
             f"model and output_dir are both {output_dir}: a run that fails would lose the model. "
             "Choose another output_dir."
         )
-    keras.utils.set_random_seed(seed)
-    train = load_examples(task, data, "train")
-    validation = load_examples(task, data, "validation")
-    if max_train_examples is not None:
-        train = train.take(max_train_examples)
-    tokenizer = DistilBertTokenizer.from_pretrained(model)
-    tokenizer.model_max_length = max_length  # so that evaluation and export cut alike
-    classifier = _load_classifier(model, task, dtype)
-    if max_length > classifier.config.max_position_embeddings:
-        raise ValueError(
-            f"max_length is {max_length}, but {model} has "
-            f"{classifier.config.max_position_embeddings} positions."
+    if (output_dir / METRICS).exists() and not overwrite:
+        raise FileExistsError(
+            f"{output_dir} already holds a finished run ({METRICS}). Choose another output_dir, or "
+            "pass overwrite=True (--overwrite) to replace it."
         )
-    tokenize = tokenizer.as_layer(max_length=max_length)
-    width = max_length if jit_compile else None
-    train_data = make_dataset(train, tokenize, batch_size, shuffle_seed=seed, width=width)
-    validation_data = make_dataset(validation, tokenize, batch_size, width=width)
-    optimizer = create_optimizer(
-        learning_rate,
-        total_steps=epochs * len(train_data),
-        warmup_ratio=warmup_ratio,
-        weight_decay=weight_decay,
-    )
-    compile_classifier(classifier, optimizer, jit_compile=jit_compile)
-    before = evaluate(classifier, validation_data)
-    logging.info("Accuracy before fine-tuning: %.4f.", before["accuracy"])
-
-    output_dir.mkdir(parents=True, exist_ok=True)
-    for path in earlier:
-        path.unlink()  # or an interrupted run would leave it beside another run's files
-    best = SaveBest(output_dir, tokenizer)
-    own_callbacks = [
-        keras.callbacks.TensorBoard(
-            output_dir / "tensorboard", write_graph=False, update_freq=50, profile_batch=0
-        ),
-        *([] if sys.stdout.isatty() else [ProgressLog()]),
-    ]
-    started_s = time.monotonic()
-    history = classifier.fit(
-        train_data,
-        validation_data=validation_data,
-        epochs=epochs,
-        # The best epoch is put back last, whatever another callback does to the weights.
-        callbacks=[*own_callbacks, *callbacks, best],
-        shuffle=False,  # the dataset shuffles itself
-        verbose=1 if sys.stdout.isatty() else 2,
-    )
-    train_time_s = time.monotonic() - started_s
-    after = evaluate(classifier, validation_data)
-    metrics = {
-        "task": task.name,
+    splits = load_splits(tasks, data, settings)
+    identity = {
+        "tasks": names,
         "model": str(model),
-        "accuracy_before": before["accuracy"],
-        "accuracy": after["accuracy"],
-        "loss": after["loss"],
-        "best_epoch": best.best_epoch,
-        "epochs": len(history.epoch),
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "warmup_ratio": warmup_ratio,
-        "weight_decay": weight_decay,
-        "max_length": max_length,
-        "seed": seed,
-        "dtype": classifier.dtype_policy.name,
-        "jit_compile": jit_compile,
-        "train_examples": len(train),
-        "validation_examples": len(validation),
-        "train_time_s": train_time_s,
-        "examples_per_s": len(history.epoch) * len(train) / train_time_s,
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "history": {
-            name: [float(value) for value in values] for name, values in history.history.items()
-        },
+        "options": settings.recipe(),
+        "data_files": describe_data(splits),
     }
-    with replacing(output_dir / METRICS) as temporary:
-        temporary.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    return FinetuneResult(classifier, tokenizer, output_dir, metrics, history.history)
+    restored = _find_state(output_dir, identity, settings, overwrite)
+    run = prepare(tasks, model, splits, settings)
+    chief = is_chief(run.strategy)
+    if chief and restored is None:
+        _clear(output_dir, names, overwrite)
+    directories = _directories(output_dir, names)
+
+    counter = StepCounter(run.sampler.steps_per_epoch)
+    best = SaveBest(
+        directories, run.tokenizer, _scorer(tasks), counter, settings.early_stopping_patience
+    )
+    curve = LossCurve(counter, settings.epochs)
+    saver = SaveState(
+        output_dir / CHECKPOINTS,
+        counter,
+        best,
+        curve,
+        every=settings.save_steps,
+        keep=settings.keep_states,
+        run=identity,
+        restored=restored,
+    )
+    if restored is None:
+        before = {name: found.values for name, found in run.score(VALIDATION).items()}
+        saver.run["scores_before"] = before
+    else:
+        logging.info("Going on after step %d of %s.", counter.step, output_dir)
+        before = restored[1]["run"]["scores_before"]
+        saver.run["scores_before"] = before
+    for name, values in before.items():
+        logging.info("%s before: %s.", name, ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
+    record = {
+        "status": "running",
+        **identity,
+        "options": dataclasses.asdict(settings),
+        **describe_process(),
+        "data": str(data),
+        "strategy": type(run.strategy).__name__,
+        "replicas": run.strategy.num_replicas_in_sync,
+        "dtype": run.model.dtype_policy.name,
+        "parameters": run.model.count_params(),
+        "steps_per_epoch": counter.steps_per_epoch,
+        "total_steps": settings.epochs * counter.steps_per_epoch,
+        "scores_before": before,
+        "resumed_at_step": counter.step,
+        "started_at": _now(),
+    }
+    if chief:
+        write_json(output_dir / RUN, record)
+    _fit(run, counter, best, curve, saver, callbacks, output_dir if chief else None)
+
+    scores: dict[str, dict[str, Scores]] = {name: {} for name in names}
+    for split in dict.fromkeys(key for found in splits.values() for key in found if key != "train"):
+        for name, found in run.score(split).items():
+            scores[name][split] = found
+    steps = counter.step
+    record |= {
+        "status": "finished",
+        "finished_at": _now(),
+        "steps": steps,
+        "best": best.best,
+        "train_time_s": saver.train_time_s,
+        "examples_per_s": steps * settings.batch_size / saver.train_time_s,
+        "peak_memory_mib": peak_memory_mib(),
+    }
+    if chief:
+        _write_record(output_dir, tasks, scores, record, best, curve, saver.epochs)
+    meet_workers(run.strategy)  # a worker that leaves early takes the others with it
+    history = {
+        key: [epoch[key] for epoch in saver.epochs if key in epoch]
+        for key in dict.fromkeys(key for epoch in saver.epochs for key in epoch)
+    }
+    return FinetuneResult(run.model.classifiers, run.tokenizer, output_dir, scores, record, history)
+
+
+def _fit(
+    run: PreparedRun,
+    counter: StepCounter,
+    best: SaveBest,
+    curve: LossCurve,
+    saver: SaveState,
+    callbacks: Sequence[keras.callbacks.Callback],
+    log_dir: Path | None,
+) -> None:
+    settings = run.options
+    validation, validation_steps = run.evaluation(VALIDATION)
+    first_epoch, first_step = divmod(counter.step, counter.steps_per_epoch)
+    own: list[keras.callbacks.Callback] = [counter]
+    if log_dir is not None:
+        if not sys.stdout.isatty():
+            own.append(ProgressLog(counter, settings.batch_size))
+        own.append(
+            keras.callbacks.TensorBoard(
+                log_dir / "tensorboard", write_graph=False, update_freq=50, profile_batch=0
+            )
+        )
+    own.append(curve)
+    if settings.eval_steps is not None:
+
+        def evaluate() -> dict[str, float]:
+            return run.model.evaluate(
+                validation, steps=validation_steps, verbose=0, return_dict=True
+            )
+
+        own.append(EvaluateWithin(settings.eval_steps, evaluate, counter, best))
+    data = training_batches(
+        run.rows,
+        run.sampler,
+        run.strategy,
+        width=run.width,
+        first_epoch=first_epoch,
+        first_step=first_step,
+    )
+    with saver.watching_signals():
+        try:
+            run.model.fit(
+                data,
+                validation_data=validation,
+                validation_steps=validation_steps,
+                epochs=first_epoch if best.is_over else settings.epochs,
+                initial_epoch=first_epoch,
+                steps_per_epoch=counter.steps_per_epoch,
+                # The best weights are put back last, whatever another callback does to them.
+                callbacks=[*own, *callbacks, best, saver],
+                shuffle=False,  # the sampler does
+                verbose=0 if log_dir is None else 1 if sys.stdout.isatty() else 2,
+            )
+        except tf.errors.InvalidArgumentError as error:
+            if NOT_FINITE not in str(error):
+                raise
+            raise TrainingDivergedError(_describe_divergence(run, counter, best)) from error
+
+
+def _describe_divergence(run: PreparedRun, counter: StepCounter, best: SaveBest) -> str:
+    epoch, step = divmod(counter.current - 1, counter.steps_per_epoch)
+    rows = run.sampler.batches(epoch)[step]
+    starts, named = 0, []
+    for task, size in zip(run.tasks, run.sampler.task_sizes, strict=True):
+        own = sorted(int(row - starts) for row in rows if starts <= row < starts + size)
+        if own:
+            named.append(f"rows {', '.join(map(str, own))} of {task.name}'s training examples")
+        starts += size
+    last = counter.current + run.options.steps_per_execution - 1
+    steps = f"step {counter.current}" + (f" to {last}" if last > counter.current else "")
+    kept = (
+        f"The checkpoint of step {best.best['step']} is kept."
+        if best.best
+        else "Nothing was saved."
+    )
+    return (
+        f"The gradients of {steps} (epoch {epoch + 1}, batch {step + 1}: {' and '.join(named)}, "
+        f"counted from 0) are not finite: the training diverged. Try a lower learning rate. {kept}"
+    )
+
+
+def _find_state(
+    output_dir: Path, identity: Mapping[str, Any], settings: FinetuneOptions, overwrite: bool
+) -> tuple[Tensors, dict[str, Any]] | None:
+    """Reads the state of this very run, if it was interrupted."""
+    if (output_dir / METRICS).exists():
+        return None  # finished, and to be replaced
+    state = read_newest_state(output_dir / CHECKPOINTS)
+    if state is None:
+        return None
+    before = state[1]["run"]
+    differences = [
+        f"{name} was {before[name]}, now {identity[name]}"
+        for name in ("tasks", "model")
+        if before[name] != identity[name]
+    ]
+    differences += settings.differences(before["options"])
+    if before["data_files"] != identity["data_files"]:
+        differences.append("the data files have changed")
+    if not differences:
+        return state
+    if overwrite:
+        logging.warning("The interrupted run in %s was another one; it is replaced.", output_dir)
+        return None
+    raise FileExistsError(
+        f"{output_dir} holds the state of another run that was interrupted: "
+        f"{'; '.join(differences)}. Go on with the same settings, choose another output_dir, or "
+        "pass overwrite=True (--overwrite) to replace it."
+    )
+
+
+def _directories(output_dir: Path, names: Sequence[str]) -> dict[str, Path]:
+    return {name: output_dir / name if len(names) > 1 else output_dir for name in names}
+
+
+def _clear(output_dir: Path, names: Sequence[str], overwrite: bool) -> None:
+    """Removes what an earlier run left, or the new one would be mixed with it if interrupted."""
+    places = [output_dir, *_directories(output_dir, names).values()]
+    results = [place / name for place in places for name in (*WEIGHTS, METRICS)]
+    earlier = [path for path in results if path.exists()]
+    if earlier and not overwrite:
+        raise FileExistsError(
+            f"{output_dir} already holds a checkpoint ({earlier[0].name}). Choose another "
+            "output_dir, or pass overwrite=True (--overwrite) to replace it."
+        )
+    for path in earlier:
+        path.unlink(missing_ok=True)
+    for name in (CHECKPOINTS, "tensorboard"):
+        shutil.rmtree(output_dir / name, ignore_errors=True)
+    output_dir.mkdir(parents=True, exist_ok=True)
+
+
+def _scorer(tasks: Sequence[Task]) -> Callable[[Mapping[str, float]], float]:
+    """Gives the function that judges an evaluation: the mean of the tasks' main metrics."""
+    names = [
+        task.metrics[0] if len(tasks) == 1 else f"{task.name}_{task.metrics[0]}" for task in tasks
+    ]
+    return lambda logs: sum(float(logs[name]) for name in names) / len(names)
+
+
+def _write_record(
+    output_dir: Path,
+    tasks: Sequence[Task],
+    scores: Mapping[str, Mapping[str, Scores]],
+    record: Mapping[str, Any],
+    best: SaveBest,
+    curve: LossCurve,
+    epochs: list[dict[str, float]],
+) -> None:
+    directories = _directories(output_dir, [task.name for task in tasks])
+    kept_step = best.best["step"] if best.best else 0
+    metrics = [
+        name if len(tasks) == 1 else f"{task.name}_{name}"
+        for task in tasks
+        for name in task.metrics
+    ]
+    for task in tasks:
+        directory = directories[task.name]
+        plot_curves(directory / CURVES, curve.points, best.evaluations, metrics, kept_step)
+        for split, found in scores[task.name].items():
+            name = CONFUSION if split == VALIDATION else CONFUSION.replace("matrix", split)
+            plot_confusion(directory / name, found.confusion, task.labels, f"{task.name}, {split}")
+        write_card(directory / CARD, task, scores[task.name], record)
+    write_json(output_dir / RUN, record)
+    content = {
+        "scores": {
+            task: {split: found.record() for split, found in by_split.items()}
+            for task, by_split in scores.items()
+        },
+        "best": best.best,
+        "evaluations": best.evaluations,
+        "epochs": epochs,
+    }
+    write_json(output_dir / METRICS, content)  # last: it says that the run is finished
+    shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

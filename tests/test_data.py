@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from distilbert_tf.data import SORTED_BATCHES, make_dataset
+from distilbert_tf.data import make_dataset
 from distilbert_tf.readers import Examples
+from distilbert_tf.sampling import SORTED_BATCHES
 from distilbert_tf.tokenizer import DistilBertTokenizer
 
 

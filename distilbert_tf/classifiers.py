@@ -1,0 +1,96 @@
+"""Classifiers for tasks: which checkpoint may start or answer which task."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from distilbert_tf.checkpoint_files import CheckpointError, read_tensors
+from distilbert_tf.configuration import load_config
+from distilbert_tf.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.hub import CONFIG, find_checkpoint
+from distilbert_tf.tasks import Task
+
+
+def task_checkpoint(model: str | Path, task: Task) -> str | Path:
+    """Finds the checkpoint for a task: the one named, or, of a run on several tasks, the task's."""
+    parent = Path(model).expanduser()
+    if not (parent / CONFIG).exists() and (parent / task.name / CONFIG).exists():
+        return parent / task.name
+    return model
+
+
+def load_classifier(model: str | Path, task: Task) -> TFDistilBertForSequenceClassification:
+    """Loads a trained classifier for a task.
+
+    Args:
+        model: Directory or hub name of a classifier, or the directory of a run on several tasks.
+        task: What it is to answer.
+
+    Returns:
+        The classifier.
+
+    Raises:
+        CheckpointError: The checkpoint has no classifier, or one for other labels.
+        FileNotFoundError: No such checkpoint.
+    """
+    source = task_checkpoint(model, task)
+    classifier = TFDistilBertForSequenceClassification.from_pretrained(source, fresh_head=False)
+    _check_labels(classifier.config.id2label, task, source)
+    return classifier
+
+
+def start_classifiers(
+    model: str | Path, tasks: Sequence[Task], *, fresh_head: bool = False, dtype: Any = None
+) -> dict[str, TFDistilBertForSequenceClassification]:
+    """Makes the classifiers that a training starts with, all on one encoder.
+
+    Args:
+        model: A checkpoint. The head of a classifier is kept if there is one task only, and no
+            `fresh_head`.
+        tasks: What to train for.
+        fresh_head: Whether to leave out the checkpoint's head.
+        dtype: Keras dtype or policy.
+
+    Returns:
+        Classifiers by task. Their configurations name the task, and say if it has two texts.
+
+    Raises:
+        CheckpointError: The checkpoint has a classifier for other labels.
+        FileNotFoundError: No such checkpoint.
+    """
+    files = find_checkpoint(model)
+    config, _ = load_config(files.config)
+    has_head = "classifier.weight" in read_tensors(files.weights)
+    keeps_head = has_head and not fresh_head and len(tasks) == 1
+    if keeps_head:
+        _check_labels(config.id2label, tasks[0], model, "fresh_head (--fresh_head) starts anew.")
+    classifiers: dict[str, TFDistilBertForSequenceClassification] = {}
+    encoder = None
+    for task in tasks:
+        if encoder is None:
+            classifier = TFDistilBertForSequenceClassification.from_pretrained(
+                model, id2label=task.id2label, dtype=dtype, fresh_head=not keeps_head
+            )
+            encoder = classifier.distilbert
+        else:
+            config, _ = load_config(files.config, id2label=task.id2label)
+            classifier = TFDistilBertForSequenceClassification(config, encoder=encoder, dtype=dtype)
+        classifier.config.task_name = task.name
+        classifier.config.text_pair = task.is_pair
+        classifiers[task.name] = classifier
+    return classifiers
+
+
+def _check_labels(id2label: dict[int, str], task: Task, where: Any, hint: str = "") -> None:
+    labels = [id2label[number] for number in sorted(id2label)]
+    if labels == [f"LABEL_{i}" for i in range(len(task.labels))]:
+        logging.warning(
+            "%s does not name its labels; they are taken for %s.", where, ", ".join(task.labels)
+        )
+    elif [label.casefold() for label in labels] != [label.casefold() for label in task.labels]:
+        raise CheckpointError(
+            f"{where} has the labels {', '.join(labels)}; the task {task.name!r} has "
+            f"{', '.join(task.labels)}. {hint}".rstrip()
+        )

@@ -1,0 +1,214 @@
+"""Scoring classifiers: on a dataset, on a split of a task, and for GLUE's test server.
+
+Shapes: B rows of a batch, N rows of a split, C labels.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from distilbert_tf.classifiers import load_classifier, task_checkpoint
+from distilbert_tf.data import make_dataset
+from distilbert_tf.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.multitask import MultiTaskModel
+from distilbert_tf.readers import BadRows, load_examples
+from distilbert_tf.submission import write_submission
+from distilbert_tf.tasks import Task, get_task
+from distilbert_tf.tokenizer import DistilBertTokenizer
+from distilbert_tf.training_data import collect_rows, evaluation_batches
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How a classifier did on a split.
+
+    Attributes:
+        values: `loss`, and the task's metrics by name.
+        confusion: int64 (C, C): rows the true labels, columns the predicted ones.
+    """
+
+    values: dict[str, float]
+    confusion: np.ndarray
+
+    @property
+    def rows(self) -> int:
+        """How many rows were scored."""
+        return int(self.confusion.sum())
+
+    def record(self) -> dict[str, Any]:
+        """Gives all of it as JSON takes it."""
+        return {**self.values, "rows": self.rows, "confusion": self.confusion.tolist()}
+
+
+def compile_classifier(
+    model: TFDistilBertForSequenceClassification,
+    optimizer: Any = "adam",
+    *,
+    jit_compile: bool = False,
+) -> None:
+    """Compiles a classifier with its loss and metric: cross-entropy of logits, accuracy.
+
+    Args:
+        model: The classifier.
+        optimizer: What Keras' `compile` takes.
+        jit_compile: Whether to compile with XLA; the model then computes padding too, and wants
+            batches of one width.
+    """
+    model.skip_padding = not jit_compile
+    model.compile(
+        optimizer=optimizer,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        jit_compile=jit_compile,
+    )
+
+
+def evaluate(
+    model: TFDistilBertForSequenceClassification, dataset: tf.data.Dataset
+) -> dict[str, float]:
+    """Scores a classifier on every row of a dataset.
+
+    Args:
+        model: A classifier; compiled here if it is not yet.
+        dataset: Batches of inputs and label ids, as `make_dataset` gives.
+
+    Returns:
+        `loss` and `accuracy`.
+    """
+    if not model.compiled:
+        compile_classifier(model)
+    return {
+        name: float(value)
+        for name, value in model.evaluate(dataset, verbose=0, return_dict=True).items()
+    }
+
+
+def score_tasks(model: MultiTaskModel, batches: Any, steps: int) -> dict[str, Scores]:
+    """Scores a model on the rows of its tasks.
+
+    Args:
+        model: The model, compiled.
+        batches: What `evaluation_batches` gives.
+        steps: How many of them.
+
+    Returns:
+        Scores by task; without rows, they are all zero.
+    """
+    model.evaluate(batches, steps=steps, verbose=0)
+    found = {}
+    for name, metric in zip(model.task_names, model.task_metrics, strict=True):
+        values = {
+            key.removeprefix(metric.prefix): float(value) for key, value in metric.result().items()
+        }
+        confusion = np.asarray(tf.convert_to_tensor(metric.confusion.value))
+        found[name] = Scores(values, np.rint(confusion).astype(np.int64))
+    return found
+
+
+def score_pretrained(
+    model: str | Path,
+    task: str | Task = "sst2",
+    data: str | Path = "demo",
+    *,
+    split: str = "validation",
+    batch_size: int = 32,
+    max_length: int | None = None,
+    bad_rows: BadRows = "error",
+) -> Scores:
+    """Scores a saved classifier on a split of a task.
+
+    Args:
+        model: Directory or hub name of a classifier, or the directory of a run on several tasks.
+        task: A task or its name.
+        data: Directory with the task's files, `"hub"` or `"demo"`.
+        split: Name of the split.
+        batch_size: Rows per step.
+        max_length: Longest row in tokens; the tokenizer's `model_max_length`, which is that of
+            the fine-tuning, if not given.
+        bad_rows: What becomes of rows that cannot be used: see `readers.read_files`.
+
+    Returns:
+        Loss, the task's metrics, and the confusion matrix.
+
+    Raises:
+        CheckpointError: The checkpoint has no classifier, or one for other labels.
+        FileNotFoundError: No such checkpoint or data.
+        DataError: A file is not as the task needs it.
+    """
+    task = get_task(task)
+    classifier = load_classifier(model, task)
+    tokenizer = DistilBertTokenizer.from_pretrained(task_checkpoint(model, task))
+    examples = load_examples(task, data, split, bad_rows=bad_rows)
+    rows = collect_rows([examples], tokenizer.as_layer(max_length=max_length))
+    scored = MultiTaskModel({task.name: classifier}, {task.name: task.metrics})
+    scored.compile()
+    batches, steps = evaluation_batches(rows, batch_size, scored.distribute_strategy)
+    return score_tasks(scored, batches, steps)[task.name]
+
+
+def evaluate_pretrained(
+    model: str | Path, task: str | Task = "sst2", data: str | Path = "demo", **options: Any
+) -> dict[str, float]:
+    """Scores a saved classifier on a split of a task: the numbers of `score_pretrained` alone."""
+    return score_pretrained(model, task, data, **options).values
+
+
+def predict_labels(
+    model: TFDistilBertForSequenceClassification, dataset: tf.data.Dataset
+) -> np.ndarray:
+    """Gives the label ids of all rows of a dataset, in its order.
+
+    Args:
+        model: A classifier.
+        dataset: Batches of inputs and labels, as `make_dataset` gives; the labels are not read.
+
+    Returns:
+        Integers (N,).
+    """
+    logits = model.predict(dataset.map(lambda inputs, _: inputs), verbose=0)
+    return np.argmax(logits, axis=-1)
+
+
+def predict_submission(
+    model: str | Path,
+    task: str | Task,
+    data: str | Path,
+    directory: str | Path,
+    *,
+    batch_size: int = 32,
+    max_length: int | None = None,
+) -> list[Path]:
+    """Answers GLUE's unlabelled test splits of a task, in the files that its server takes.
+
+    Args:
+        model: See `score_pretrained`.
+        task: A task with `submission` files, or its name.
+        data: Directory with the task's files, or `"hub"`.
+        directory: Where the files go.
+        batch_size: Rows per step.
+        max_length: See `score_pretrained`.
+
+    Returns:
+        The files, one for each test split.
+
+    Raises:
+        ValueError: GLUE has no test split of the task.
+        CheckpointError: The checkpoint has no classifier, or one for other labels.
+        FileNotFoundError: No such checkpoint or data.
+    """
+    task = get_task(task)
+    if not task.submission:
+        raise ValueError(f"Task {task.name!r} has no split that GLUE scores.")
+    classifier = load_classifier(model, task)
+    tokenizer = DistilBertTokenizer.from_pretrained(task_checkpoint(model, task))
+    tokenize = tokenizer.as_layer(max_length=max_length)
+    written = []
+    for split in task.submission:
+        examples = load_examples(task, data, split, labelled=False)
+        predictions = predict_labels(classifier, make_dataset(examples, tokenize, batch_size))
+        written.append(write_submission(task, split, examples.ids, predictions, directory))
+    return written

@@ -1,0 +1,153 @@
+"""Several workers on one machine, watched over: if one dies, all start anew from the last state.
+
+Needs no TensorFlow itself. On several machines a cluster manager does this: `deploy/tfjob.yaml`.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from absl import logging
+
+TF_CONFIG = "TF_CONFIG"
+POLL_S = 0.2
+GRACE_S = 30.0  # from being asked to end to being killed
+
+
+def launch(
+    arguments: Sequence[str], num_workers: int, log_dir: Path, *, max_restarts: int = 10
+) -> int:
+    """Runs `distilbert-tf` in several processes, and sees it through to its end.
+
+    The first worker, the chief, writes to this process' output; each other one to a log file. If a
+    worker is killed, the others cannot go on: all are ended, and started again with the same
+    arguments. A worker that ends with an error of its own ends the run.
+
+    Args:
+        arguments: The command line after the program's name.
+        num_workers: How many processes.
+        log_dir: Where the logs of all but the first go: `worker-1.log` and so on.
+        max_restarts: How often all may be started again.
+
+    Returns:
+        The exit code of the run.
+    """
+    log_dir.mkdir(parents=True, exist_ok=True)
+    for restarts_left in reversed(range(max_restarts + 1)):
+        with _started(arguments, num_workers, log_dir) as workers, _forwarding(workers) as told:
+            code = _wait(workers)
+        if code == 0 or told or not _is_killing(code):
+            return code
+        logging.warning(
+            "A worker was killed (%s). %s",
+            _describe(code),
+            f"All {num_workers} are started again from the last state."
+            if restarts_left
+            else f"Giving up after {max_restarts} restarts.",
+        )
+    return 128 - code  # as a shell says it
+
+
+def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Waits until all have ended well, or one has not; gives the exit code that tells most."""
+    while True:
+        codes = [worker.poll() for worker in workers]
+        if all(code == 0 for code in codes):
+            return 0
+        bad = [code for code in codes if code]
+        if bad:
+            # Those that lost a partner fail too, perhaps a moment earlier than it is missed here.
+            time.sleep(POLL_S)
+            bad = [code for worker in workers if (code := worker.poll())]
+            return next(filter(_is_killing, bad), bad[0])
+        time.sleep(POLL_S)
+
+
+def _is_killing(code: int) -> bool:
+    """Whether an exit code tells of a signal from outside, or of TensorFlow's own abort."""
+    return code < 0
+
+
+def _describe(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+@contextlib.contextmanager
+def _started(
+    arguments: Sequence[str], num_workers: int, log_dir: Path
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Starts the workers; at the end none is left."""
+    addresses = [f"localhost:{port}" for port in _free_ports(num_workers)]
+    command = [sys.executable, "-m", "distilbert_tf.cli", *arguments, "--strategy=multi_worker"]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers: list[subprocess.Popen[bytes]] = []
+    with contextlib.ExitStack() as files:
+        for index in range(num_workers):
+            task = {"type": "worker", "index": index}
+            environment = {
+                # Workers that each start a thread per core would get into each other's way.
+                "TF_NUM_INTRAOP_THREADS": str(max(1, (cores or 1) // num_workers)),
+                **os.environ,
+                TF_CONFIG: json.dumps({"cluster": {"worker": addresses}, "task": task}),
+            }
+            log = None
+            if index > 0:
+                log = files.enter_context((log_dir / f"worker-{index}.log").open("ab"))
+            workers.append(
+                subprocess.Popen(
+                    command, env=environment, stdout=log, stderr=log, start_new_session=True
+                )
+            )
+        try:
+            yield workers
+        finally:
+            _end(workers)
+
+
+def _end(workers: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ends what is still running; a worker that waits for a dead one hears no SIGTERM."""
+    running = [worker for worker in workers if worker.poll() is None]
+    for worker in running:
+        worker.kill()
+    for worker in running:
+        worker.wait()
+
+
+@contextlib.contextmanager
+def _forwarding(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+    """Hands SIGTERM and SIGINT on, so that the workers save their state; gives those that came."""
+    told: list[int] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        for worker in workers:
+            if worker.poll() is None:
+                worker.send_signal(number if len(told) == 1 else signal.SIGKILL)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield told
+        deadline_s = time.monotonic() + GRACE_S
+        while told and any(worker.poll() is None for worker in workers):
+            if time.monotonic() > deadline_s:
+                break
+            time.sleep(POLL_S)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in listeners]

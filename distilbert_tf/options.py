@@ -1,0 +1,107 @@
+"""The settings of a fine-tuning run: one list for Python, command line and record."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
+
+
+def _option(default: Any, text: str, **limits: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text, **limits})
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneOptions:
+    """Settings of `finetune`; each is a flag of `distilbert-tf finetune` too.
+
+    `batch_size` is that of an optimizer's step, on however many devices and in however many
+    micro-batches it is computed: the recipe stays the same.
+
+    Raises:
+        ValueError: A value out of its range.
+    """
+
+    epochs: int = _option(3, "passes over the data", minimum=1)
+    batch_size: int = _option(32, "rows of a step, over all devices", minimum=1)
+    learning_rate: float = _option(5e-5, "peak learning rate", minimum=0.0)
+    warmup_ratio: float = _option(
+        0.1, "share of the steps with a rising rate", minimum=0.0, maximum=0.99
+    )
+    weight_decay: float = _option(0.01, "decoupled weight decay", minimum=0.0)
+    max_gradient_norm: float = _option(
+        1.0, "gradients are scaled down to this global norm", minimum=1e-6
+    )
+    max_length: int = _option(128, "longest row in tokens; longer text is cut", minimum=3)
+    max_train_examples: int | None = _option(
+        None, "use only the first so many of each task", minimum=1
+    )
+    temperature: float = _option(
+        1.0,
+        "of several tasks: 1 gives each a share by its size, more evens the shares out",
+        minimum=1.0,
+    )
+    seed: int = _option(42, "seed of heads, shuffles and dropout", minimum=0)
+    fresh_head: bool = _option(False, "start with new heads even if the checkpoint has one")
+    bad_rows: Literal["error", "skip"] = _option(
+        "error", "what to do with rows that cannot be read", choices=("error", "skip")
+    )
+    dtype: str | None = _option(None, "Keras dtype policy, such as mixed_bfloat16")
+    jit_compile: bool = _option(
+        False, "compile with XLA, all rows padded to max_length (for GPUs and TPUs)"
+    )
+    strategy: str = _option("auto", "devices to train on", choices=STRATEGIES)
+    micro_batches: int = _option(
+        1, "compute each device's rows in so many parts, to save memory", minimum=1
+    )
+    steps_per_execution: int = _option(1, "steps between two returns to Python", minimum=1)
+    deterministic: bool = _option(
+        False, "only repeatable kernels, also on GPUs (slower; a CPU needs no such thing)"
+    )
+    eval_steps: int | None = _option(
+        None, "evaluate every so many steps as well as after each epoch", minimum=1
+    )
+    early_stopping_patience: int | None = _option(
+        None, "end after so many evaluations without a better score", minimum=1
+    )
+    save_steps: int = _option(500, "save the state every so many steps", minimum=1)
+    keep_states: int = _option(2, "how many of these states to keep", minimum=1)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, limits = getattr(self, field.name), field.metadata
+            if value is None:
+                continue
+            if "choices" in limits and value not in limits["choices"]:
+                raise ValueError(
+                    f"{field.name} must be one of {', '.join(limits['choices'])}; got {value!r}."
+                )
+            if "minimum" in limits and not value >= limits["minimum"]:
+                raise ValueError(
+                    f"{field.name} must be at least {limits['minimum']}; got {value!r}."
+                )
+            if "maximum" in limits and not value <= limits["maximum"]:
+                raise ValueError(
+                    f"{field.name} must be at most {limits['maximum']}; got {value!r}."
+                )
+
+    def differences(self, other: dict[str, Any]) -> list[str]:
+        """Says in which settings that matter for the result a run's record differs from these."""
+        return [
+            f"{name}={other.get(name)!r}, now {value!r}"
+            for name, value in self.recipe().items()
+            if other.get(name) != value
+        ]
+
+    def recipe(self) -> dict[str, Any]:
+        """Gives the settings that the result depends on."""
+        return {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if name not in ("strategy", "save_steps", "keep_states")
+        }
+
+
+def default_output_dir(task: str) -> Path:
+    """Gives a run's directory if none is named; `task` may be several with commas."""
+    return Path("runs", task.replace(",", "-"))
