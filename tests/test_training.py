@@ -1,6 +1,8 @@
 """Fine-tuning end to end on a tiny model and a task that can be learnt in seconds."""
 
+import hashlib
 import json
+import re
 from pathlib import Path
 
 import keras
@@ -9,13 +11,23 @@ import pytest
 import tensorflow as tf
 from tiny_task import tiny_checkpoint, tiny_data
 
-from distilbert_tf.callbacks import ProgressLog, SaveBest, TrainingDivergedError
+from distilbert_tf.callbacks import (
+    ProgressLog,
+    SaveBest,
+    StepCounter,
+    TrainingDivergedError,
+    format_duration,
+)
 from distilbert_tf.checkpoint_files import CheckpointError
+from distilbert_tf.evaluation import evaluate_pretrained, score_pretrained
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.multitask import MultiTaskModel
+from distilbert_tf.multitask_checkpoint import find_task_directories, load_classifiers
 from distilbert_tf.pipelines import pipeline
+from distilbert_tf.preparation import plan_finetuning
 from distilbert_tf.tasks import Task
 from distilbert_tf.tokenizer import DistilBertTokenizer
-from distilbert_tf.training import FinetuneResult, evaluate_pretrained, finetune
+from distilbert_tf.training import FinetuneResult, finetune
 
 
 @pytest.fixture(scope="module")
@@ -36,27 +48,44 @@ def result(paths: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -
 def test_it_learns(result: FinetuneResult) -> None:
     assert result.metrics["accuracy"] >= 0.95
     assert result.metrics["accuracy"] == max(result.history["val_accuracy"])
-    assert result.metrics["train_examples"] == 96
-    assert result.metrics["validation_examples"] == 31
-    assert len(result.history["val_accuracy"]) == result.metrics["epochs"] == 6
+    assert result.scores["sst2"]["validation"].rows == 31
+    assert len(result.history["val_accuracy"]) == 6
+    assert result.run["steps"] == result.run["total_steps"] == 6 * 12
 
 
-def test_the_record_is_complete(result: FinetuneResult) -> None:
-    saved = json.loads((result.output_dir / "metrics.json").read_text())
-    assert saved == result.metrics
-    assert saved["history"]["val_loss"] == pytest.approx(result.history["val_loss"])
-    assert saved["train_time_s"] > 0
-    assert saved["peak_memory_mib"] > 100
+def test_the_record_is_complete(result: FinetuneResult, paths: tuple[Path, Path]) -> None:
+    metrics = json.loads((result.output_dir / "metrics.json").read_text())
+    own = metrics["scores"]["sst2"]["validation"]
+    assert {name: own[name] for name in result.metrics} == result.metrics
+    assert own["confusion"] == result.scores["sst2"]["validation"].confusion.tolist()
+    assert [epoch["val_loss"] for epoch in metrics["epochs"]] == result.history["val_loss"]
+    assert metrics["best"] == max(metrics["evaluations"], key=lambda found: found["score"])
+    run = json.loads((result.output_dir / "run.json").read_text())
+    assert run == result.run
+    assert run["status"] == "finished"
+    train = run["data_files"]["sst2"]["train"]
+    content = (paths[1] / "train.tsv").read_bytes()
+    assert train["sha256"] == hashlib.sha256(content).hexdigest()
+    assert train["rows"] == 96
+    assert run["train_time_s"] > 0
+    assert run["peak_memory_mib"] > 100
     report = result.report()
-    assert f"after {saved['accuracy']:.4f}" in report
-    assert "96 training and 31 validation examples" in report
+    assert f"accuracy {result.metrics['accuracy']:.4f} (before: " in report
+    card = (result.output_dir / "README.md").read_text()
+    assert f"| validation | 31 | {own['loss']:.4f} | {own['accuracy']:.4f} |" in card
+    for name in ("learning_curves.png", "confusion_matrix.png"):
+        assert (result.output_dir / name).read_bytes().startswith(b"\x89PNG")
     assert list((result.output_dir / "tensorboard" / "train").glob("events.*"))
+    assert not (result.output_dir / "checkpoints").exists()
 
 
 def test_what_is_saved_scores_the_same(result: FinetuneResult, paths: tuple[Path, Path]) -> None:
     scores = evaluate_pretrained(result.output_dir, "sst2", paths[1], batch_size=5)
     assert scores["accuracy"] == pytest.approx(result.metrics["accuracy"])
     assert scores["loss"] == pytest.approx(result.metrics["loss"], abs=1e-5)
+    found = score_pretrained(result.output_dir, "sst2", paths[1])
+    saved = result.scores["sst2"]["validation"]
+    np.testing.assert_array_equal(found.confusion, saved.confusion)
     model = TFDistilBertForSequenceClassification.from_pretrained(result.output_dir)
     assert model.config.id2label == {0: "negative", 1: "positive"}
     tokenizer = DistilBertTokenizer.from_pretrained(result.output_dir)
@@ -98,6 +127,9 @@ def test_pairs_reach_the_model_as_pairs(paths: tuple[Path, Path], tmp_path: Path
         for answer, ok in zip(answers, right, strict=True)
     ]
     assert run.metrics["loss"] == pytest.approx(np.mean(losses), abs=1e-5)
+    assert run.scores["qqp"]["validation"].rows == 6
+    assert run.model.config.task_name == "qqp"
+    assert run.model.config.text_pair is True
 
 
 @pytest.mark.parametrize("options", [{"jit_compile": True}, {"dtype": "mixed_bfloat16"}])
@@ -109,14 +141,14 @@ def test_xla_and_bfloat16_learn_too(
         max_length=12, **options,
     )  # fmt: skip
     assert run.metrics["accuracy"] >= 0.9
-    assert run.metrics["dtype"] == options.get("dtype", "float32")
-    assert run.metrics["jit_compile"] == run.model.jit_compile == ("jit_compile" in options)
+    assert run.run["dtype"] == options.get("dtype", "float32")
+    assert run.model.skip_padding == ("jit_compile" not in options)
 
 
 def test_an_earlier_result_is_not_overwritten(
     result: FinetuneResult, paths: tuple[Path, Path]
 ) -> None:
-    with pytest.raises(FileExistsError, match="already holds a checkpoint"):
+    with pytest.raises(FileExistsError, match="already holds a finished run"):
         finetune("sst2", *paths, result.output_dir)
 
 
@@ -124,7 +156,7 @@ def test_an_earlier_result_is_not_overwritten(
 def test_bad_arguments_are_refused(
     paths: tuple[Path, Path], tmp_path: Path, arguments: dict
 ) -> None:
-    with pytest.raises(ValueError, match="must each be at least 1"):
+    with pytest.raises(ValueError, match=f"{next(iter(arguments))} must be at least 1; got 0"):
         finetune("sst2", *paths, tmp_path / "out", **arguments)
 
 
@@ -135,19 +167,32 @@ def test_a_task_with_other_labels_is_refused(
         evaluate_pretrained(result.output_dir, "qqp", paths[1])
 
 
-class Scripted(keras.callbacks.Callback):
+class Scripted:
     """Sets a weight and claims an accuracy, epoch by epoch."""
 
-    def __init__(self, model: keras.Model, callback: SaveBest) -> None:
-        super().__init__()
-        callback.set_model(model)
-        self.model_, self.callback = model, callback
+    def __init__(self, encoder: Path, directory: Path, patience: int | None = None) -> None:
+        classifier = TFDistilBertForSequenceClassification.from_pretrained(encoder)
+        self.model = MultiTaskModel({"sst2": classifier})
+        self.model.stop_training = False
+        self.classifier, self.counter = classifier, StepCounter(steps_per_epoch=3)
+        self.best = SaveBest(
+            {"sst2": directory},
+            DistilBertTokenizer.from_pretrained(encoder),
+            lambda logs: logs["accuracy"],
+            self.counter,
+            patience,
+        )
+        self.best.set_model(self.model)
 
-    def play(self, accuracies: list[float]) -> None:
+    def play(self, accuracies: list[float]) -> int:
         for epoch, accuracy in enumerate(accuracies):
-            self.model_.classifier.bias.assign([epoch + 1.0, -epoch])
-            self.callback.on_epoch_end(epoch, {"loss": 1.0, "val_accuracy": accuracy})
-        self.callback.on_train_end()
+            self.classifier.classifier.bias.assign([epoch + 1.0, -epoch])
+            self.counter.epoch, self.counter.step = epoch, 3 * (epoch + 1)
+            self.best.on_epoch_end(epoch, {"loss": 1.0, "val_accuracy": accuracy})
+            if self.model.stop_training:
+                break
+        self.best.on_train_end()
+        return epoch + 1
 
 
 @pytest.mark.parametrize(
@@ -156,21 +201,55 @@ class Scripted(keras.callbacks.Callback):
 def test_save_best_keeps_the_first_best_epoch(
     paths: tuple[Path, Path], tmp_path: Path, accuracies: list[float], best: int
 ) -> None:
-    model = TFDistilBertForSequenceClassification.from_pretrained(paths[0])
-    callback = SaveBest(tmp_path, DistilBertTokenizer.from_pretrained(paths[0]))
-    Scripted(model, callback).play(accuracies)
-    assert (callback.best_epoch, callback.best) == (best, max(accuracies))
-    assert model.classifier.bias.numpy().tolist() == [best, -(best - 1)]
+    script = Scripted(paths[0], tmp_path)
+    script.play(accuracies)
+    assert script.best.best is not None
+    found = {name: script.best.best[name] for name in ("epoch", "step", "score")}
+    assert found == {"epoch": best, "step": 3 * best, "score": max(accuracies)}
+    assert script.classifier.classifier.bias.numpy().tolist() == [best, -(best - 1)]
     saved = TFDistilBertForSequenceClassification.from_pretrained(tmp_path)
     assert saved.classifier.bias.numpy().tolist() == [best, -(best - 1)]
 
 
+@pytest.mark.parametrize(("patience", "epochs"), [(1, 3), (2, 4), (None, 6)])
+def test_patience_runs_out(
+    paths: tuple[Path, Path], tmp_path: Path, patience: int | None, epochs: int
+) -> None:
+    script = Scripted(paths[0], tmp_path, patience)
+    assert script.play([0.5, 0.6, 0.4, 0.6, 0.5, 0.3]) == epochs
+    assert script.best.is_over == (patience is not None)
+
+
 def test_a_diverged_run_ends_with_an_error(paths: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(TrainingDivergedError, match=r"loss of epoch 1 is nan.*Nothing was saved"):
+    with pytest.raises(
+        TrainingDivergedError,
+        match=r"gradients of step 2 \(epoch 1, batch 2: rows [\d, ]+ of sst2's training examples, "
+        r".*not finite.*Nothing was saved",
+    ):
         finetune(
             "sst2", *paths, tmp_path / "out", learning_rate=1e38, warmup_ratio=0.0, batch_size=8
         )
     assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+class Poison(keras.callbacks.Callback):
+    """Spoils a weight in the second epoch."""
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if self.model.optimizer.iterations.numpy() == 15:
+            bias = self.model.classifiers["sst2"].classifier.bias
+            bias.assign([np.nan, 0.0])
+
+
+def test_the_last_good_checkpoint_survives_a_diverged_run(
+    paths: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        TrainingDivergedError, match=r"step 16 \(epoch 2, batch 4.*checkpoint of step 12 is kept"
+    ):
+        finetune("sst2", *paths, tmp_path / "out", batch_size=8, callbacks=[Poison()])
+    saved = TFDistilBertForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert all(np.isfinite(weight.numpy()).all() for weight in saved.weights)
 
 
 def test_a_model_is_not_tuned_over_itself(paths: tuple[Path, Path]) -> None:
@@ -196,24 +275,75 @@ def test_the_best_epoch_is_put_back_last(paths: tuple[Path, Path], tmp_path: Pat
             np.testing.assert_array_equal(ours.numpy(), on_disk.numpy())
 
 
-def test_a_head_for_other_labels_gives_way_and_for_the_same_is_kept(
+def test_a_head_for_other_labels_is_refused_and_for_the_same_kept(
     result: FinetuneResult,
     paths: tuple[Path, Path],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     own = Task("own", ("sentence",), ("label",), ("bad", "good"), ("0", "1"))
-    other = finetune(own, result.output_dir, paths[1], tmp_path / "other", epochs=1)
+    with pytest.raises(CheckpointError, match=r"labels negative, positive; the task 'own' has bad"):
+        finetune(own, result.output_dir, paths[1], tmp_path / "other", epochs=1)
+    other = finetune(
+        own, result.output_dir, paths[1], tmp_path / "other", epochs=1, fresh_head=True
+    )
     assert "freshly initialised head" in caplog.text
     assert other.model.config.id2label == {0: "bad", 1: "good"}
     caplog.clear()
     same = finetune("sst2", result.output_dir, paths[1], tmp_path / "same", epochs=1)
     assert "freshly initialised head" not in caplog.text
-    assert same.metrics["accuracy_before"] == pytest.approx(result.metrics["accuracy"])
+    before = same.run["scores_before"]["sst2"]["accuracy"]
+    assert before == pytest.approx(result.metrics["accuracy"])
+
+
+def test_two_tasks_on_one_encoder(paths: tuple[Path, Path], tmp_path: Path) -> None:
+    """The second task is the first one's, with the labels the other way round and in words."""
+    mood = Task("mood", ("sentence",), ("label",), ("glad", "sad"))
+    (tmp_path / "data" / "mood").mkdir(parents=True)
+    (tmp_path / "data" / "sst2").symlink_to(paths[1])
+    for name in ("train", "dev"):
+        text = (paths[1] / f"{name}.tsv").read_text()
+        turned = text.replace("\t1\n", "\tglad\n").replace("\t0\n", "\tsad\n")
+        (tmp_path / "data" / "mood" / f"{name}.tsv").write_text(turned)
+    run = finetune(
+        ["sst2", mood], paths[0], tmp_path / "data", tmp_path / "out",
+        epochs=8, batch_size=8, learning_rate=1e-2, max_length=12, temperature=2.0,
+    )  # fmt: skip
+    assert [run.scores[name]["validation"].values["accuracy"] >= 0.9 for name in run.scores] == [
+        True,
+        True,
+    ]
+    assert {"sst2_accuracy", "mood_loss", "val_mood_accuracy", "loss"} <= run.history.keys()
+    found = find_task_directories(tmp_path / "out")
+    assert [path.name for path in found] == ["sst2", "mood"]
+    classifiers = load_classifiers(found)  # refuses encoders that differ
+    assert classifiers["mood"].config.id2label == {0: "glad", 1: "sad"}
+    for task in ("sst2", mood):
+        name = task if isinstance(task, str) else task.name
+        scores = evaluate_pretrained(tmp_path / "out", task, tmp_path / "data")
+        assert scores == pytest.approx(run.scores[name]["validation"].values, abs=1e-5)
+        assert (
+            "trained for sst2, mood together" in (tmp_path / "out" / name / "README.md").read_text()
+        )
+
+
+def test_the_plan_is_what_then_happens(paths: tuple[Path, Path], tmp_path: Path) -> None:
+    options = {"epochs": 2, "batch_size": 10, "max_length": 12, "steps_per_execution": 2}
+    plan = plan_finetuning("sst2", *paths, **options)
+    run = finetune("sst2", *paths, tmp_path / "out", **options)
+    assert plan.steps_per_epoch == run.run["steps_per_epoch"] == 8  # 9 would be no whole executions
+    assert plan.rows == {"sst2": {"train": 96, "validation": 31}}
+    assert plan.parameters == sum(np.prod(weight.shape) for weight in run.model.trainable_weights)
+    assert "2 epochs of 8 steps: 16 steps of 10 rows, shared by 1 replica(s)" in plan.report()
+
+
+def test_batches_must_be_shared_evenly(paths: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"batch_size is 9, which 1 replica\(s\) x 2 micro-batch"):
+        finetune("sst2", *paths, tmp_path / "out", batch_size=9, micro_batches=2)
 
 
 def test_the_length_of_the_training_is_that_of_the_evaluation(result: FinetuneResult) -> None:
-    assert result.metrics["max_length"] == 12
+    assert result.run["options"]["max_length"] == 12
     tokenizer = DistilBertTokenizer.from_pretrained(result.output_dir)
     long = ["a warm tea " * 20]
     assert tokenizer.as_layer()(long)["input_ids"].shape == (1, 12)
@@ -234,14 +364,25 @@ def test_overwriting_leaves_nothing_of_the_earlier_run(
     assert not (tmp_path / "tf_model.h5").exists()
 
 
-def test_progress_is_logged_with_rate_and_time_left(caplog: pytest.LogCaptureFixture) -> None:
-    model = keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(1)])
-    model.compile("sgd", "mse")
-    data = tf.data.Dataset.from_tensors((tf.ones([2, 1]), tf.ones([2, 1]))).repeat(4)
-    data = data.apply(tf.data.experimental.assert_cardinality(4))
+def test_progress_is_logged_with_rate_and_time_left(
+    paths: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    counter = StepCounter(steps_per_epoch=12)
+    progress = ProgressLog(counter, batch_size=8, interval_s=0.0)
     with caplog.at_level("INFO", logger="absl"):
-        model.fit(data, epochs=2, shuffle=False, verbose=0, callbacks=[ProgressLog(interval_s=0.0)])
+        finetune(
+            "sst2", *paths, tmp_path / "out", epochs=2, batch_size=8, callbacks=[counter, progress]
+        )
     lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("epoch")]
-    assert len(lines) == 8
-    assert lines[4].startswith("epoch 2/2, step 1/4, ")
-    assert lines[7].endswith("0 s left in this epoch")
+    assert len(lines) == 23  # none after the first step, which traces the graph
+    assert re.match(r"epoch 1/2, step 2/12, [\d.]+ examples/s, loss 0\.\d{4}, \d+ s left", lines[0])
+    assert lines[22].startswith("epoch 2/2, step 12/12, ")
+    assert lines[22].endswith(" 0 s left")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (41, "41 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
+)
+def test_durations_are_written_as_people_do(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text

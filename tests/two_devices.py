@@ -1,0 +1,148 @@
+"""Trains the same on one device and on two; run by test_distributed.py in a process of its own.
+
+TensorFlow's logical devices must be set before anything else, and for the whole process.
+"""
+
+import json
+import sys
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from transformers import DistilBertConfig
+
+from distilbert_tf.distributed import make_strategy
+from distilbert_tf.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.multitask import MultiTaskModel
+from distilbert_tf.optimization import create_optimizer
+from distilbert_tf.readers import Examples
+from distilbert_tf.sampling import EpochSampler
+from distilbert_tf.training_data import collect_rows, evaluation_batches, training_batches
+
+SIZES, DEV_SIZES, LABELS, WIDTH, BATCH, EPOCHS = (70, 45), (21, 13), (2, 3), 16, 8, 4
+
+
+def spell(text: tf.Tensor, text_pair: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+    """Stands in for the tokenizer: a token for each letter."""
+    letters = tf.strings.unicode_decode(text, "UTF-8")
+    mask = tf.ones_like(letters).to_tensor()
+    return {"input_ids": letters.to_tensor(), "attention_mask": mask}
+
+
+def make_examples(count: int, labels: int, random: np.random.Generator) -> Examples:
+    texts = [
+        "".join(chr(code) for code in random.integers(97, 123, random.integers(2, WIDTH)))
+        for _ in range(count)
+    ]
+    ids = [(ord(text[0]) + len(text)) % labels for text in texts]
+    return Examples((tuple(texts),), np.array(ids, "int32"))
+
+
+def make_classifier(
+    labels: int, dropout: float, encoder: Any = None, **options: Any
+) -> TFDistilBertForSequenceClassification:
+    config = DistilBertConfig(
+        vocab_size=128, dim=16, n_layers=2, n_heads=2, hidden_dim=32, num_labels=labels,
+        max_position_embeddings=WIDTH, dropout=dropout, attention_dropout=dropout,
+        seq_classif_dropout=dropout, initializer_range=0.1,
+    )  # fmt: skip
+    return TFDistilBertForSequenceClassification(config, encoder=encoder, **options)
+
+
+def train_tasks(
+    strategy: tf.distribute.Strategy,
+    *,
+    dropout: float = 0.0,
+    dtype: str | None = None,
+    max_gradient_norm: float = 0.1,
+    **options: Any,
+) -> dict[str, Any]:
+    random = np.random.default_rng(0)
+    train = [make_examples(*pair, random) for pair in zip(SIZES, LABELS, strict=True)]
+    dev = [make_examples(*pair, random) for pair in zip(DEV_SIZES, LABELS, strict=True)]
+    rows, dev_rows = collect_rows(train, spell), collect_rows(dev, spell)
+    multiple = options.get("steps_per_execution", 1)
+    sampler = EpochSampler(rows.lengths(), SIZES, BATCH, seed=5, step_multiple=multiple)
+    keras.utils.set_random_seed(3)
+    with strategy.scope():
+        first = make_classifier(LABELS[0], dropout, dtype=dtype)
+        second = make_classifier(LABELS[1], dropout, first.distilbert, dtype=dtype)
+        model = MultiTaskModel({"a": first, "b": second}, {"a": ("accuracy", "f1")})
+        optimizer = create_optimizer(
+            5e-3,
+            total_steps=EPOCHS * sampler.steps_per_epoch,
+            max_gradient_norm=max_gradient_norm,
+        )
+        model.compile(optimizer, **options)
+    width = WIDTH if options.get("jit_compile") else None
+    validation, steps = evaluation_batches(
+        dev_rows, BATCH, strategy, width=width, step_multiple=multiple
+    )
+    history = model.fit(
+        training_batches(rows, sampler, strategy, width=width),
+        epochs=EPOCHS,
+        steps_per_epoch=sampler.steps_per_epoch,
+        validation_data=validation,
+        validation_steps=steps,
+        shuffle=False,
+        verbose=0,
+    )
+    return {"model": model, "history": history.history}
+
+
+def train_plainly(strategy: tf.distribute.Strategy, **options: Any) -> dict[str, Any]:
+    """As users do: `compile` with Keras' loss and metrics, `fit` a dataset of uneven batches."""
+    random = np.random.default_rng(1)
+    ids = random.integers(1, 128, (43, WIDTH))
+    mask = (np.arange(WIDTH) < random.integers(2, WIDTH, (43, 1))).astype("int32")
+    inputs = {"input_ids": ids.astype("int32"), "attention_mask": mask}
+    labels = (ids[:, 0] % 3).astype("int32")
+    dataset = tf.data.Dataset.from_tensor_slices((inputs, labels))
+    keras.utils.set_random_seed(4)
+    with strategy.scope():
+        model = make_classifier(3, 0.0, skip_padding=not options.get("jit_compile", False))
+        model.compile(
+            create_optimizer(5e-3, total_steps=40, max_gradient_norm=0.1),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            **options,
+        )
+    history = model.fit(
+        dataset.batch(BATCH, drop_remainder=True).repeat(),
+        epochs=4,
+        steps_per_epoch=6,
+        validation_data=dataset.batch(BATCH),
+        shuffle=False,
+        verbose=0,
+    )
+    return {"model": model, "history": history.history}
+
+
+def largest_difference(runs: list[dict[str, Any]]) -> dict[str, float]:
+    weights = [[np.array(w) for w in run["model"].trainable_weights] for run in runs]
+    histories = [run["history"] for run in runs]
+    assert histories[0].keys() == histories[1].keys()
+    return {
+        "weights": max(float(np.abs(a - b).max()) for a, b in zip(*weights, strict=True)),
+        "history": max(
+            float(np.abs(np.array(histories[0][name]) - histories[1][name]).max())
+            for name in histories[0]
+        ),
+        "learnt": histories[0]["loss"][0] - histories[0]["loss"][-1],
+    }
+
+
+def main() -> None:
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    strategies = [make_strategy("none"), make_strategy("mirrored")]
+    assert [strategy.num_replicas_in_sync for strategy in strategies] == [1, 2]
+    kind, options = sys.argv[1], json.loads(sys.argv[2])
+    train = {"tasks": train_tasks, "plain": train_plainly}[kind]
+    runs = [train(strategy, **options) for strategy in strategies]
+    print(json.dumps(largest_difference(runs)))
+
+
+if __name__ == "__main__":
+    main()
