@@ -68,7 +68,9 @@ def grouped_work(lengths: np.ndarray, groups: int) -> Work:
     Each group of rows is a rectangle as wide as its longest row: see `distilbert_tf.row_layout`.
     """
     longest = int(lengths.max())
-    level = sum((lengths * 2**i <= longest).astype(int) for i in range(1, groups))
+    level = np.zeros_like(lengths)
+    for halvings in range(1, groups):
+        level += lengths * 2**halvings <= longest
     work = Work(len(lengths), int(lengths.sum()), 0, 0)
     for number in range(groups):
         own = lengths[level == number]
