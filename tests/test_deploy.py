@@ -5,11 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tensorflow as tf
 import yaml
 from absl import flags
 
 import distilbert_tf
+from distilbert_tf import DataError, training
+from distilbert_tf.callbacks import InterruptedRunError
+from distilbert_tf.cli import main
 from distilbert_tf.commands import COMMANDS
+from distilbert_tf.launcher import LOST_WORKER, TF_CONFIG
 
 DEPLOY = Path(distilbert_tf.__file__).parent / "deploy"
 ROOT = DEPLOY.parent.parent
@@ -60,6 +65,28 @@ def test_an_interrupted_job_goes_on_where_all_workers_can_read_its_state(
     paths = [argument.partition("=")[2] for argument in container["args"] if "=/" in argument]
     assert len(paths) == 3
     assert all(path.startswith("/volume/") for path in paths)
+
+
+def test_a_worker_that_lost_another_is_started_again_and_other_errors_end_the_job(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail_with(error: Exception) -> int:
+        def fail(*args: object, **options: object) -> None:
+            raise error
+
+        monkeypatch.setattr(training, "finetune", fail)
+        with pytest.raises(SystemExit) as caught:
+            main(["finetune"])
+        return int(caught.value.code)
+
+    lost = tf.errors.UnavailableError(None, None, "failed to connect")
+    assert fail_with(lost) == 1  # alone, there is no other worker
+    monkeypatch.setenv(TF_CONFIG, "{}")
+    assert fail_with(lost) == LOST_WORKER >= 128
+    assert "goes on from the last saved state" in capsys.readouterr().err
+    assert fail_with(InterruptedRunError("stopped", 15)) == 143
+    assert fail_with(tf.errors.InvalidArgumentError(None, None, "wrong")) == 1
+    assert fail_with(DataError("row 3 has no label")) == 1
 
 
 def test_the_image_copies_what_is_there_and_starts_the_command_line() -> None:
