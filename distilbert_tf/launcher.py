@@ -18,8 +18,8 @@ from types import FrameType
 from absl import logging
 
 TF_CONFIG = "TF_CONFIG"
-# The exit code of a worker that lost another one. To Kubernetes' training operator all codes from 128
-# on are reasons to start it again; that of SIGUSR1 is free for such uses.
+# The exit code of a worker that lost another one. To Kubernetes' training operator, all codes from
+# 128 on are reasons to start it again; that of SIGUSR1 is free for such uses.
 LOST_WORKER = 128 + signal.SIGUSR1
 POLL_S = 0.2
 GRACE_S = 30.0  # from being asked to end to being killed
