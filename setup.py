@@ -20,6 +20,7 @@ TEST = [
     "mypy>=1.11",
     "psutil>=5.9",
     "pytest>=8.2",
+    "pyyaml>=6",
     "ruff>=0.6",
     "types-protobuf",
 ]
@@ -35,7 +36,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["distilbert_tf", "distilbert_tf.*", "export", "export.*"]),
     package_data={
-        "distilbert_tf": ["py.typed", "unicode_table.npz", "demo_data/*/*.tsv"],
+        "distilbert_tf": ["py.typed", "unicode_table.npz", "demo_data/*/*.tsv", "deploy/*"],
         "export": ["py.typed", "deploy/*"],
     },
     entry_points={"console_scripts": ["distilbert-tf=distilbert_tf.cli:main"]},

@@ -1,8 +1,8 @@
-"""The two checkpoints that every peer loads, in Hugging Face's layout.
+"""The two checkpoints that every peer loads, in Hugging Face's layout, and a tiny third one.
 
 `base` is DistilBERT-base's size with random weights, `demo` the real 6 x 384 encoder with a new
-head. Speed does not depend on the weights; whether a wrong mask would be seen does, so the random
-ones are drawn wider than at the start of a training.
+head, and `tiny` only shows that a script works. Speed does not depend on the weights; whether a
+wrong mask would be seen does, so the random ones are drawn wider than at the start of a training.
 """
 
 import hashlib
@@ -15,13 +15,15 @@ SEED = 7
 BASE_RANGE = 0.05  # standard deviation; rows' logits then differ by far more than rounding
 HEAD_RANGE = 0.05  # logits spread by about 1, where fp32 rounds below 1e-5
 MODELS = ("base", "demo")
+# Those with random weights, where they differ from DistilBERT-base.
+SIZES = {"base": {}, "tiny": {"n_layers": 2, "dim": 64, "n_heads": 2, "hidden_dim": 128}}
 
 
 def make_checkpoint(name: str) -> Path:
     """Gives a checkpoint's directory, and writes it if it is missing.
 
     Args:
-        name: "base" or "demo".
+        name: "base", "demo" or "tiny".
 
     Returns:
         The directory, with config.json, model.safetensors and vocab.txt.
@@ -39,8 +41,8 @@ def make_checkpoint(name: str) -> Path:
 
     logging.info("Writing the checkpoint %s.", directory)
     keras.utils.set_random_seed(SEED)
-    if name == "base":
-        config = DistilBertConfig(num_labels=2, initializer_range=BASE_RANGE)
+    if name in SIZES:
+        config = DistilBertConfig(num_labels=2, initializer_range=BASE_RANGE, **SIZES[name])
         model = TFDistilBertForSequenceClassification(config)
     else:
         model = TFDistilBertForSequenceClassification.from_pretrained("demo", num_labels=2)

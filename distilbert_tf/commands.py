@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags
 
-from distilbert_tf.launcher import TF_CONFIG, launch
+from distilbert_tf.launcher import LOST_WORKER, TF_CONFIG, launch
 from distilbert_tf.options import FinetuneOptions, default_output_dir
 
 
@@ -147,6 +147,8 @@ def _finetune(values: flags.FlagValues, words: Sequence[str]) -> None:
     if values.num_workers > 1 and not os.environ.get(TF_CONFIG) and not values.dry_run:
         logs = Path(values.output or default_output_dir(values.task)) / "logs"
         raise SystemExit(launch(["finetune", *_spelled(values)], values.num_workers, logs))
+    from tensorflow import errors
+
     from distilbert_tf.callbacks import InterruptedRunError
     from distilbert_tf.preparation import plan_finetuning
     from distilbert_tf.training import finetune
@@ -166,6 +168,14 @@ def _finetune(values: flags.FlagValues, words: Sequence[str]) -> None:
     except InterruptedRunError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(128 + error.signal_number) from None
+    except (errors.UnavailableError, errors.AbortedError, errors.CancelledError) as error:
+        if not os.environ.get(TF_CONFIG):
+            raise
+        sys.stderr.write(
+            f"{error}\nAnother worker cannot be reached any more. The same command, given to all "
+            "workers, goes on from the last saved state.\n"
+        )
+        raise SystemExit(LOST_WORKER) from None
     say(result.report())
 
 

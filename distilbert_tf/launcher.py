@@ -18,6 +18,9 @@ from types import FrameType
 from absl import logging
 
 TF_CONFIG = "TF_CONFIG"
+# The exit code of a worker that lost another one. To Kubernetes' training operator, all codes from
+# 128 on are reasons to start it again; that of SIGUSR1 is free for such uses.
+LOST_WORKER = 128 + signal.SIGUSR1
 POLL_S = 0.2
 GRACE_S = 30.0  # from being asked to end to being killed
 
@@ -67,7 +70,7 @@ def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int:
             # Those that lost a partner fail too, perhaps a moment earlier than it is missed here.
             time.sleep(POLL_S)
             bad = [code for worker in workers if (code := worker.poll())]
-            return next(filter(_is_killing, bad), bad[0])
+            return next(filter(_is_killing, bad), min(bad))  # an error before LOST_WORKER
         time.sleep(POLL_S)
 
 
