@@ -47,16 +47,16 @@ def launch(
     for restarts_left in reversed(range(max_restarts + 1)):
         with _started(arguments, num_workers, log_dir) as workers, _forwarding(workers) as told:
             code = _wait(workers)
-        if code == 0 or told or not _is_killing(code):
+        if code == 0 or told or not _can_go_on(code):
             return code
         logging.warning(
-            "A worker was killed (%s). %s",
+            "A worker was killed or lost (%s). %s",
             _describe(code),
             f"All {num_workers} are started again from the last state."
             if restarts_left
             else f"Giving up after {max_restarts} restarts.",
         )
-    return 128 - code  # as a shell says it
+    return code if code > 0 else 128 - code  # as a shell says it
 
 
 def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int:
@@ -70,13 +70,13 @@ def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int:
             # Those that lost a partner fail too, perhaps a moment earlier than it is missed here.
             time.sleep(POLL_S)
             bad = [code for worker in workers if (code := worker.poll())]
-            return next(filter(_is_killing, bad), min(bad))  # an error before LOST_WORKER
+            return min(bad)  # a killing (below 0) tells more than an error, and that than its loss
         time.sleep(POLL_S)
 
 
-def _is_killing(code: int) -> bool:
-    """Whether an exit code tells of a signal from outside, or of TensorFlow's own abort."""
-    return code < 0
+def _can_go_on(code: int) -> bool:
+    """Whether an exit code tells of a signal, of TensorFlow's own abort, or of a lost worker."""
+    return code < 0 or code == LOST_WORKER
 
 
 def _describe(code: int) -> str:

@@ -46,7 +46,11 @@ class FinetuneOptions:
     bad_rows: Literal["error", "skip"] = _option(
         "error", "what to do with rows that cannot be read", choices=("error", "skip")
     )
-    dtype: str | None = _option(None, "Keras dtype policy, such as mixed_bfloat16")
+    dtype: str = _option(
+        "float32",
+        "what to compute in; weights are float32 always",
+        choices=("float32", "mixed_bfloat16"),
+    )
     jit_compile: bool = _option(
         False, "compile with XLA, all rows padded to max_length (for GPUs and TPUs)"
     )

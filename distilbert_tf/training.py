@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import json
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -178,7 +179,8 @@ def finetune(
     run = prepare(tasks, model, splits, settings)
     chief = is_chief(run.strategy)
     if chief and restored is None:
-        _clear(output_dir, names, overwrite)
+        replaces = overwrite or _has_begun(output_dir, identity, settings)
+        _clear(output_dir, names, replaces)
     directories = _directories(output_dir, names)
 
     counter = StepCounter(run.sampler.steps_per_epoch)
@@ -338,15 +340,7 @@ def _find_state(
     state = read_newest_state(output_dir / CHECKPOINTS)
     if state is None:
         return None
-    before = state[1]["run"]
-    differences = [
-        f"{name} was {before[name]}, now {identity[name]}"
-        for name in ("tasks", "model")
-        if before[name] != identity[name]
-    ]
-    differences += settings.differences(before["options"])
-    if before["data_files"] != identity["data_files"]:
-        differences.append("the data files have changed")
+    differences = _differences(state[1]["run"], identity, settings)
     if not differences:
         return state
     if overwrite:
@@ -359,8 +353,32 @@ def _find_state(
     )
 
 
+def _differences(
+    before: Mapping[str, Any], identity: Mapping[str, Any], settings: FinetuneOptions
+) -> list[str]:
+    """Says in what a run that was begun differs from this one."""
+    found = [
+        f"{name} was {before[name]}, now {identity[name]}"
+        for name in ("tasks", "model")
+        if before[name] != identity[name]
+    ]
+    found += settings.differences(before["options"])
+    if before["data_files"] != identity["data_files"]:
+        found.append("the data files have changed")
+    return found
+
+
 def _directories(output_dir: Path, names: Sequence[str]) -> dict[str, Path]:
     return {name: output_dir / name if len(names) > 1 else output_dir for name in names}
+
+
+def _has_begun(output_dir: Path, identity: Mapping[str, Any], settings: FinetuneOptions) -> bool:
+    """Says whether this very run was ended before its first state was saved."""
+    try:
+        before = json.loads((output_dir / RUN).read_text(encoding="utf-8"))
+        return before["status"] == "running" and not _differences(before, identity, settings)
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _clear(output_dir: Path, names: Sequence[str], overwrite: bool) -> None:
