@@ -15,10 +15,12 @@ import tensorflow as tf
 
 from distilbert_tf.checkpoint_files import replacing
 from distilbert_tf.evaluation import Scores
+from distilbert_tf.multitask_checkpoint import RUN
 from distilbert_tf.readers import Examples
 from distilbert_tf.tasks import Task
 from distilbert_tf.version import __version__
 
+VALIDATION = "validation"  # the split by which the best weights are chosen
 METRICS, CARD = "metrics.json", "README.md"
 CURVES, CONFUSION = "learning_curves.png", "confusion_matrix.png"
 
@@ -216,3 +218,52 @@ def write_card(
     ]  # fmt: skip
     with replacing(path) as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")
+
+
+def write_record(
+    output_dir: Path,
+    directories: Mapping[str, Path],
+    tasks: Sequence[Task],
+    scores: Mapping[str, Mapping[str, Scores]],
+    run: Mapping[str, Any],
+    *,
+    losses: Sequence[tuple[int, float]],
+    evaluations: Sequence[Mapping[str, Any]],
+    epochs: Sequence[Mapping[str, float]],
+) -> None:
+    """Writes all that a finished run leaves beside its checkpoints.
+
+    Args:
+        output_dir: The run's directory.
+        directories: Where each task's classifier is.
+        tasks: The tasks.
+        scores: By task and split.
+        run: The record of the run.
+        losses: See `plot_curves`.
+        evaluations: All of the run.
+        epochs: What `fit` logged of each.
+    """
+    best = run["best"]
+    metrics = [
+        name if len(tasks) == 1 else f"{task.name}_{name}"
+        for task in tasks
+        for name in task.metrics
+    ]
+    for task in tasks:
+        directory = directories[task.name]
+        plot_curves(directory / CURVES, losses, evaluations, metrics, best["step"] if best else 0)
+        for split, found in scores[task.name].items():
+            name = CONFUSION if split == VALIDATION else CONFUSION.replace("matrix", split)
+            plot_confusion(directory / name, found.confusion, task.labels, f"{task.name}, {split}")
+        write_card(directory / CARD, task, scores[task.name], run)
+    write_json(output_dir / RUN, run)
+    content = {
+        "scores": {
+            task: {split: found.record() for split, found in by_split.items()}
+            for task, by_split in scores.items()
+        },
+        "best": best,
+        "evaluations": list(evaluations),
+        "epochs": list(epochs),
+    }
+    write_json(output_dir / METRICS, content)  # last: it says that the run is finished

@@ -175,13 +175,13 @@ def finetune(
         "options": settings.recipe(),
         "data_files": describe_data(splits),
     }
-    restored = _find_state(output_dir, identity, settings, overwrite)
+    restored = find_state(output_dir, identity, settings, overwrite)
     run = prepare(tasks, model, splits, settings)
     chief = is_chief(run.strategy)
     if chief and restored is None:
-        replaces = overwrite or _has_begun(output_dir, identity, settings)
-        _clear(output_dir, names, replaces)
-    directories = _directories(output_dir, names)
+        replaces = overwrite or has_begun(output_dir, identity, settings)
+        clear(output_dir, names, replaces)
+    directories = task_directories(output_dir, names)
 
     counter = StepCounter(run.sampler.steps_per_epoch)
     best = SaveBest(
@@ -242,7 +242,17 @@ def finetune(
         "peak_memory_mib": peak_memory_mib(),
     }
     if chief:
-        _write_record(output_dir, tasks, scores, record, best, curve, saver.epochs)
+        write_record(
+            output_dir,
+            directories,
+            tasks,
+            scores,
+            record,
+            losses=curve.points,
+            evaluations=best.evaluations,
+            epochs=saver.epochs,
+        )
+        shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)
     meet_workers(run.strategy)  # a worker that leaves early takes the others with it
     history = {
         key: [epoch[key] for epoch in saver.epochs if key in epoch]
@@ -331,116 +341,12 @@ def _describe_divergence(run: PreparedRun, counter: StepCounter, best: SaveBest)
     )
 
 
-def _find_state(
-    output_dir: Path, identity: Mapping[str, Any], settings: FinetuneOptions, overwrite: bool
-) -> tuple[Tensors, dict[str, Any]] | None:
-    """Reads the state of this very run, if it was interrupted."""
-    if (output_dir / METRICS).exists():
-        return None  # finished, and to be replaced
-    state = read_newest_state(output_dir / CHECKPOINTS)
-    if state is None:
-        return None
-    differences = _differences(state[1]["run"], identity, settings)
-    if not differences:
-        return state
-    if overwrite:
-        logging.warning("The interrupted run in %s was another one; it is replaced.", output_dir)
-        return None
-    raise FileExistsError(
-        f"{output_dir} holds the state of another run that was interrupted: "
-        f"{'; '.join(differences)}. Go on with the same settings, choose another output_dir, or "
-        "pass overwrite=True (--overwrite) to replace it."
-    )
-
-
-def _differences(
-    before: Mapping[str, Any], identity: Mapping[str, Any], settings: FinetuneOptions
-) -> list[str]:
-    """Says in what a run that was begun differs from this one."""
-    found = [
-        f"{name} was {before[name]}, now {identity[name]}"
-        for name in ("tasks", "model")
-        if before[name] != identity[name]
-    ]
-    found += settings.differences(before["options"])
-    if before["data_files"] != identity["data_files"]:
-        found.append("the data files have changed")
-    return found
-
-
-def _directories(output_dir: Path, names: Sequence[str]) -> dict[str, Path]:
-    return {name: output_dir / name if len(names) > 1 else output_dir for name in names}
-
-
-def _has_begun(output_dir: Path, identity: Mapping[str, Any], settings: FinetuneOptions) -> bool:
-    """Says whether this very run was ended before its first state was saved."""
-    try:
-        before = json.loads((output_dir / RUN).read_text(encoding="utf-8"))
-        return before["status"] == "running" and not _differences(before, identity, settings)
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def _clear(output_dir: Path, names: Sequence[str], overwrite: bool) -> None:
-    """Removes what an earlier run left, or the new one would be mixed with it if interrupted."""
-    places = [output_dir, *_directories(output_dir, names).values()]
-    results = [place / name for place in places for name in (*WEIGHTS, METRICS)]
-    earlier = [path for path in results if path.exists()]
-    if earlier and not overwrite:
-        raise FileExistsError(
-            f"{output_dir} already holds a checkpoint ({earlier[0].name}). Choose another "
-            "output_dir, or pass overwrite=True (--overwrite) to replace it."
-        )
-    for path in earlier:
-        path.unlink(missing_ok=True)
-    for name in (CHECKPOINTS, "tensorboard"):
-        shutil.rmtree(output_dir / name, ignore_errors=True)
-    output_dir.mkdir(parents=True, exist_ok=True)
-
-
 def _scorer(tasks: Sequence[Task]) -> Callable[[Mapping[str, float]], float]:
     """Gives the function that judges an evaluation: the mean of the tasks' main metrics."""
     names = [
         task.metrics[0] if len(tasks) == 1 else f"{task.name}_{task.metrics[0]}" for task in tasks
     ]
     return lambda logs: sum(float(logs[name]) for name in names) / len(names)
-
-
-def _write_record(
-    output_dir: Path,
-    tasks: Sequence[Task],
-    scores: Mapping[str, Mapping[str, Scores]],
-    record: Mapping[str, Any],
-    best: SaveBest,
-    curve: LossCurve,
-    epochs: list[dict[str, float]],
-) -> None:
-    directories = _directories(output_dir, [task.name for task in tasks])
-    kept_step = best.best["step"] if best.best else 0
-    metrics = [
-        name if len(tasks) == 1 else f"{task.name}_{name}"
-        for task in tasks
-        for name in task.metrics
-    ]
-    for task in tasks:
-        directory = directories[task.name]
-        plot_curves(directory / CURVES, curve.points, best.evaluations, metrics, kept_step)
-        for split, found in scores[task.name].items():
-            name = CONFUSION if split == VALIDATION else CONFUSION.replace("matrix", split)
-            plot_confusion(directory / name, found.confusion, task.labels, f"{task.name}, {split}")
-        write_card(directory / CARD, task, scores[task.name], record)
-    write_json(output_dir / RUN, record)
-    content = {
-        "scores": {
-            task: {split: found.record() for split, found in by_split.items()}
-            for task, by_split in scores.items()
-        },
-        "best": best.best,
-        "evaluations": best.evaluations,
-        "epochs": epochs,
-    }
-    write_json(output_dir / METRICS, content)  # last: it says that the run is finished
-    shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)
 
 
 def _now() -> str:

@@ -1,0 +1,197 @@
+"""A run's state, saved as it goes and when the run is told to stop, and gone on from.
+
+`resume` knows the files; this is the part that lives inside `fit`.
+"""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from distilbert_tf.callbacks import Logs, LossCurve, SaveBest, StepCounter
+from distilbert_tf.checkpoint_files import Tensors
+from distilbert_tf.distributed import is_chief
+from distilbert_tf.resume import read_variables, save_state, write_variables
+
+STEPS_BETWEEN_VOTES = 10  # how often several workers ask each other whether one was told to stop
+
+
+class InterruptedRunError(RuntimeError):
+    """A run that was told to stop, and has saved its state.
+
+    Attributes:
+        signal_number: The signal that told it, such as SIGTERM's.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+class SaveState(keras.callbacks.Callback):
+    """Saves the state of the run every so many steps, at each epoch's end, and when told to stop.
+
+    The chief writes; other workers take part, since reading the metrics needs all of them.
+
+    Args:
+        directory: Where states go.
+        counter: Knows the step.
+        best: Its evaluations are part of the state.
+        curve: So are its points.
+        every: Steps between two states.
+        keep: How many states to keep.
+        run: Goes into every record: what tells this run from others.
+        restored: The state to go on from, if there is one.
+
+    Attributes:
+        train_time_s: Seconds of training, evaluations included: of this process, and of earlier
+            ones up to the state that was gone on from.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        counter: StepCounter,
+        best: SaveBest,
+        curve: LossCurve,
+        *,
+        every: int,
+        keep: int,
+        run: Mapping[str, Any],
+        restored: tuple[Tensors, dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.directory, self.counter, self.best, self.curve = directory, counter, best, curve
+        self.every, self.keep, self.run = every, keep, dict(run)
+        self.epochs: list[dict[str, float]] = []
+        self.seconds_before = 0.0
+        self._tensors: Tensors | None = None
+        self._signal = 0
+        if restored is not None:
+            self._tensors, record = restored
+            self.epochs, self.seconds_before = record["epochs"], record["seconds"]
+            best.evaluations = record["evaluations"]
+            curve.points = record["curve"]
+            counter.step = record["step"]
+        self.saved_step = counter.step
+        self.train_time_s = self.seconds_before
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Puts the model's and the optimizer's variables back."""
+        self.started_s = time.monotonic()
+        if self._tensors is not None:
+            groups = _variable_groups(self.model)
+            metrics = {"metrics": groups.pop("metrics")}
+            write_variables(groups, self._tensors)
+            self._metrics = metrics
+            self.model.skip_steps(self.counter.step % self.counter.steps_per_epoch)
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Puts the running metrics back, which `fit` has just set to zero."""
+        if self._tensors is not None:
+            if self.counter.step % self.counter.steps_per_epoch:
+                write_variables(self._metrics, self._tensors)
+            self._tensors = None
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Saves, if it is time or the run was told to stop."""
+        if not logs:  # a step that was taken before the run was resumed
+            return
+        step, before = self.counter.step, self.counter.current - 1
+        is_epochs_last = step % self.counter.steps_per_epoch == 0
+        if step // self.every > before // self.every and not is_epochs_last:
+            self.save()
+        # An epoch's last step is saved after the evaluation that belongs to it.
+        if not is_epochs_last:
+            self._stop_if_told(before)
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Saves the finished epoch."""
+        self.epochs.append({name: float(value) for name, value in (logs or {}).items()})
+        self.save()
+        self._stop_if_told(self.counter.step - STEPS_BETWEEN_VOTES)
+
+    def save(self) -> None:
+        """Saves the state of the run as it is."""
+        self._take_time()
+        tensors = read_variables(_variable_groups(self.model))
+        record = {
+            "run": self.run,
+            "step": self.counter.step,
+            "seconds": self.train_time_s,
+            "epochs": self.epochs,
+            "evaluations": self.best.evaluations,
+            "curve": self.curve.points,
+        }
+        if is_chief(self.model.distribute_strategy):
+            save_state(self.directory, self.counter.step, tensors, record, self.keep)
+        self.saved_step = self.counter.step
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Stops the clock."""
+        self._take_time()
+
+    def _take_time(self) -> None:
+        self.train_time_s = self.seconds_before + time.monotonic() - self.started_s
+
+    @contextlib.contextmanager
+    def watching_signals(self) -> Iterator[None]:
+        """Lets SIGTERM and the first SIGINT end the run after the step at hand, its state saved."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python delivers signals to the main thread alone
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+        def remember(number: int, frame: Any) -> None:
+            self._signal = number
+            signal.signal(number, before[signal.Signals(number)])  # the second one ends it at once
+
+        for number in before:
+            signal.signal(number, remember)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop_if_told(self, before: int) -> None:
+        number = self._signal
+        if isinstance(self.model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            step = self.counter.step
+            if step // STEPS_BETWEEN_VOTES == before // STEPS_BETWEEN_VOTES:
+                return
+            number = meet_workers(self.model.distribute_strategy, number)
+        if not number:
+            return
+        if self.saved_step != self.counter.step:
+            self.save()
+        meet_workers(self.model.distribute_strategy)  # none may end before the chief has written
+        raise InterruptedRunError(
+            f"{signal.Signals(number).name} stopped the run after step {self.counter.step}; its "
+            f"state is in {self.directory}. The same command goes on from there.",
+            number,
+        )
+
+
+def meet_workers(strategy: tf.distribute.Strategy, number: int = 0) -> int:
+    """Waits until all workers are here, and gives the highest of the numbers that they bring."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return number
+    brought = tf.function(lambda: strategy.run(lambda: tf.constant([number])))()
+    return int(np.max(strategy.gather(brought, axis=0)))
+
+
+def _variable_groups(model: keras.Model) -> dict[str, list[keras.Variable]]:
+    """Lists all that a training changes."""
+    return {
+        "model": model.variables,
+        "optimizer": model.optimizer.variables,
+        "metrics": model.metrics_variables,
+    }
