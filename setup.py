@@ -21,6 +21,7 @@ TEST = [
     "psutil>=5.9",
     "pytest>=8.2",
     "ruff>=0.6",
+    "scikit-learn>=1.5",
     "types-protobuf",
 ]
 
