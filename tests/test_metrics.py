@@ -70,7 +70,6 @@ def test_scores_are_those_of_scikit_learn(drawn: tuple[int, list[int], list[int]
 def test_rare_labels_among_many_rows_are_not_rounded_away() -> None:
     """In float32 the square of a million has no room for a difference of a few."""
     for table in ([[999_990, 3], [4, 3]], [[10**7, 0], [1, 0]], [[0, 10**7], [0, 1]]):
-        counts = np.array(table)
         (a, b), (c, d) = table
         spread = (a + b) * (c + d) * (a + c) * (b + d)
         expected = 0.0 if spread == 0 else (a * d - b * c) / spread**0.5

@@ -82,7 +82,9 @@ def test_the_recipe_is_what_the_result_depends_on() -> None:
 
 def test_differences_name_both_values() -> None:
     earlier = json.loads(json.dumps(FinetuneOptions(epochs=5, dtype="mixed_bfloat16").recipe()))
-    assert FinetuneOptions(epochs=5, dtype="mixed_bfloat16", save_steps=1).differences(earlier) == []
+    assert (
+        FinetuneOptions(epochs=5, dtype="mixed_bfloat16", save_steps=1).differences(earlier) == []
+    )
     assert FinetuneOptions(epochs=5, seed=1).differences(earlier) == [
         "seed=42, now 1",
         "dtype='mixed_bfloat16', now None",
