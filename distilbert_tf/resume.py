@@ -87,6 +87,8 @@ def save_state(
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"step-{step:08d}.safetensors"
     text = json.dumps(record)
+    # save_file writes an array's memory as it lies: transposed views must be copied first.
+    tensors = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary, {"record": text, "digest": _digest(tensors, text)})
     states = list_states(directory)

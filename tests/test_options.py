@@ -73,6 +73,12 @@ def test_options_without_a_value_have_no_limits() -> None:
     assert none == ["max_train_examples", "dtype", "eval_steps", "early_stopping_patience"]
 
 
+@pytest.mark.parametrize("name", ["epochs", "temperature", "strategy", "deterministic"])
+def test_other_options_must_have_a_value(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must have a value; got None"):
+        FinetuneOptions(**{name: None})
+
+
 def test_the_recipe_is_what_the_result_depends_on() -> None:
     options = FinetuneOptions(strategy="none", save_steps=7, keep_states=9, epochs=5)
     everything = dataclasses.asdict(options)

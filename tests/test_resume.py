@@ -77,6 +77,13 @@ def test_any_array_and_text_come_back(tmp_path: Path, array: np.ndarray, text: s
     assert record == {"text": text}
 
 
+def test_views_are_written_as_they_read(tmp_path: Path) -> None:
+    table = np.arange(6, dtype="float32").reshape(2, 3)
+    views = {"model/0000": table.T, "model/0001": table[:, ::2], "model/0002": table[1, 1, ...]}
+    found, _ = read_state(save_state(tmp_path, 1, views, {}, keep=1))
+    assert_same_bits(found, views)
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_state(tmp_path_factory.mktemp("saved"), 1, tensors(), RECORD, keep=1)
