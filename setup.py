@@ -22,6 +22,7 @@ TEST = [
     "pytest>=8.2",
     "pyyaml>=6",
     "ruff>=0.6",
+    "scikit-learn>=1.5",
     "types-protobuf",
 ]
 

@@ -46,10 +46,13 @@ def matthews_correlation(confusion: tf.Tensor) -> tf.Tensor:
         (Computational Biology and Chemistry 28, 2004).
     """
     true, predicted = tf.reduce_sum(confusion, 1), tf.reduce_sum(confusion, 0)
-    rows = tf.reduce_sum(confusion)
-    covariance = tf.linalg.trace(confusion) * rows - tf.tensordot(true, predicted, 1)
-    variances = (rows**2 - tf.reduce_sum(predicted**2)) * (rows**2 - tf.reduce_sum(true**2))
-    return tf.math.divide_no_nan(covariance, tf.sqrt(variances))
+    rows, right = tf.reduce_sum(confusion), tf.linalg.diag_part(confusion)
+    missed, wrong = true - right, predicted - right
+    # The same as differences of squares of the number of rows, but those lose rare labels to
+    # rounding: float32 has 24 bits.
+    covariance = tf.reduce_sum(right * (rows - right - missed - wrong) - missed * wrong)
+    spreads = [tf.reduce_sum(counts * (rows - counts)) for counts in (true, predicted)]
+    return tf.math.divide_no_nan(covariance, tf.sqrt(spreads[0]) * tf.sqrt(spreads[1]))
 
 
 METRICS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {

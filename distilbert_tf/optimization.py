@@ -106,11 +106,13 @@ class AdamW(keras.optimizers.AdamW):
             for variable in variables:
                 distribution.extended.update(variable, decay, group=False)
 
-        tf.__internal__.distribute.interim.maybe_merge_call(
-            decay_all,
-            self._distribution_strategy,
-            [keras_variable.value for keras_variable in variables],
-        )
+        # In a graph, nothing else makes the decay wait until the gradients turn out to be finite.
+        with tf.control_dependencies(self._checks):
+            tf.__internal__.distribute.interim.maybe_merge_call(
+                decay_all,
+                self._distribution_strategy,
+                [keras_variable.value for keras_variable in variables],
+            )
 
     def _clip_gradients(self, grads: Any) -> Any:
         # Keras clips each replica's gradients, and adds them up afterwards: on several devices
@@ -119,9 +121,11 @@ class AdamW(keras.optimizers.AdamW):
         if replica is not None and replica.num_replicas_in_sync > 1:
             grads = replica.all_reduce(tf.distribute.ReduceOp.SUM, grads)
         if not self.global_clipnorm:
+            self._checks: tuple[tf.Tensor, ...] = ()
             return super()._clip_gradients(grads)
         # TensorFlow's norm reads each gradient once, Keras' writes its square out first.
         norm = tf.debugging.check_numerics(tf.linalg.global_norm(grads), NOT_FINITE)
+        self._checks = (norm,)  # Keras applies weight decay next
         return tf.clip_by_global_norm(grads, self.global_clipnorm, use_norm=norm)[0]
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:

@@ -74,8 +74,10 @@ class FinetuneOptions:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value, limits = getattr(self, field.name), field.metadata
-            if value is None:
+            if value is None and field.default is None:
                 continue
+            if value is None:
+                raise ValueError(f"{field.name} must have a value; got None.")
             if "choices" in limits and value not in limits["choices"]:
                 raise ValueError(
                     f"{field.name} must be one of {', '.join(limits['choices'])}; got {value!r}."

@@ -72,7 +72,7 @@ def write_variables(groups: Mapping[str, Sequence[keras.Variable]], tensors: Ten
 def save_state(
     directory: Path, step: int, tensors: Tensors, record: Mapping[str, Any], keep: int
 ) -> Path:
-    """Writes a state, whole or not at all, then removes all but the newest ones.
+    """Writes a state, whole or not at all, then removes all but it and the ones just before it.
 
     Args:
         directory: Where states are; made if missing.
@@ -87,9 +87,14 @@ def save_state(
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"step-{step:08d}.safetensors"
     text = json.dumps(record)
+    # save_file writes an array's memory as it lies: transposed views must be copied first.
+    tensors = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary, {"record": text, "digest": _digest(tensors, text)})
-    for old in list_states(directory)[keep:]:
+    states = list_states(directory)
+    place = states.index(path)
+    # Those of later steps are damaged: the run has gone on from one before them.
+    for old in states[:place] + states[place + keep :]:
         old.unlink(missing_ok=True)
     for leftover in directory.glob(".step-*.tmp"):  # of a process that was killed as it wrote
         leftover.unlink(missing_ok=True)
@@ -100,8 +105,9 @@ def list_states(directory: Path) -> list[Path]:
     """Lists the states in a directory, the newest first."""
     if not directory.is_dir():
         return []
-    found = [path for path in directory.iterdir() if _FILE.fullmatch(path.name)]
-    return sorted(found, reverse=True)
+    matches = [(path, _FILE.fullmatch(path.name)) for path in directory.iterdir()]
+    steps = {path: int(match[1]) for path, match in matches if match}
+    return sorted(steps, key=steps.__getitem__, reverse=True)
 
 
 def read_state(path: Path) -> tuple[Tensors, dict[str, Any]]:

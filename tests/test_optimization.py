@@ -10,6 +10,7 @@ from transformers import DistilBertConfig
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.optimization import (
     NO_WEIGHT_DECAY,
+    NOT_FINITE,
     AdamW,
     WarmupLinearDecay,
     create_optimizer,
@@ -144,38 +145,79 @@ def test_the_optimizer_survives_keras_config() -> None:
     assert again.get_config() == optimizer.get_config()
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_gradients_that_are_not_finite_change_nothing(bad: float, in_graph: bool) -> None:
+    """Two numbers of 3e38 are finite, but their norm is not."""
+    weights = variables()
+    optimizer = create_optimizer(0.1, total_steps=10, warmup_ratio=0.0, weight_decay=0.5)
+    apply = tf.function(lambda *step: optimizer.apply(step, weights))
+    if not in_graph:
+        tf.config.run_functions_eagerly(True)
+    try:
+        apply(*[tf.constant([0.1, -0.2])] * 4)
+        before = [np.array(v) for v in [*weights, *optimizer.variables]]
+        with pytest.raises(tf.errors.InvalidArgumentError, match=NOT_FINITE):
+            apply(*[tf.constant([0.1, -0.2])] * 3, tf.constant([bad, bad]))
+    finally:
+        tf.config.run_functions_eagerly(False)
+    for variable, old in zip([*weights, *optimizer.variables], before, strict=True):
+        if variable is not optimizer.iterations:
+            np.testing.assert_array_equal(np.array(variable), old, err_msg=variable.path)
+
+
 TWO_REPLICAS = """
 import keras, numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from distilbert_tf.optimization import AdamW
+
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-start = np.array([1.0, 2.0], "float32")
-with strategy.scope():
-    weight = keras.Variable(start, name="kernel")
-    optimizer = AdamW(0.1, weight_decay=0.5)
-    optimizer.build([weight])
-alone, expected = keras.Variable(start, name="kernel"), AdamW(0.1, weight_decay=0.5)
+start = np.array([1.0, -2.0], "float32")
+# With a large epsilon, a step's length depends on how long the gradient was after clipping.
+for clipping in ({}, {"global_clipnorm": 0.5}, {"clipnorm": 0.3}, {"clipvalue": 0.25}):
+    options = dict(weight_decay=0.5, epsilon=0.1, **clipping)
+    with strategy.scope():
+        weight = keras.Variable(start, name="kernel")
+        optimizer = AdamW(0.1, **options)
+        optimizer.build([weight])
+    alone, expected = keras.Variable(start, name="kernel"), AdamW(0.1, **options)
 
-def on_a_replica():
-    number = tf.distribute.get_replica_context().replica_id_in_sync_group
-    optimizer.apply([tf.constant([0.2, 0.1]) * (1.0 + tf.cast(number, tf.float32))], [weight])
+    @tf.function
+    def step(scale):
+        def on_a_replica():
+            number = tf.distribute.get_replica_context().replica_id_in_sync_group
+            gradient = tf.constant([0.2, 0.1]) * (1.0 + tf.cast(number, tf.float32))
+            optimizer.apply([scale * gradient], [weight])
 
-step = tf.function(lambda: strategy.run(on_a_replica))
-for _ in range(3):
-    step()
-    expected.apply([tf.constant([0.6, 0.3])], [alone])  # the sum over the replicas
-copies = strategy.experimental_local_results(weight.value)
-assert len(copies) == 2
-for copy in copies:
-    np.testing.assert_allclose(copy.numpy(), alone.numpy(), rtol=1e-5)
-assert np.abs(alone.numpy() - start).min() > 0.1
+        strategy.run(on_a_replica)
+
+    for _ in range(3):
+        step(1.0)
+        expected.apply([tf.constant([0.6, 0.3])], [alone])  # the sum over the replicas
+    copies = strategy.experimental_local_results(weight.value)
+    assert len(copies) == 2
+    for copy in copies:
+        np.testing.assert_allclose(copy.numpy(), alone.numpy(), rtol=1e-5)
+    assert np.abs(alone.numpy() - start).min() > 0.1
+    if "global_clipnorm" in clipping:
+        try:
+            step(float("inf"))
+        except tf.errors.InvalidArgumentError as error:
+            assert "the norm of the gradients is not finite" in str(error)
+        else:
+            raise AssertionError("an infinite gradient was taken")
+        for copy in strategy.experimental_local_results(weight.value):
+            np.testing.assert_allclose(copy.numpy(), alone.numpy(), rtol=1e-5)
 """
 
 
 @pytest.mark.slow
 def test_replicas_stay_in_step() -> None:
-    """Under a strategy each replica updates its own copy, from the gradients of all."""
+    """Under a strategy each replica updates its own copy, from the gradients of all.
+
+    They are added up, and then clipped, as on one device.
+    """
     result = subprocess.run(
         [sys.executable, "-c", TWO_REPLICAS], capture_output=True, text=True, check=False
     )

@@ -6,7 +6,9 @@ import keras
 import numpy as np
 from transformers import DistilBertConfig
 
+from distilbert_tf.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.model import TFDistilBertModel
+from distilbert_tf.tokenizer import DistilBertTokenizer
 
 GOOD = ("bright", "warm", "clever", "kind", "sweet", "crisp")
 BAD = ("dull", "cold", "clumsy", "rude", "bitter", "stale")
@@ -42,4 +44,16 @@ def tiny_data(directory: Path, *, rows: int = 96) -> Path:
             pattern = random.choice(["what a {0} {1}", "the {1} was {0} .", "{0} {1}"])
             lines.append(f"{pattern.format(word, thing)}\t{label}")
         (directory / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+    return directory
+
+
+def tiny_classifier(directory: Path, encoder: Path, id2label: dict[int, str]) -> Path:
+    """Saves an untrained classifier on a tiny encoder, which gives every label now and then."""
+    keras.utils.set_random_seed(3)
+    model = TFDistilBertForSequenceClassification.from_pretrained(encoder, id2label=id2label)
+    texts = np.random.default_rng(0).integers(len(SPECIAL), model.config.vocab_size, (64, 5))
+    texts[:, 0] = SPECIAL.index("[CLS]")
+    model.classifier.bias.assign(-np.median(model(texts), axis=0))
+    model.save_pretrained(directory)
+    DistilBertTokenizer.from_pretrained(encoder).save_pretrained(directory)
     return directory
