@@ -5,24 +5,20 @@ an epoch, from 0, and calls with the last one of each execution.
 """
 
 import contextlib
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 from absl import logging
 from transformers import PreTrainedTokenizerBase
 
 from distilbert_tf.checkpoint import load_tensors
-from distilbert_tf.checkpoint_files import Tensors, read_tensors
+from distilbert_tf.checkpoint_files import read_tensors
 from distilbert_tf.distributed import is_chief
 from distilbert_tf.hub import SAFETENSORS
-from distilbert_tf.resume import read_variables, save_state, write_variables
+from distilbert_tf.resume import read_variables, write_variables
 
 Logs = dict[str, Any]
 

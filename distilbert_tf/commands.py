@@ -149,7 +149,7 @@ def _finetune(values: flags.FlagValues, words: Sequence[str]) -> None:
         raise SystemExit(launch(["finetune", *_spelled(values)], values.num_workers, logs))
     from tensorflow import errors
 
-    from distilbert_tf.callbacks import InterruptedRunError
+    from distilbert_tf.interruption import InterruptedRunError
     from distilbert_tf.preparation import plan_finetuning
     from distilbert_tf.training import finetune
 

@@ -1,4 +1,4 @@
-"""A run's directory: whose it is, whether a run may begin or go on in it, what it must be rid of."""
+"""A run's directory: whose it is, whether a run may begin or go on in it, what it is rid of."""
 
 import json
 import shutil

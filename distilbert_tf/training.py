@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import json
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,41 +17,29 @@ from distilbert_tf.callbacks import (
     LossCurve,
     ProgressLog,
     SaveBest,
-    SaveState,
     StepCounter,
     TrainingDivergedError,
     format_duration,
-    meet_workers,
 )
-from distilbert_tf.checkpoint_files import Tensors
 from distilbert_tf.distributed import is_chief
 from distilbert_tf.evaluation import Scores
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.hub import WEIGHTS
+from distilbert_tf.interruption import SaveState, meet_workers
 from distilbert_tf.multitask_checkpoint import RUN
 from distilbert_tf.optimization import NOT_FINITE
 from distilbert_tf.options import FinetuneOptions, default_output_dir
-from distilbert_tf.preparation import (
-    VALIDATION,
-    PreparedRun,
-    load_splits,
-    parse_tasks,
-    prepare,
-)
+from distilbert_tf.preparation import PreparedRun, load_splits, parse_tasks, prepare
 from distilbert_tf.record import (
-    CARD,
-    CONFUSION,
-    CURVES,
     METRICS,
+    VALIDATION,
     describe_data,
     describe_process,
     peak_memory_mib,
-    plot_confusion,
-    plot_curves,
-    write_card,
     write_json,
+    write_record,
 )
-from distilbert_tf.resume import CHECKPOINTS, read_newest_state
+from distilbert_tf.resume import CHECKPOINTS
+from distilbert_tf.run_directory import clear, find_state, has_begun, task_directories
 from distilbert_tf.tasks import Task
 from distilbert_tf.tokenizer import DistilBertTokenizer
 from distilbert_tf.training_data import training_batches

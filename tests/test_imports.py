@@ -51,7 +51,9 @@ distilbert_tf.evaluation
 distilbert_tf.record
 distilbert_tf.resume
 distilbert_tf.callbacks
+distilbert_tf.interruption
 distilbert_tf.preparation
+distilbert_tf.run_directory
 distilbert_tf.training
 distilbert_tf
 export
