@@ -11,9 +11,9 @@ from absl import flags
 
 import distilbert_tf
 from distilbert_tf import DataError, training
-from distilbert_tf.callbacks import InterruptedRunError
 from distilbert_tf.cli import main
 from distilbert_tf.commands import COMMANDS
+from distilbert_tf.interruption import InterruptedRunError
 from distilbert_tf.launcher import LOST_WORKER, TF_CONFIG
 
 DEPLOY = Path(distilbert_tf.__file__).parent / "deploy"
