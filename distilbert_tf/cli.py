@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from absl import flags, logging
 
-from distilbert_tf.commands import COMMANDS, UsageError, say
+from distilbert_tf.command_parts import UsageError, say
+from distilbert_tf.commands import COMMANDS
 
 PROGRAM = "distilbert-tf"
 

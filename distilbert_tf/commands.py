@@ -3,235 +3,34 @@
 Each imports what it needs when it runs, so `--help` and wrong flags answer at once.
 """
 
-import dataclasses
 import json
-import os
-import sys
-import typing
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
 
-from distilbert_tf.launcher import LOST_WORKER, TF_CONFIG, launch
-from distilbert_tf.options import FinetuneOptions, default_output_dir
-
-
-class UsageError(ValueError):
-    """A command line that cannot be understood."""
-
-
-@dataclass(frozen=True)
-class Command:
-    """A subcommand.
-
-    Attributes:
-        summary: What it does, in a line.
-        run: Does the work, given the parsed flags and the words that are no flags.
-        define: Defines the flags.
-        words: How the usage line writes the words that are no flags; none if empty.
-    """
-
-    summary: str
-    run: Callable[[flags.FlagValues, Sequence[str]], None]
-    define: Callable[[flags.FlagValues], None]
-    words: str = ""
-
-
-def say(text: str) -> None:
-    """Prints a result, at once even into a pipe."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
-
-
-def _required(values: flags.FlagValues, name: str) -> Any:
-    if values[name].value is None:
-        raise UsageError(f"--{name} is required")
-    return values[name].value
-
-
-def _texts(words: Sequence[str]) -> Iterable[str]:
-    return words or (line.rstrip("\r\n") for line in sys.stdin)
-
-
-def _split_pair(text: str) -> tuple[str, str]:
-    first, tab, second = text.partition("\t")
-    if not tab:
-        raise UsageError(f"--pair wants two texts with a tab between them; got {text[:60]!r}")
-    return first, second
-
-
-def _define_model(values: flags.FlagValues, default: str | None = "demo") -> None:
-    flags.DEFINE_string(
-        "model",
-        default,
-        "checkpoint: a directory, a name on the hub, or 'demo'",
-        flag_values=values,
-    )
-
-
-def _define_task(values: flags.FlagValues, text: str = "task: sst2, mnli or qqp") -> None:
-    flags.DEFINE_string("task", "sst2", text, flag_values=values)
-    flags.DEFINE_string(
-        "data",
-        "demo",
-        "directory with the task's files in GLUE's layout or the hub's, 'hub', or 'demo'",
-        flag_values=values,
-    )
-
-
-def _define_data(values: flags.FlagValues) -> None:
-    _define_task(values)
-    flags.DEFINE_integer("batch_size", 32, "rows per step", lower_bound=1, flag_values=values)
-
-
-def _define_max_length(values: flags.FlagValues, default: int | None) -> None:
-    flags.DEFINE_integer(
-        "max_length",
-        default,
-        "longest row in tokens; longer text is cut"
-        + ("" if default else " (default: that of the fine-tuning)"),
-        3,
-        flag_values=values,
-    )
-
-
-def _define_pair(values: flags.FlagValues) -> None:
-    flags.DEFINE_boolean(
-        "pair", False, "each TEXT holds two texts with a tab between them", flag_values=values
-    )
-
-
-def _define_finetune(values: flags.FlagValues) -> None:
-    _define_model(values)
-    _define_task(values, "task, or several with commas: sst2, mnli, qqp")
-    flags.DEFINE_string(
-        "output", None, "directory of the result; runs/<task> if not given", flag_values=values
-    )
-    flags.DEFINE_boolean("overwrite", False, "replace an earlier result", flag_values=values)
-    flags.DEFINE_boolean("dry_run", False, "say what would be done, and end", flag_values=values)
-    flags.DEFINE_integer(
-        "num_workers",
-        1,
-        "train in so many processes of this machine, started anew if one dies",
-        1,
-        flag_values=values,
-    )
-    for field in dataclasses.fields(FinetuneOptions):
-        _define_option(values, field)
-
-
-def _define_option(values: flags.FlagValues, field: dataclasses.Field[Any]) -> None:
-    name, limits = field.name, field.metadata
-    default: Any = field.default
-    text = limits["help"]
-    kind = (typing.get_args(field.type) or (field.type,))[0]  # `int` of `int | None`
-    if "choices" in limits:
-        flags.DEFINE_enum(name, default, limits["choices"], text, flag_values=values)
-    elif kind is bool:
-        flags.DEFINE_boolean(name, default, text, flag_values=values)
-    elif kind is str:
-        flags.DEFINE_string(name, default, text, flag_values=values)
-    else:
-        define = flags.DEFINE_integer if kind is int else flags.DEFINE_float
-        lowest, highest = limits.get("minimum"), limits.get("maximum")
-        define(name, default, text, lowest, highest, flag_values=values)
-
-
-def _finetune(values: flags.FlagValues, words: Sequence[str]) -> None:
-    options: dict[str, Any] = {
-        field.name: values[field.name].value for field in dataclasses.fields(FinetuneOptions)
-    }
-    if values.num_workers > 1 and not os.environ.get(TF_CONFIG) and not values.dry_run:
-        logs = Path(values.output or default_output_dir(values.task)) / "logs"
-        raise SystemExit(launch(["finetune", *_spelled(values)], values.num_workers, logs))
-    from tensorflow import errors
-
-    from distilbert_tf.interruption import InterruptedRunError
-    from distilbert_tf.preparation import plan_finetuning
-    from distilbert_tf.training import finetune
-
-    if values.dry_run:
-        say(plan_finetuning(values.task, values.model, values.data, **options).report())
-        return
-    try:
-        result = finetune(
-            values.task,
-            values.model,
-            values.data,
-            values.output,
-            overwrite=values.overwrite,
-            **options,
-        )
-    except InterruptedRunError as error:
-        sys.stderr.write(f"{error}\n")
-        raise SystemExit(128 + error.signal_number) from None
-    except (errors.UnavailableError, errors.AbortedError, errors.CancelledError) as error:
-        if not os.environ.get(TF_CONFIG):
-            raise
-        sys.stderr.write(
-            f"{error}\nAnother worker cannot be reached any more. The same command, given to all "
-            "workers, goes on from the last saved state.\n"
-        )
-        raise SystemExit(LOST_WORKER) from None
-    say(result.report())
-
-
-def _spelled(values: flags.FlagValues) -> list[str]:
-    """Writes the flags that were given as they would be typed."""
-    return [
-        values[name].serialize()
-        for name in values
-        if values[name].present and name not in ("num_workers", "strategy")
-    ]
-
-
-def _define_evaluate(values: flags.FlagValues) -> None:
-    _define_model(values, default=None)
-    _define_data(values)
-    _define_max_length(values, None)
-    flags.DEFINE_string("split", "validation", "split of the task", flag_values=values)
-
-
-def _evaluate(values: flags.FlagValues, words: Sequence[str]) -> None:
-    from distilbert_tf.evaluation import evaluate_pretrained
-
-    metrics = evaluate_pretrained(
-        _required(values, "model"),
-        values.task,
-        values.data,
-        split=values.split,
-        batch_size=values.batch_size,
-        max_length=values.max_length,
-    )
-    say(json.dumps(metrics))
-
-
-def _define_submit(values: flags.FlagValues) -> None:
-    _define_model(values, default=None)
-    _define_data(values)
-    _define_max_length(values, None)
-    flags.DEFINE_string("output", "submission", "directory of the files", flag_values=values)
-
-
-def _submit(values: flags.FlagValues, words: Sequence[str]) -> None:
-    from distilbert_tf.evaluation import predict_submission
-
-    for path in predict_submission(
-        _required(values, "model"),
-        values.task,
-        values.data,
-        values.output,
-        batch_size=values.batch_size,
-        max_length=values.max_length,
-    ):
-        say(str(path))
+from distilbert_tf.command_parts import (
+    Command,
+    define_max_length,
+    define_model,
+    define_pair,
+    read_texts,
+    required,
+    say,
+    split_pair,
+)
+from distilbert_tf.training_commands import (
+    define_evaluate,
+    define_finetune,
+    define_submit,
+    run_evaluate,
+    run_finetune,
+    run_submit,
+)
 
 
 def _define_pipeline(values: flags.FlagValues) -> None:
-    _define_model(values, default=None)
+    define_model(values, default=None)
     flags.DEFINE_integer("top_k", None, "how many answers for each text", 1, flag_values=values)
 
 
@@ -240,11 +39,11 @@ def _run_pipeline(name: str) -> Callable[[flags.FlagValues, Sequence[str]], None
         from distilbert_tf.pipelines import pipeline
 
         options = {} if values.top_k is None else {"top_k": values.top_k}
-        predict = pipeline(name, model=_required(values, "model"), **options)
-        for text in _texts(words):
+        predict = pipeline(name, model=required(values, "model"), **options)
+        for text in read_texts(words):
             inputs: Any = text
             if "pair" in values and values.pair:
-                inputs = dict(zip(("text", "text_pair"), _split_pair(text), strict=True))
+                inputs = dict(zip(("text", "text_pair"), split_pair(text), strict=True))
             answers = predict(inputs)
             say(json.dumps({"text": text, "answers": answers}, ensure_ascii=False))
 
@@ -253,7 +52,7 @@ def _run_pipeline(name: str) -> Callable[[flags.FlagValues, Sequence[str]], None
 
 def _define_predict(values: flags.FlagValues) -> None:
     _define_pipeline(values)
-    _define_pair(values)
+    define_pair(values)
 
 
 def _define_export(values: flags.FlagValues) -> None:
@@ -271,7 +70,7 @@ def _define_export(values: flags.FlagValues) -> None:
         "version", None, "number of the version; the next free one if not given", 1,
         flag_values=values,
     )  # fmt: skip
-    _define_max_length(values, None)
+    define_max_length(values)
     flags.DEFINE_boolean(
         "pair",
         None,
@@ -283,10 +82,10 @@ def _define_export(values: flags.FlagValues) -> None:
 def _export(values: flags.FlagValues, words: Sequence[str]) -> None:
     from export.saved_model import export_pretrained
 
-    models = [name for name in _required(values, "model").split(",") if name]
+    models = [name for name in required(values, "model").split(",") if name]
     path = export_pretrained(
         models[0] if len(models) == 1 else models,
-        _required(values, "output"),
+        required(values, "output"),
         version=values.version,
         max_length=values.max_length,
         pair=values.pair,
@@ -313,7 +112,7 @@ def _serve(values: flags.FlagValues, words: Sequence[str]) -> None:
     set_serving_environment()  # before the server's module imports TensorFlow
     from export.server import serve
 
-    serve(_required(values, "model_base_path"), values.model_name, values.host, values.port)
+    serve(required(values, "model_base_path"), values.model_name, values.host, values.port)
 
 
 def _define_query(values: flags.FlagValues) -> None:
@@ -329,16 +128,16 @@ def _define_query(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_boolean("json", False, "one JSON object a line", flag_values=values)
-    _define_pair(values)
+    define_pair(values)
 
 
 def _query(values: flags.FlagValues, words: Sequence[str]) -> None:
     from export.client import PredictClient
 
-    texts = list(_texts(words))
+    texts = list(read_texts(words))
     inputs: tuple[Any, ...] = (texts,)
     if values.pair:
-        inputs = tuple(zip(*map(_split_pair, texts), strict=True)) or ((), ())
+        inputs = tuple(zip(*map(split_pair, texts), strict=True)) or ((), ())
     target = f"{values.host}:{values.port}"
     with PredictClient(target, values.model_name, timeout_s=values.timeout_s) as client:
         if values.wait_s:
@@ -370,15 +169,15 @@ def _demo(values: flags.FlagValues, words: Sequence[str]) -> None:
 
 COMMANDS = {
     "finetune": Command(
-        "fine-tune a classifier and save its best epoch", _finetune, _define_finetune
+        "fine-tune a classifier and save its best epoch", run_finetune, define_finetune
     ),
     "evaluate": Command(
-        "score a saved classifier on a split of a task", _evaluate, _define_evaluate
+        "score a saved classifier on a split of a task", run_evaluate, define_evaluate
     ),
     "submit": Command(
         "predict GLUE's test splits of a task, in the files that its server takes",
-        _submit,
-        _define_submit,
+        run_submit,
+        define_submit,
     ),
     "predict": Command(
         "classify texts (arguments, or lines of standard input)",

@@ -76,6 +76,8 @@ export.verification
 export.saved_model
 distilbert_tf.demo
 distilbert_tf.launcher
+distilbert_tf.command_parts
+distilbert_tf.training_commands
 distilbert_tf.commands
 distilbert_tf.cli
 """.split()

@@ -1,0 +1,155 @@
+"""The subcommands that train and score."""
+
+import dataclasses
+import json
+import os
+import sys
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from distilbert_tf.command_parts import (
+    define_data,
+    define_max_length,
+    define_model,
+    define_task,
+    required,
+    say,
+)
+from distilbert_tf.launcher import LOST_WORKER, TF_CONFIG, launch
+from distilbert_tf.options import FinetuneOptions, default_output_dir
+
+
+def define_finetune(values: flags.FlagValues) -> None:
+    """Defines the flags of `finetune`."""
+    define_model(values)
+    define_task(values, "task, or several with commas: sst2, mnli, qqp")
+    flags.DEFINE_string(
+        "output", None, "directory of the result; runs/<task> if not given", flag_values=values
+    )
+    flags.DEFINE_boolean("overwrite", False, "replace an earlier result", flag_values=values)
+    flags.DEFINE_boolean("dry_run", False, "say what would be done, and end", flag_values=values)
+    flags.DEFINE_integer(
+        "num_workers",
+        1,
+        "train in so many processes of this machine, started anew if one dies",
+        1,
+        flag_values=values,
+    )
+    for field in dataclasses.fields(FinetuneOptions):
+        _define_option(values, field)
+
+
+def _define_option(values: flags.FlagValues, field: dataclasses.Field[Any]) -> None:
+    name, limits = field.name, field.metadata
+    default: Any = field.default
+    text = limits["help"]
+    kind = (typing.get_args(field.type) or (field.type,))[0]  # `int` of `int | None`
+    if "choices" in limits:
+        flags.DEFINE_enum(name, default, limits["choices"], text, flag_values=values)
+    elif kind is bool:
+        flags.DEFINE_boolean(name, default, text, flag_values=values)
+    elif kind is str:
+        flags.DEFINE_string(name, default, text, flag_values=values)
+    else:
+        define = flags.DEFINE_integer if kind is int else flags.DEFINE_float
+        lowest, highest = limits.get("minimum"), limits.get("maximum")
+        define(name, default, text, lowest, highest, flag_values=values)
+
+
+def run_finetune(values: flags.FlagValues, words: Sequence[str]) -> None:
+    """Fine-tunes."""
+    options: dict[str, Any] = {
+        field.name: values[field.name].value for field in dataclasses.fields(FinetuneOptions)
+    }
+    if values.num_workers > 1 and not os.environ.get(TF_CONFIG) and not values.dry_run:
+        logs = Path(values.output or default_output_dir(values.task)) / "logs"
+        raise SystemExit(launch(["finetune", *_spelled(values)], values.num_workers, logs))
+    from tensorflow import errors
+
+    from distilbert_tf.interruption import InterruptedRunError
+    from distilbert_tf.preparation import plan_finetuning
+    from distilbert_tf.training import finetune
+
+    if values.dry_run:
+        say(plan_finetuning(values.task, values.model, values.data, **options).report())
+        return
+    try:
+        result = finetune(
+            values.task,
+            values.model,
+            values.data,
+            values.output,
+            overwrite=values.overwrite,
+            **options,
+        )
+    except InterruptedRunError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(128 + error.signal_number) from None
+    except (errors.UnavailableError, errors.AbortedError, errors.CancelledError) as error:
+        if not os.environ.get(TF_CONFIG):
+            raise
+        sys.stderr.write(
+            f"{error}\nAnother worker cannot be reached any more. The same command, given to all "
+            "workers, goes on from the last saved state.\n"
+        )
+        raise SystemExit(LOST_WORKER) from None
+    say(result.report())
+
+
+def _spelled(values: flags.FlagValues) -> list[str]:
+    """Writes the flags that were given as they would be typed."""
+    return [
+        values[name].serialize()
+        for name in values
+        if values[name].present and name not in ("num_workers", "strategy")
+    ]
+
+
+def define_evaluate(values: flags.FlagValues) -> None:
+    """Defines the flags of `evaluate`."""
+    define_model(values, default=None)
+    define_data(values)
+    define_max_length(values)
+    flags.DEFINE_string("split", "validation", "split of the task", flag_values=values)
+
+
+def run_evaluate(values: flags.FlagValues, words: Sequence[str]) -> None:
+    """Scores a classifier."""
+    from distilbert_tf.evaluation import evaluate_pretrained
+
+    metrics = evaluate_pretrained(
+        required(values, "model"),
+        values.task,
+        values.data,
+        split=values.split,
+        batch_size=values.batch_size,
+        max_length=values.max_length,
+    )
+    say(json.dumps(metrics))
+
+
+def define_submit(values: flags.FlagValues) -> None:
+    """Defines the flags of `submit`."""
+    define_model(values, default=None)
+    define_data(values)
+    define_max_length(values)
+    flags.DEFINE_string("output", "submission", "directory of the files", flag_values=values)
+
+
+def run_submit(values: flags.FlagValues, words: Sequence[str]) -> None:
+    """Predicts GLUE's test splits."""
+    from distilbert_tf.evaluation import predict_submission
+
+    for path in predict_submission(
+        required(values, "model"),
+        values.task,
+        values.data,
+        values.output,
+        batch_size=values.batch_size,
+        max_length=values.max_length,
+    ):
+        say(str(path))
