@@ -169,7 +169,9 @@ def _demo(values: flags.FlagValues, words: Sequence[str]) -> None:
 
 COMMANDS = {
     "finetune": Command(
-        "fine-tune a classifier and save its best epoch", run_finetune, define_finetune
+        "fine-tune classifiers on one encoder, and keep the best evaluation's",
+        run_finetune,
+        define_finetune,
     ),
     "evaluate": Command(
         "score a saved classifier on a split of a task", run_evaluate, define_evaluate

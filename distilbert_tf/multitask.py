@@ -39,7 +39,8 @@ class MultiTaskModel(DistributedTraining, keras.Model):
         Logits by task, float32 (B, C) each.
 
     Raises:
-        ValueError: The classifiers do not share one encoder.
+        ValueError: The classifiers do not share one encoder, there are none, or `metrics` names
+            another task.
     """
 
     def __init__(
@@ -48,6 +49,13 @@ class MultiTaskModel(DistributedTraining, keras.Model):
         metrics: Mapping[str, Sequence[str]] | None = None,
         **kwargs: Any,
     ) -> None:
+        if unknown := (metrics or {}).keys() - classifiers.keys():
+            raise ValueError(
+                f"metrics names the task {min(unknown)!r}, which has no classifier; there are "
+                f"{', '.join(classifiers) or 'none'}."
+            )
+        if not classifiers:
+            raise ValueError("At least one classifier is needed.")
         first = next(iter(classifiers.values()))
         super().__init__(dtype=first.dtype_policy, **kwargs)
         if any(model.distilbert is not first.distilbert for model in classifiers.values()):

@@ -1,6 +1,8 @@
 """The settings of a fine-tuning run: one list for Python, command line and record."""
 
 import dataclasses
+import math
+import typing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +21,7 @@ class FinetuneOptions:
     micro-batches it is computed: the recipe stays the same.
 
     Raises:
+        TypeError: A value of another type.
         ValueError: A value out of its range.
     """
 
@@ -78,6 +81,7 @@ class FinetuneOptions:
                 continue
             if value is None:
                 raise ValueError(f"{field.name} must have a value; got None.")
+            _check_type(field, value)
             if "choices" in limits and value not in limits["choices"]:
                 raise ValueError(
                     f"{field.name} must be one of {', '.join(limits['choices'])}; got {value!r}."
@@ -106,6 +110,21 @@ class FinetuneOptions:
             for name, value in dataclasses.asdict(self).items()
             if name not in ("strategy", "save_steps", "keep_states")
         }
+
+
+def _check_type(field: dataclasses.Field[Any], value: Any) -> None:
+    kind = option_type(field)
+    allowed: tuple[type, ...] = (int, float) if kind is float else (kind,)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"{field.name} must be of type {kind.__name__}; got {value!r}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{field.name} must be finite; got {value!r}.")
+
+
+def option_type(field: dataclasses.Field[Any]) -> type:
+    """Gives the type of a setting: `int` of `int | None`, `str` of choices."""
+    kind = (typing.get_args(field.type) or (field.type,))[0]
+    return kind if isinstance(kind, type) else type(kind)
 
 
 def default_output_dir(task: str) -> Path:

@@ -159,7 +159,6 @@ def write_card(
     texts = " and ".join(f"`{column}`" for column in task.text_columns)
     lines = [
         "---",
-        "language: en",
         "pipeline_tag: text-classification",
         "tags: [distilbert, tensorflow]",
         f"metrics: [{', '.join(name for name in columns if name != 'loss')}]",

@@ -45,6 +45,8 @@ class EpochSampler:
     step_multiple: int = 1
 
     def __post_init__(self) -> None:
+        if self.step_multiple > 1 and not self.drop_remainder:
+            raise ValueError("step_multiple needs drop_remainder.")
         if self.temperature < 1:
             raise ValueError(f"temperature must be at least 1; got {self.temperature}.")
         if sum(self.task_sizes) != len(self.lengths) or not all(self.task_sizes):

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import sys
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from distilbert_tf.command_parts import (
     say,
 )
 from distilbert_tf.launcher import LOST_WORKER, TF_CONFIG, launch
-from distilbert_tf.options import FinetuneOptions, default_output_dir
+from distilbert_tf.options import FinetuneOptions, default_output_dir, option_type
 
 
 def define_finetune(values: flags.FlagValues) -> None:
@@ -47,7 +46,7 @@ def _define_option(values: flags.FlagValues, field: dataclasses.Field[Any]) -> N
     name, limits = field.name, field.metadata
     default: Any = field.default
     text = limits["help"]
-    kind = (typing.get_args(field.type) or (field.type,))[0]  # `int` of `int | None`
+    kind = option_type(field)
     if "choices" in limits:
         flags.DEFINE_enum(name, default, limits["choices"], text, flag_values=values)
     elif kind is bool:

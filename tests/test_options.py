@@ -50,15 +50,39 @@ def test_some_steps_must_be_left_after_the_warm_up() -> None:
         FinetuneOptions(warmup_ratio=1.0)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["learning_rate", "warmup_ratio", "temperature"])
-def test_not_a_number_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be at least .*; got nan"):
-        FinetuneOptions(**{name: float("nan")})
+def test_what_is_not_finite_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be finite; got {value}"):
+        FinetuneOptions(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("epochs", 2.5, "int"),
+        ("epochs", True, "int"),
+        ("batch_size", "8", "int"),
+        ("learning_rate", "fast", "float"),
+        ("jit_compile", 1, "bool"),
+        ("dtype", 16, "str"),
+        ("bad_rows", None, None),
+    ],
+)
+def test_values_of_other_types_are_refused(name: str, value: object, kind: str | None) -> None:
+    error, message = (ValueError, "a value") if kind is None else (TypeError, f"type {kind}; got")
+    with pytest.raises(error, match=f"{name} must (be of|have) {message}"):
+        FinetuneOptions(**{name: value})
+    assert FinetuneOptions(learning_rate=1).learning_rate == 1
 
 
 @pytest.mark.parametrize(
     ("name", "wrong", "allowed"),
-    [("bad_rows", "drop", "error, skip"), ("strategy", "gpu", ", ".join(STRATEGIES))],
+    [
+        ("bad_rows", "drop", "error, skip"),
+        ("dtype", "mixed_float16", "float32, mixed_bfloat16"),
+        ("strategy", "gpu", ", ".join(STRATEGIES)),
+    ],
 )
 def test_a_choice_that_is_not_offered_is_refused(name: str, wrong: str, allowed: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be one of {allowed}; got '{wrong}'"):
@@ -70,7 +94,7 @@ def test_a_choice_that_is_not_offered_is_refused(name: str, wrong: str, allowed:
 def test_options_without_a_value_have_no_limits() -> None:
     options = FinetuneOptions()
     none = [name for name, value in dataclasses.asdict(options).items() if value is None]
-    assert none == ["max_train_examples", "dtype", "eval_steps", "early_stopping_patience"]
+    assert none == ["max_train_examples", "eval_steps", "early_stopping_patience"]
 
 
 @pytest.mark.parametrize("name", ["epochs", "temperature", "strategy", "deterministic"])
@@ -93,7 +117,7 @@ def test_differences_name_both_values() -> None:
     )
     assert FinetuneOptions(epochs=5, seed=1).differences(earlier) == [
         "seed=42, now 1",
-        "dtype='mixed_bfloat16', now None",
+        "dtype='mixed_bfloat16', now 'float32'",
     ]
     del earlier["temperature"]  # as a record of an older version
     assert FinetuneOptions(epochs=5, dtype="mixed_bfloat16").differences(earlier) == [
