@@ -161,9 +161,11 @@ class DistributedTraining:
             self._symbolic_build(data_batch=data_batch)  # type: ignore[attr-defined]
 
     def _make_function(self, step_function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        strategy, steps = self.distribute_strategy, self.steps_per_execution
-        if strategy is tf.distribute.get_strategy() and steps == 1:
+        # Keras reduces the metrics of each step in a way that fails with several workers, and loops
+        # over the steps of an execution in one that fails with several replicas.
+        if self._distribute_strategy is None:  # type: ignore[attr-defined]
             return super()._make_function(step_function)  # type: ignore[misc]
+        strategy, steps = self.distribute_strategy, self.steps_per_execution
         if self.jit_compile:
             raise ValueError(
                 "compile(jit_compile=True) compiles whole steps, which tf.distribute cannot have; "

@@ -48,7 +48,7 @@ def launch(
         with _started(arguments, num_workers, log_dir) as workers, _forwarding(workers) as told:
             code = _wait(workers)
         if code == 0 or told or not _can_go_on(code):
-            return code
+            break
         logging.warning(
             "A worker was killed or lost (%s). %s",
             _describe(code),
@@ -56,7 +56,7 @@ def launch(
             if restarts_left
             else f"Giving up after {max_restarts} restarts.",
         )
-    return code if code > 0 else 128 - code  # as a shell says it
+    return code if code >= 0 else 128 - code  # as a shell says it
 
 
 def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int:

@@ -99,15 +99,17 @@ class MultiTaskModel(DistributedTraining, keras.Model):
 
         Args:
             optimizer: The optimizer; not needed to evaluate.
-            jit_compile: Whether to compile forward and backward pass with XLA. The model then
-                computes padding too, and wants batches of one width.
+            jit_compile: Whether to compile forward and backward pass with XLA (a TPU always does
+                so with whole steps). The model then computes padding too, and wants batches of one
+                width.
             micro_batches: In how many parts each replica computes its part of a batch, one after
                 the other, to save memory. The step is the same.
             steps_per_execution: Steps between two returns to Python.
             run_eagerly: Whether to run without graphs, for debugging.
         """
+        on_tpu = isinstance(self.distribute_strategy, tf.distribute.TPUStrategy)
         for model in self.classifiers.values():
-            model.skip_padding = not jit_compile
+            model.skip_padding = not (jit_compile or on_tpu)
         self.micro_batches = micro_batches
         super().compile(
             optimizer=optimizer,
@@ -116,7 +118,7 @@ class MultiTaskModel(DistributedTraining, keras.Model):
             jit_compile=False,  # see _forward_backward
         )
         self._forward_backward: Callable[..., Any] = self._compute_gradients
-        if jit_compile:
+        if jit_compile and not on_tpu:
             self._forward_backward = tf.function(self._compute_gradients, jit_compile=True)
         if optimizer is not None:
             optimizer.build(self.trainable_variables)

@@ -54,7 +54,7 @@ class PreparedRun:
     @property
     def width(self) -> int | None:
         """T of all batches, if they must have one."""
-        return self.options.max_length if self.options.jit_compile else None
+        return None if self.model.distilbert.skip_padding else self.options.max_length
 
     def evaluation(self, split: str) -> tuple[Any, int]:
         """Makes the batches of all tasks that have a split, and their number."""
@@ -253,7 +253,7 @@ def plan_finetuning(
     splits = load_splits(tasks, data, settings)
     run = prepare(tasks, model, splits, settings)
     lengths = run.rows.lengths()
-    computed = np.full_like(lengths, settings.max_length) if settings.jit_compile else lengths
+    computed = lengths if run.width is None else np.full_like(lengths, run.width)
     variables = run.model.variables + run.model.optimizer.variables
     return Plan(
         rows={

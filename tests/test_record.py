@@ -71,7 +71,7 @@ def test_the_card_has_the_scores_that_were_measured(tmp_path: Path) -> None:
     ]
     assert "metrics: [accuracy]\n" in card
     assert "# sst2: negative, positive\n" in card
-    assert card.startswith("---\nlanguage: en\n")
+    assert card.startswith("---\npipeline_tag: text-classification\n")
     head, _, rest = card.removeprefix("---\n").partition("\n---\n")
     assert "# sst2" in rest
     assert "#" not in head

@@ -364,6 +364,21 @@ def test_overwriting_leaves_nothing_of_the_earlier_run(
     assert not (tmp_path / "tf_model.h5").exists()
 
 
+def test_a_run_that_was_killed_before_its_first_state_begins_anew(
+    paths: tuple[Path, Path], tmp_path: Path
+) -> None:
+    def run(seed: int) -> FinetuneResult:
+        return finetune("sst2", *paths, tmp_path, epochs=1, batch_size=8, seed=seed)
+
+    first = run(1)
+    (tmp_path / "metrics.json").unlink()  # as the kill left it: a checkpoint, and "running"
+    record = json.loads((tmp_path / "run.json").read_text()) | {"status": "running"}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(FileExistsError, match=r"already holds a checkpoint \(model\.safetensors\)"):
+        run(2)
+    assert run(1).history == first.history
+
+
 def test_progress_is_logged_with_rate_and_time_left(
     paths: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
