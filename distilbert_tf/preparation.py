@@ -193,7 +193,7 @@ class Plan:
         mean_tokens: Tokens of a row, on average.
         computed_tokens: Tokens of a row that are computed: more, if padding is.
         state_mib: Size of a saved state.
-        memory_mib: Estimate of what each device needs beside TensorFlow itself.
+        memory_mib: Estimate of what each device needs, beside libraries and data.
     """
 
     rows: dict[str, dict[str, int]]
@@ -223,7 +223,7 @@ class Plan:
                 f"{self.mean_tokens:.1f} tokens a row, {self.computed_tokens:.1f} computed",
                 f"{self.parameters:,} parameters; a saved state has {self.state_mib:,.0f} MiB, "
                 f"{self.options.keep_states} are kept",
-                f"memory for a device: about {self.memory_mib:,.0f} MiB beside TensorFlow's own",
+                f"memory for a device: about {self.memory_mib:,.0f} MiB beside libraries and data",
             ]
         )
 
@@ -268,7 +268,7 @@ def plan_finetuning(
         mean_tokens=float(lengths.mean()),
         computed_tokens=float(computed.mean()),
         state_mib=_mib(variables),
-        memory_mib=_mib(variables)
+        memory_mib=2 * _mib(variables)  # once more while a state is saved
         + _mib(run.model.trainable_variables)  # their gradients
         + _activations_mib(run, computed),
     )
