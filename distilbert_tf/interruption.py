@@ -4,10 +4,11 @@
 """
 
 import contextlib
+import functools
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +185,19 @@ def meet_workers(strategy: tf.distribute.Strategy, number: int = 0) -> int:
     """Waits until all workers are here, and gives the highest of the numbers that they bring."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return number
-    brought = tf.function(lambda: strategy.run(lambda: tf.constant([number])))()
-    return int(np.max(strategy.gather(brought, axis=0)))
+    return int(np.max(_meeting(strategy)(tf.constant(number))))
+
+
+@functools.cache
+def _meeting(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Traces the exchange of numbers once: each time anew, it would take as long as a step."""
+
+    @tf.function(autograph=False)
+    def exchange(number: tf.Tensor) -> tf.Tensor:
+        brought = strategy.run(lambda value: tf.reshape(value, [1]), args=(number,))
+        return strategy.gather(brought, axis=0)
+
+    return exchange
 
 
 def _variable_groups(model: keras.Model) -> dict[str, list[keras.Variable]]:

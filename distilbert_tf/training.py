@@ -125,7 +125,8 @@ def finetune(
             `metrics.json`, learning curves, confusion matrices and a model card; TensorBoard's
             logs; and, until the run ends, its state.
         overwrite: Whether `output_dir` may hold another result already.
-        callbacks: More Keras callbacks.
+        callbacks: More Keras callbacks. When a run goes on, they are called for the steps of the
+            epoch that were taken before, too, with empty logs.
         **options: See `FinetuneOptions`.
 
     Returns:
