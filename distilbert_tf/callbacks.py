@@ -55,6 +55,15 @@ class StepCounter(keras.callbacks.Callback):
         """Counts the steps of an execution."""
         self.step = self.epoch * self.steps_per_epoch + batch + 1
 
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether no step of an epoch is left."""
+        return self.step % self.steps_per_epoch == 0
+
+    def passed(self, every: int) -> bool:
+        """Whether a multiple of so many steps is among those of the last execution."""
+        return self.step // every > (self.current - 1) // every
+
 
 class SaveBest(keras.callbacks.Callback):
     """Keeps the checkpoint of the best evaluation, on disk and, at the end, in the model.
@@ -155,14 +164,12 @@ class EvaluateWithin(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Evaluates, if it is time; at the end of an epoch `fit` does."""
-        step, before = self.counter.step, self.counter.current - 1
-        is_epochs_last = step % self.counter.steps_per_epoch == 0
-        if not logs or is_epochs_last or step // self.every == before // self.every:
+        if not logs or self.counter.ends_epoch or not self.counter.passed(self.every):
             return
         with _keeping_metrics(self.model):
             results = self.evaluate()
         shown = ", ".join(f"{name} {value:.4f}" for name, value in results.items())
-        logging.info("step %d: %s", step, shown)
+        logging.info("step %d: %s", self.counter.step, shown)
         self.best.add(results)
 
 
@@ -200,12 +207,11 @@ class LossCurve(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Takes the loss, if it is time."""
-        step, before = self.counter.step, self.counter.current - 1
-        if not logs or step // self.every == before // self.every:
+        if not logs or not self.counter.passed(self.every):
             return
         total = float(logs["loss"]) * (batch + 1)
         mean = (total - self._sum) / (batch + 1 - self._steps)
-        self.points.append((step, mean))
+        self.points.append((self.counter.step, mean))
         self._sum, self._steps = total, batch + 1
 
 

@@ -2,10 +2,11 @@
 
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from distilbert_tf.launcher import free_ports
 
 SENTENCES = (
     "I came for the soup and stayed three hours; we are already planning our next evening there.",
@@ -35,7 +36,7 @@ def run_demo(output: str | Path) -> None:
         shutil.rmtree(output)
     output.mkdir(parents=True)
     (output / MARKER).touch()
-    port = str(_free_port())
+    port = str(free_ports(1)[0])
     checkpoint, served = str(output / "checkpoint"), str(output / "served")
     _run("finetune", "--task=sst2", "--model=demo", "--data=demo", "--epochs=4",
          "--batch_size=16", "--learning_rate=1e-4", "--output", checkpoint)  # fmt: skip
@@ -50,12 +51,6 @@ def run_demo(output: str | Path) -> None:
         finally:
             server.terminate()
             server.wait(timeout=30)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def _announced(*words: str) -> list[str]:

@@ -93,16 +93,11 @@ def _make_tpu_strategy() -> tf.distribute.Strategy:
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Says whether this process is the one that writes files: the only one, or worker 0."""
-    return worker_number(strategy) == 0
-
-
-def worker_number(strategy: tf.distribute.Strategy) -> int:
-    """Gives this process' number among the workers; 0 if it is alone."""
     resolver = getattr(strategy, "cluster_resolver", None)
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or resolver is None:
-        return 0
+        return True
     has_chief = "chief" in resolver.cluster_spec().as_dict()
-    return resolver.task_id + (has_chief and resolver.task_type == "worker")
+    return resolver.task_type == "chief" or (resolver.task_id == 0 and not has_chief)
 
 
 def distribute(

@@ -89,35 +89,32 @@ class SaveState(keras.callbacks.Callback):
         self.started_s = time.monotonic()
         if self._tensors is not None:
             groups = _variable_groups(self.model)
-            metrics = {"metrics": groups.pop("metrics")}
+            del groups["metrics"]  # `fit` sets them to zero next
             write_variables(groups, self._tensors)
-            self._metrics = metrics
             self.model.skip_steps(self.counter.step % self.counter.steps_per_epoch)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Puts the running metrics back, which `fit` has just set to zero."""
         if self._tensors is not None:
-            if self.counter.step % self.counter.steps_per_epoch:
-                write_variables(self._metrics, self._tensors)
+            if not self.counter.ends_epoch:
+                write_variables({"metrics": self.model.metrics_variables}, self._tensors)
             self._tensors = None
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Saves, if it is time or the run was told to stop."""
         if not logs:  # a step that was taken before the run was resumed
             return
-        step, before = self.counter.step, self.counter.current - 1
-        is_epochs_last = step % self.counter.steps_per_epoch == 0
-        if step // self.every > before // self.every and not is_epochs_last:
+        if self.counter.ends_epoch:  # saved after the evaluation that belongs to it
+            return
+        if self.counter.passed(self.every):
             self.save()
-        # An epoch's last step is saved after the evaluation that belongs to it.
-        if not is_epochs_last:
-            self._stop_if_told(before)
+        self._stop_if_told(asks_others=self.counter.passed(STEPS_BETWEEN_VOTES))
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Saves the finished epoch."""
         self.epochs.append({name: float(value) for name, value in (logs or {}).items()})
         self.save()
-        self._stop_if_told(self.counter.step - STEPS_BETWEEN_VOTES)
+        self._stop_if_told(asks_others=True)
 
     def save(self) -> None:
         """Saves the state of the run as it is."""
@@ -162,18 +159,16 @@ class SaveState(keras.callbacks.Callback):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _stop_if_told(self, before: int) -> None:
-        number = self._signal
-        if isinstance(self.model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
-            step = self.counter.step
-            if step // STEPS_BETWEEN_VOTES == before // STEPS_BETWEEN_VOTES:
-                return
-            number = meet_workers(self.model.distribute_strategy, number)
+    def _stop_if_told(self, *, asks_others: bool) -> None:
+        strategy = self.model.distribute_strategy
+        if not asks_others and _has_workers(strategy):
+            return  # all stop after one and the same step
+        number = meet_workers(strategy, self._signal)
         if not number:
             return
         if self.saved_step != self.counter.step:
             self.save()
-        meet_workers(self.model.distribute_strategy)  # none may end before the chief has written
+        meet_workers(strategy)  # none may end before the chief has written
         raise InterruptedRunError(
             f"{signal.Signals(number).name} stopped the run after step {self.counter.step}; its "
             f"state is in {self.directory}. The same command goes on from there.",
@@ -183,9 +178,13 @@ class SaveState(keras.callbacks.Callback):
 
 def meet_workers(strategy: tf.distribute.Strategy, number: int = 0) -> int:
     """Waits until all workers are here, and gives the highest of the numbers that they bring."""
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    if not _has_workers(strategy):
         return number
     return int(np.max(_meeting(strategy)(tf.constant(number))))
+
+
+def _has_workers(strategy: tf.distribute.Strategy) -> bool:
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
 @functools.cache

@@ -22,7 +22,7 @@ TF_CONFIG = "TF_CONFIG"
 # 128 on are reasons to start it again; that of SIGUSR1 is free for such uses.
 LOST_WORKER = 128 + signal.SIGUSR1
 POLL_S = 0.2
-GRACE_S = 30.0  # from being asked to end to being killed
+GRACE_S = 300.0  # from being told to stop to being killed: an evaluation may be under way
 
 
 def launch(
@@ -88,7 +88,7 @@ def _started(
     arguments: Sequence[str], num_workers: int, log_dir: Path
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Starts the workers; at the end none is left."""
-    addresses = [f"localhost:{port}" for port in _free_ports(num_workers)]
+    addresses = [f"localhost:{port}" for port in free_ports(num_workers)]
     command = [sys.executable, "-m", "distilbert_tf.cli", *arguments, "--strategy=multi_worker"]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers: list[subprocess.Popen[bytes]] = []
@@ -148,7 +148,8 @@ def _forwarding(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int
             signal.signal(number, handler)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Finds ports of this machine that nobody listens on at the moment."""
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
         for listener in listeners:

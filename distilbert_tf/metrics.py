@@ -63,6 +63,11 @@ METRICS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 }
 
 
+def log_prefix(task: str, num_tasks: int) -> str:
+    """Gives what a task's figures begin with in logs: nothing if it is the only one."""
+    return "" if num_tasks == 1 else f"{task}_"
+
+
 @keras.saving.register_keras_serializable(package="distilbert_tf")
 class ClassificationMetrics(keras.metrics.Metric):
     """Loss and scores of one classifier over all batches, each row counted by its weight.

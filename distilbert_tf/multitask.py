@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from distilbert_tf.distributed import DistributedTraining
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.metrics import ClassificationMetrics
+from distilbert_tf.metrics import ClassificationMetrics, log_prefix
 from distilbert_tf.model import ModelInputs, refuse_frozen_weights
 from distilbert_tf.training_data import LABEL, TASK
 
@@ -67,7 +67,7 @@ class MultiTaskModel(DistributedTraining, keras.Model):
             ClassificationMetrics(
                 model.config.num_labels,
                 (metrics or {}).get(name, ("accuracy",)),
-                prefix="" if len(classifiers) == 1 else f"{name}_",
+                prefix=log_prefix(name, len(classifiers)),
                 name=name,
             )
             for name, model in classifiers.items()

@@ -4,7 +4,9 @@ import dataclasses
 import math
 import typing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from distilbert_tf.tables import BadRows
 
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
 
@@ -46,8 +48,8 @@ class FinetuneOptions:
     )
     seed: int = _option(42, "seed of heads, shuffles and dropout", minimum=0)
     fresh_head: bool = _option(False, "start with new heads even if the checkpoint has one")
-    bad_rows: Literal["error", "skip"] = _option(
-        "error", "what to do with rows that cannot be read", choices=("error", "skip")
+    bad_rows: BadRows = _option(  # noqa: RUF009  (a field as the others; its type is an alias)
+        "error", "what to do with rows that cannot be read", choices=typing.get_args(BadRows)
     )
     dtype: str = _option(
         "float32",

@@ -50,6 +50,12 @@ class PreparedRun:
     sampler: EpochSampler
     splits: Splits
     tokenize: Callable[..., dict[str, tf.Tensor]]
+    _evaluation_rows: dict[str, TaskRows] = dataclasses.field(default_factory=dict)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(int(np.prod(weight.shape)) for weight in self.model.trainable_variables)
 
     @property
     def width(self) -> int | None:
@@ -58,13 +64,14 @@ class PreparedRun:
 
     def evaluation(self, split: str) -> tuple[Any, int]:
         """Makes the batches of all tasks that have a split, and their number."""
-        # Rows stand in the order of the tasks; one without rows has none to be numbered.
-        parts = [self.splits[task.name].get(split) for task in self.tasks]
-        rows = collect_rows([part for part in parts if part is not None], self.tokenize)
-        numbers = tf.constant([i for i, part in enumerate(parts) if part is not None])
-        rows = rows._replace(tasks=tf.gather(numbers, rows.tasks))
+        if split not in self._evaluation_rows:  # the validation split is scored several times
+            # Rows stand in the order of the tasks; one without rows has none to be numbered.
+            parts = [self.splits[task.name].get(split) for task in self.tasks]
+            rows = collect_rows([part for part in parts if part is not None], self.tokenize)
+            numbers = tf.constant([i for i, part in enumerate(parts) if part is not None])
+            self._evaluation_rows[split] = rows._replace(tasks=tf.gather(numbers, rows.tasks))
         return evaluation_batches(
-            rows,
+            self._evaluation_rows[split],
             self.options.batch_size,
             self.strategy,
             width=self.width,
@@ -263,7 +270,7 @@ def plan_finetuning(
         shares=dict(zip(splits, run.sampler.task_shares(), strict=True)),
         steps_per_epoch=run.sampler.steps_per_epoch,
         options=settings,
-        parameters=sum(int(np.prod(weight.shape)) for weight in run.model.trainable_variables),
+        parameters=run.parameters,
         replicas=run.strategy.num_replicas_in_sync,
         mean_tokens=float(lengths.mean()),
         computed_tokens=float(computed.mean()),

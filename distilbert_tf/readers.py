@@ -7,23 +7,30 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from absl import logging
 
 from distilbert_tf.hub import find_dataset
-from distilbert_tf.tables import ARROW, ENDINGS, DataError, Fault, Table, is_unicode, open_table
+from distilbert_tf.tables import (
+    ARROW,
+    ENDINGS,
+    BadRows,
+    DataError,
+    Fault,
+    Table,
+    is_unicode,
+    open_table,
+)
 from distilbert_tf.tasks import Task
 
 DEMO, HUB = "demo", "hub"
 DEMO_DATA = Path(__file__).parent / "demo_data"
 ID_COLUMNS = ("index", "id", "idx")
 UNLABELLED = -1  # as the hub's test splits have it
-
-BadRows = Literal["error", "skip"]
 
 
 @dataclass(frozen=True)
@@ -50,12 +57,11 @@ class Examples:
 
     def take(self, count: int) -> "Examples":
         """Gives the first `count` examples; `files` and `skipped` stay."""
-        return Examples(
-            tuple(column[:count] for column in self.texts),
-            self.labels[:count],
-            None if self.ids is None else self.ids[:count],
-            self.files,
-            self.skipped,
+        return replace(
+            self,
+            texts=tuple(column[:count] for column in self.texts),
+            labels=self.labels[:count],
+            ids=None if self.ids is None else self.ids[:count],
         )
 
     def digest(self) -> str:

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from distilbert_tf.checkpoint_files import replacing
 from distilbert_tf.evaluation import Scores
+from distilbert_tf.metrics import log_prefix
 from distilbert_tf.multitask_checkpoint import RUN
 from distilbert_tf.readers import Examples
 from distilbert_tf.tasks import Task
@@ -23,6 +24,7 @@ from distilbert_tf.version import __version__
 VALIDATION = "validation"  # the split by which the best weights are chosen
 METRICS, CARD = "metrics.json", "README.md"
 CURVES, CONFUSION = "learning_curves.png", "confusion_matrix.png"
+PICTURES = (CURVES, "confusion_*.png")  # other splits than validation have a confusion_<split>.png
 
 _LIBRARIES = ("tensorflow", "keras", "transformers", "tokenizers", "numpy")
 
@@ -242,15 +244,10 @@ def write_record(
         evaluations: All of the run.
         epochs: What `fit` logged of each.
     """
-    best = run["best"]
-    metrics = [
-        name if len(tasks) == 1 else f"{task.name}_{name}"
-        for task in tasks
-        for name in task.metrics
-    ]
+    metrics = [log_prefix(task.name, len(tasks)) + name for task in tasks for name in task.metrics]
     for task in tasks:
         directory = directories[task.name]
-        plot_curves(directory / CURVES, losses, evaluations, metrics, best["step"] if best else 0)
+        plot_curves(directory / CURVES, losses, evaluations, metrics, run["best"]["step"])
         for split, found in scores[task.name].items():
             name = CONFUSION if split == VALIDATION else CONFUSION.replace("matrix", split)
             plot_confusion(directory / name, found.confusion, task.labels, f"{task.name}, {split}")
@@ -261,7 +258,7 @@ def write_record(
             task: {split: found.record() for split, found in by_split.items()}
             for task, by_split in scores.items()
         },
-        "best": best,
+        "best": run["best"],
         "evaluations": list(evaluations),
         "epochs": list(epochs),
     }

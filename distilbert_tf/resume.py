@@ -155,7 +155,7 @@ def read_newest_state(directory: Path) -> tuple[Tensors, dict[str, Any]] | None:
 def _digest(tensors: Tensors, record: str) -> str:
     digest = hashlib.sha256(record.encode())
     for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name])
+        array = tensors[name]
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

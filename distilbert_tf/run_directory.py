@@ -1,5 +1,6 @@
 """A run's directory: whose it is, whether a run may begin or go on in it, what it is rid of."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -9,10 +10,10 @@ from typing import Any
 from absl import logging
 
 from distilbert_tf.checkpoint_files import Tensors
-from distilbert_tf.hub import WEIGHTS
+from distilbert_tf.hub import CONFIG, WEIGHTS
 from distilbert_tf.multitask_checkpoint import RUN
 from distilbert_tf.options import FinetuneOptions
-from distilbert_tf.record import METRICS
+from distilbert_tf.record import CARD, METRICS, PICTURES
 from distilbert_tf.resume import CHECKPOINTS, read_newest_state
 
 
@@ -95,8 +96,12 @@ def clear(output_dir: Path, names: Sequence[str], overwrite: bool) -> None:
             f"{output_dir} already holds a checkpoint ({earlier[0].name}). Choose another "
             "output_dir, or pass overwrite=True (--overwrite) to replace it."
         )
-    for path in earlier:
-        path.unlink(missing_ok=True)
+    if earlier:
+        # Its scores and pictures would stand beside another run's weights, and its config.json
+        # where a run on several tasks has none.
+        record = [place.glob(pattern) for place in places for pattern in (CONFIG, CARD, *PICTURES)]
+        for path in [*earlier, *itertools.chain(*record)]:
+            path.unlink(missing_ok=True)
     for name in (CHECKPOINTS, "tensorboard"):
         shutil.rmtree(output_dir / name, ignore_errors=True)
     output_dir.mkdir(parents=True, exist_ok=True)

@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 ENDINGS = (".tsv", ".csv", ".jsonl", ".json", ".parquet")  # in order of preference
 ARROW = ".arrow"
+
+BadRows = Literal["error", "skip"]  # what to do with rows that cannot be used
 
 
 class DataError(ValueError):

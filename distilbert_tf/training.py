@@ -25,6 +25,7 @@ from distilbert_tf.distributed import is_chief
 from distilbert_tf.evaluation import Scores
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.interruption import SaveState, meet_workers
+from distilbert_tf.metrics import log_prefix
 from distilbert_tf.multitask_checkpoint import RUN
 from distilbert_tf.optimization import NOT_FINITE
 from distilbert_tf.options import FinetuneOptions, default_output_dir
@@ -124,7 +125,8 @@ def finetune(
             directory of its own in it. There are the checkpoint and its tokenizer, `run.json`,
             `metrics.json`, learning curves, confusion matrices and a model card; TensorBoard's
             logs; and, until the run ends, its state.
-        overwrite: Whether `output_dir` may hold another result already.
+        overwrite: Whether `output_dir` may hold another result already. An interrupted run with
+            the same arguments is gone on from all the same.
         callbacks: More Keras callbacks. When a run goes on, they are called for the steps of the
             epoch that were taken before, too, with empty logs.
         **options: See `FinetuneOptions`.
@@ -188,11 +190,10 @@ def finetune(
     )
     if restored is None:
         before = {name: found.values for name, found in run.score(VALIDATION).items()}
-        saver.run["scores_before"] = before
     else:
         logging.info("Going on after step %d of %s.", counter.step, output_dir)
         before = restored[1]["run"]["scores_before"]
-        saver.run["scores_before"] = before
+    saver.run["scores_before"] = before
     for name, values in before.items():
         logging.info("%s before: %s.", name, ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
     record = {
@@ -204,7 +205,7 @@ def finetune(
         "strategy": type(run.strategy).__name__,
         "replicas": run.strategy.num_replicas_in_sync,
         "dtype": run.model.dtype_policy.name,
-        "parameters": run.model.count_params(),
+        "parameters": run.parameters,
         "steps_per_epoch": counter.steps_per_epoch,
         "total_steps": settings.epochs * counter.steps_per_epoch,
         "scores_before": before,
@@ -331,9 +332,7 @@ def _describe_divergence(run: PreparedRun, counter: StepCounter, best: SaveBest)
 
 def _scorer(tasks: Sequence[Task]) -> Callable[[Mapping[str, float]], float]:
     """Gives the function that judges an evaluation: the mean of the tasks' main metrics."""
-    names = [
-        task.metrics[0] if len(tasks) == 1 else f"{task.name}_{task.metrics[0]}" for task in tasks
-    ]
+    names = [log_prefix(task.name, len(tasks)) + task.metrics[0] for task in tasks]
     return lambda logs: sum(float(logs[name]) for name in names) / len(names)
 
 

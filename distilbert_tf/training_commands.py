@@ -114,6 +114,7 @@ def define_evaluate(values: flags.FlagValues) -> None:
     define_data(values)
     define_max_length(values)
     flags.DEFINE_string("split", "validation", "split of the task", flag_values=values)
+    _define_option(values, FinetuneOptions.__dataclass_fields__["bad_rows"])
 
 
 def run_evaluate(values: flags.FlagValues, words: Sequence[str]) -> None:
@@ -125,6 +126,7 @@ def run_evaluate(values: flags.FlagValues, words: Sequence[str]) -> None:
         values.task,
         values.data,
         split=values.split,
+        bad_rows=values.bad_rows,
         batch_size=values.batch_size,
         max_length=values.max_length,
     )

@@ -13,7 +13,7 @@ import keras
 import pytest
 import tensorflow as tf
 
-from distilbert_tf.distributed import DistributedTraining, is_chief, make_strategy, worker_number
+from distilbert_tf.distributed import DistributedTraining, is_chief, make_strategy
 
 SCRIPT = Path(__file__).parent / "two_devices.py"
 
@@ -30,6 +30,12 @@ def train_on_one_and_two(kind: str, options: dict) -> dict[str, float]:
     return json.loads(result.stdout.splitlines()[-1])
 
 
+def check_equal(found: dict[str, float]) -> None:
+    assert found["weights"] < 2e-5
+    assert found["history"] < 2e-5
+    assert found["learnt"] > 0.01  # of a loss that does not move, all runs would be equal
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
@@ -41,10 +47,7 @@ def train_on_one_and_two(kind: str, options: dict) -> dict[str, float]:
 )
 def test_two_devices_equal_one(options: dict) -> None:
     """56 steps of AdamW whose gradients are clipped at each, two tasks, uneven rows."""
-    found = train_on_one_and_two("tasks", options)
-    assert found["weights"] < 2e-5
-    assert found["history"] < 2e-5
-    assert found["learnt"] > 0.01
+    check_equal(train_on_one_and_two("tasks", options))
 
 
 @pytest.mark.slow
@@ -59,10 +62,7 @@ def test_bfloat16_and_dropout_work_on_two_devices() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"steps_per_execution": 4}])
 def test_plain_keras_code_is_right_on_two_devices(options: dict) -> None:
-    found = train_on_one_and_two("plain", options)
-    assert found["weights"] < 2e-5
-    assert found["history"] < 2e-5
-    assert found["learnt"] > 0.01
+    check_equal(train_on_one_and_two("plain", options))
 
 
 @pytest.mark.slow
@@ -81,7 +81,6 @@ def test_one_device_is_tensorflows_default() -> None:
     assert make_strategy("none") is tf.distribute.get_strategy()
     assert make_strategy("auto") is tf.distribute.get_strategy()
     assert is_chief(make_strategy("none"))
-    assert worker_number(make_strategy("none")) == 0
 
 
 def test_unknown_strategies_are_refused() -> None:

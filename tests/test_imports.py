@@ -16,10 +16,10 @@ distilbert_tf.hub
 distilbert_tf.configuration
 distilbert_tf.activations
 distilbert_tf.tasks
+distilbert_tf.tables
 distilbert_tf.options
 distilbert_tf.optimization
 distilbert_tf.checkpoint_files
-distilbert_tf.tables
 distilbert_tf.readers
 distilbert_tf.submission
 distilbert_tf.distributed
@@ -74,8 +74,8 @@ export.services
 export.server
 export.verification
 export.saved_model
-distilbert_tf.demo
 distilbert_tf.launcher
+distilbert_tf.demo
 distilbert_tf.command_parts
 distilbert_tf.training_commands
 distilbert_tf.commands

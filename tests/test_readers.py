@@ -1,10 +1,8 @@
 import builtins
 import csv
 import hashlib
-import io
-import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,84 +12,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
+from table_files import (
+    REVIEWS,
+    TYPED,
+    WRITERS,
+    table_of,
+    write,
+    write_json_lines,
+    write_parquet,
+    write_tsv,
+)
 
-from distilbert_tf import hub, readers
+from distilbert_tf import readers
 from distilbert_tf.readers import Examples, load_examples, read_files
 from distilbert_tf.tables import DataError
 from distilbert_tf.tasks import TASKS, Task
 
 SST2, MNLI, QQP = TASKS["sst2"], TASKS["mnli"], TASKS["qqp"]
 NOTES = Task("notes", ("note",), ("kind",), ("fact", "wish"))
-
-Rows = Sequence[dict[str, Any]]
-
-
-def write(path: Path, text: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return path
-
-
-def write_tsv(path: Path, rows: Rows) -> None:
-    lines = ["\t".join(rows[0]), *("\t".join(map(str, row.values())) for row in rows)]
-    write(path, "\n".join(lines) + "\n")
-
-
-def write_csv(path: Path, rows: Rows) -> None:
-    file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    write(path, file.getvalue())
-
-
-def write_json_lines(path: Path, rows: Rows) -> None:
-    write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def write_json_list(path: Path, rows: Rows) -> None:
-    write(path, json.dumps(rows, indent=2))
-
-
-def table_of(rows: Rows, class_names: Sequence[str] = ()) -> pa.Table:
-    table = pa.Table.from_pylist(list(rows))
-    if not class_names:
-        return table
-    features = {"label": {"names": class_names, "_type": "ClassLabel"}}
-    return table.replace_schema_metadata(
-        {"huggingface": json.dumps({"info": {"features": features}})}
-    )
-
-
-def write_parquet(path: Path, rows: Rows) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(table_of(rows), path, row_group_size=2)
-
-
-def write_arrow(path: Path, rows: Rows) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = table_of(rows)
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
-        stream.write_table(table, max_chunksize=2)
-
-
-WRITERS: dict[str, Callable[[Path, Rows], None]] = {
-    "train.tsv": write_tsv,
-    "train.csv": write_csv,
-    "train.jsonl": write_json_lines,
-    "train.json": write_json_list,
-    "train.parquet": write_parquet,
-    "train/data-00000-of-00001.arrow": write_arrow,
-}
-TYPED = [name for name in WRITERS if not name.endswith(("tsv", "csv"))]
-
-REVIEWS = [
-    {"sentence": 'Half a star, and "half" is generous.', "label": 0, "idx": 40},
-    {"sentence": "Café by the canal, quiet – we'll be back.", "label": 1, "idx": 41},
-    {"sentence": "", "label": 1, "idx": 42},
-    {"sentence": " two spaces  and a NUL\0here ", "label": 0, "idx": 43},
-    {"sentence": "A line\u2028separator, and 漢字 too", "label": 1, "idx": 44},
-]
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -230,128 +168,6 @@ def test_quotes_byte_order_mark_and_crlf(tmp_path: Path) -> None:
         assert read_files([write(tmp_path / name, text)], SST2).texts == (("a", "b"),)
     text = '\ufeff [{"sentence": "a", "label": 1}]\r\n'
     assert read_files([write(tmp_path / "train.json", text)], SST2).texts == (("a",),)
-
-
-# Where files lie.
-
-
-def test_places_are_searched_from_the_top(tmp_path: Path) -> None:
-    for place in ("sst2", "SST-2", "."):
-        write(tmp_path / place / "dev.tsv", f"sentence\tlabel\nfound in {place}\t1\n")
-        assert load_examples(SST2, tmp_path, "validation").texts == ((f"found in {place}",),)
-
-
-def test_one_directory_may_hold_several_tasks(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "sst2/train-00000-of-00001.parquet", REVIEWS)
-    pair = {"premise": "Tea is served.", "hypothesis": "There is tea.", "label": 0, "idx": 0}
-    write_parquet(tmp_path / "mnli/validation_matched-00000-of-00001.parquet", [pair])
-    write_json_lines(
-        tmp_path / "qqp/train.jsonl", [{"question1": "Why?", "question2": "How?", "label": 0}]
-    )
-    assert len(load_examples(SST2, tmp_path, "train")) == 5
-    assert load_examples(MNLI, tmp_path, "validation").texts == (
-        ("Tea is served.",),
-        ("There is tea.",),
-    )
-    assert load_examples(QQP, tmp_path, "train").texts == (("Why?",), ("How?",))
-
-
-def test_names_and_endings_have_an_order(tmp_path: Path) -> None:
-    for name in (
-        "validation/data-00000-of-00001.arrow",
-        "validation-00000-of-00001.parquet",
-        "validation.jsonl",
-        "dev-00000-of-00001.parquet",
-        "dev.parquet",
-        "dev.json",
-        "dev.jsonl",
-        "dev.csv",
-        "dev.tsv",
-    ):
-        writer = next(w for end, w in WRITERS.items() if end.endswith(Path(name).suffix))
-        writer(tmp_path / name, REVIEWS)
-        assert load_examples(SST2, tmp_path, "validation").files == (tmp_path / name,)
-
-
-def test_shards_are_read_in_order_and_none_may_lack(tmp_path: Path) -> None:
-    for i in (2, 0, 1):
-        write_parquet(tmp_path / f"train-0000{i}-of-00003.parquet", [REVIEWS[i]])
-        write_arrow(tmp_path / f"dev/data-0000{i}-of-00003.arrow", [REVIEWS[i]])
-    write_parquet(tmp_path / "train-extra-00000-of-00001.parquet", REVIEWS)  # of another name
-    for split in ("train", "validation"):
-        examples = load_examples(SST2, tmp_path, split)
-        assert examples.texts == (tuple(row["sentence"] for row in REVIEWS[:3]),)
-        assert examples.ids == ("40", "41", "42")
-        content = b"".join(path.read_bytes() for path in examples.files)
-        assert examples.digest() == hashlib.sha256(content).hexdigest()
-        examples.files[1].unlink()
-        with pytest.raises(FileNotFoundError, match=r"all shards .* needed: \w+-00000-of-00003"):
-            load_examples(SST2, tmp_path, split)
-
-
-def test_files_of_datasets_beside_the_arrow_ones_do_not_matter(tmp_path: Path) -> None:
-    write_arrow(tmp_path / "train/data-00000-of-00001.arrow", REVIEWS)
-    write(tmp_path / "train/state.json", "{}")
-    write(tmp_path / "train/dataset_info.json", "{}")
-    write(tmp_path / "dataset_dict.json", '{"splits": ["train"]}')
-    assert len(load_examples(SST2, tmp_path, "train")) == 5
-
-
-def test_missing_files_are_named(tmp_path: Path) -> None:
-    write(tmp_path / "notes.txt", "")
-    write(tmp_path / "MNLI/train.tsv", "")
-    with pytest.raises(FileNotFoundError) as error:
-        load_examples(MNLI, tmp_path, "validation_mismatched")
-    message = str(error.value)
-    for part in (
-        "Looked for the validation_mismatched split of mnli as dev_mismatched or validation_mism",
-        f"in {tmp_path} and {tmp_path}/MNLI and {tmp_path}/mnli;",
-        f"{tmp_path} holds MNLI, notes.txt; {tmp_path}/MNLI holds train.tsv.",
-    ):
-        assert part in message
-    with pytest.raises(FileNotFoundError, match="no data directory"):
-        load_examples(SST2, tmp_path / "nowhere", "train")
-    with pytest.raises(FileNotFoundError, match=r"notes\.txt is a file; give the directory"):
-        load_examples(SST2, tmp_path / "notes.txt", "train")
-    with pytest.raises(ValueError, match="has no split 'dev'"):
-        load_examples(SST2, tmp_path, "dev")
-    with pytest.raises(FileNotFoundError, match="no demo data for the task 'notes'"):
-        load_examples(NOTES, "demo", "train")
-
-
-# The hub.
-
-
-def test_a_split_is_downloaded_from_the_hub(tmp_path: Path, monkeypatch) -> None:
-    calls = []
-
-    def download(name: str, *, repo_type: str, allow_patterns: list[str]) -> str:
-        calls.append((name, repo_type, allow_patterns))
-        pair = {"premise": "He nodded.", "hypothesis": "He agreed.", "label": 0, "idx": 9}
-        path = tmp_path / "mnli/validation_matched-00000-of-00001.parquet"
-        path.parent.mkdir(exist_ok=True)
-        names = ["entailment", "neutral", "contradiction"]
-        parquet.write_table(table_of([pair], names), path)
-        return str(tmp_path)
-
-    monkeypatch.setattr(hub, "snapshot_download", download)
-    examples = load_examples(MNLI, "hub", "validation")
-    assert examples.texts == (("He nodded.",), ("He agreed.",))
-    assert (examples.labels.tolist(), examples.ids) == ([0], ("9",))
-    patterns = [
-        "mnli/dev_matched.parquet",
-        "mnli/dev_matched-*-of-*.parquet",
-        "mnli/validation_matched.parquet",
-        "mnli/validation_matched-*-of-*.parquet",
-    ]
-    assert calls == [("nyu-mll/glue", "dataset", patterns)]
-    with pytest.raises(FileNotFoundError, match="for the test split of mnli.* the cache may lack"):
-        load_examples(MNLI, "hub", "test")
-
-
-def test_a_task_without_a_dataset_on_the_hub_says_so() -> None:
-    with pytest.raises(ValueError, match=r"'notes' has no dataset on the hub \(its hub_dataset"):
-        load_examples(NOTES, "hub", "train")
 
 
 def test_the_hubs_test_splits_have_no_labels(tmp_path: Path) -> None:

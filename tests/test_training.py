@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from pathlib import Path
 
 import keras
@@ -11,17 +10,10 @@ import pytest
 import tensorflow as tf
 from tiny_task import tiny_checkpoint, tiny_data
 
-from distilbert_tf.callbacks import (
-    ProgressLog,
-    SaveBest,
-    StepCounter,
-    TrainingDivergedError,
-    format_duration,
-)
+from distilbert_tf.callbacks import TrainingDivergedError
 from distilbert_tf.checkpoint_files import CheckpointError
 from distilbert_tf.evaluation import evaluate_pretrained, score_pretrained
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.multitask import MultiTaskModel
 from distilbert_tf.multitask_checkpoint import find_task_directories, load_classifiers
 from distilbert_tf.pipelines import pipeline
 from distilbert_tf.preparation import plan_finetuning
@@ -165,59 +157,6 @@ def test_a_task_with_other_labels_is_refused(
 ) -> None:
     with pytest.raises(CheckpointError, match=r"labels negative, positive; the task 'qqp' has"):
         evaluate_pretrained(result.output_dir, "qqp", paths[1])
-
-
-class Scripted:
-    """Sets a weight and claims an accuracy, epoch by epoch."""
-
-    def __init__(self, encoder: Path, directory: Path, patience: int | None = None) -> None:
-        classifier = TFDistilBertForSequenceClassification.from_pretrained(encoder)
-        self.model = MultiTaskModel({"sst2": classifier})
-        self.model.stop_training = False
-        self.classifier, self.counter = classifier, StepCounter(steps_per_epoch=3)
-        self.best = SaveBest(
-            {"sst2": directory},
-            DistilBertTokenizer.from_pretrained(encoder),
-            lambda logs: logs["accuracy"],
-            self.counter,
-            patience,
-        )
-        self.best.set_model(self.model)
-
-    def play(self, accuracies: list[float]) -> int:
-        for epoch, accuracy in enumerate(accuracies):
-            self.classifier.classifier.bias.assign([epoch + 1.0, -epoch])
-            self.counter.epoch, self.counter.step = epoch, 3 * (epoch + 1)
-            self.best.on_epoch_end(epoch, {"loss": 1.0, "val_accuracy": accuracy})
-            if self.model.stop_training:
-                break
-        self.best.on_train_end()
-        return epoch + 1
-
-
-@pytest.mark.parametrize(
-    ("accuracies", "best"), [([0.5, 0.8, 0.7], 2), ([0.6, 0.6], 1), ([0.1, 0.2, 0.3], 3)]
-)
-def test_save_best_keeps_the_first_best_epoch(
-    paths: tuple[Path, Path], tmp_path: Path, accuracies: list[float], best: int
-) -> None:
-    script = Scripted(paths[0], tmp_path)
-    script.play(accuracies)
-    assert script.best.best is not None
-    found = {name: script.best.best[name] for name in ("epoch", "step", "score")}
-    assert found == {"epoch": best, "step": 3 * best, "score": max(accuracies)}
-    assert script.classifier.classifier.bias.numpy().tolist() == [best, -(best - 1)]
-    saved = TFDistilBertForSequenceClassification.from_pretrained(tmp_path)
-    assert saved.classifier.bias.numpy().tolist() == [best, -(best - 1)]
-
-
-@pytest.mark.parametrize(("patience", "epochs"), [(1, 3), (2, 4), (None, 6)])
-def test_patience_runs_out(
-    paths: tuple[Path, Path], tmp_path: Path, patience: int | None, epochs: int
-) -> None:
-    script = Scripted(paths[0], tmp_path, patience)
-    assert script.play([0.5, 0.6, 0.4, 0.6, 0.5, 0.3]) == epochs
-    assert script.best.is_over == (patience is not None)
 
 
 def test_a_diverged_run_ends_with_an_error(paths: tuple[Path, Path], tmp_path: Path) -> None:
@@ -364,6 +303,31 @@ def test_overwriting_leaves_nothing_of_the_earlier_run(
     assert not (tmp_path / "tf_model.h5").exists()
 
 
+class Looking(keras.callbacks.Callback):
+    """Lists the files of a directory as a run begins."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.directory, self.seen = directory, set()
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        self.seen = {path.name for path in self.directory.iterdir()}
+
+
+def test_several_tasks_may_replace_one(paths: tuple[Path, Path], tmp_path: Path) -> None:
+    """No config.json and no scores of the one are left, or the directory would be taken for it."""
+    finetune("sst2", *paths, tmp_path / "out", epochs=1)
+    (tmp_path / "out" / "confusion_validation_mismatched.png").touch()
+    looking = Looking(tmp_path / "out")
+    same = Task("same", ("sentence",), ("label",), ("negative", "positive"), ("0", "1"))
+    finetune(
+        ["sst2", same], *paths, tmp_path / "out", epochs=1, overwrite=True, callbacks=[looking]
+    )
+    left = {"run.json", "tokenizer.json", "tokenizer_config.json"}  # the tokenizer does no harm
+    assert looking.seen - {"tensorboard"} == left
+    assert [path.name for path in find_task_directories(tmp_path / "out")] == ["sst2", "same"]
+
+
 def test_a_run_that_was_killed_before_its_first_state_begins_anew(
     paths: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -377,27 +341,3 @@ def test_a_run_that_was_killed_before_its_first_state_begins_anew(
     with pytest.raises(FileExistsError, match=r"already holds a checkpoint \(model\.safetensors\)"):
         run(2)
     assert run(1).history == first.history
-
-
-def test_progress_is_logged_with_rate_and_time_left(
-    paths: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    counter = StepCounter(steps_per_epoch=12)
-    progress = ProgressLog(counter, batch_size=8, interval_s=0.0)
-    with caplog.at_level("INFO", logger="absl"):
-        finetune(
-            "sst2", *paths, tmp_path / "out", epochs=2, batch_size=8, callbacks=[counter, progress]
-        )
-    lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("epoch")]
-    assert len(lines) == 23  # none after the first step, which traces the graph
-    assert re.match(r"epoch 1/2, step 2/12, [\d.]+ examples/s, loss 0\.\d{4}, \d+ s left", lines[0])
-    assert lines[22].startswith("epoch 2/2, step 12/12, ")
-    assert lines[22].endswith(" 0 s left")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.4, "0 s"), (41, "41 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
-)
-def test_durations_are_written_as_people_do(seconds: float, text: str) -> None:
-    assert format_duration(seconds) == text

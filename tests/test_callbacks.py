@@ -1,0 +1,121 @@
+"""The callbacks of a run, each by itself."""
+
+import re
+from pathlib import Path
+
+import pytest
+from tiny_task import tiny_checkpoint, tiny_data
+
+from distilbert_tf.callbacks import ProgressLog, SaveBest, StepCounter, format_duration
+from distilbert_tf.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.multitask import MultiTaskModel
+from distilbert_tf.tokenizer import DistilBertTokenizer
+from distilbert_tf.training import finetune
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("tiny")
+    return tiny_checkpoint(root / "encoder"), tiny_data(root / "data")
+
+
+@pytest.mark.parametrize(
+    ("execution", "every", "expected"),
+    [
+        (1, 5, [5, 10, 15]),
+        (3, 5, [6, 12, 15]),
+        (3, 2, [3, 6, 9, 12, 15]),
+        (3, 3, [3, 6, 9, 12, 15]),
+    ],
+)
+def test_the_counter_tells_which_executions_pass_a_multiple(
+    execution: int, every: int, expected: list[int]
+) -> None:
+    """Two epochs of nine steps: `fit` names the first and the last step of each execution."""
+    counter, passed, ends = StepCounter(steps_per_epoch=9), [], []
+    for epoch in range(2):
+        counter.on_epoch_begin(epoch)
+        for first in range(0, 9, execution):
+            counter.on_train_batch_begin(first)
+            counter.on_train_batch_end(first + execution - 1)
+            passed += [counter.step] if counter.passed(every) and counter.step <= 15 else []
+            ends += [counter.step] if counter.ends_epoch else []
+    assert passed == expected
+    assert ends == [9, 18]
+
+
+class Scripted:
+    """Sets a weight and claims an accuracy, epoch by epoch."""
+
+    def __init__(self, encoder: Path, directory: Path, patience: int | None = None) -> None:
+        classifier = TFDistilBertForSequenceClassification.from_pretrained(encoder)
+        self.model = MultiTaskModel({"sst2": classifier})
+        self.model.stop_training = False
+        self.classifier, self.counter = classifier, StepCounter(steps_per_epoch=3)
+        self.best = SaveBest(
+            {"sst2": directory},
+            DistilBertTokenizer.from_pretrained(encoder),
+            lambda logs: logs["accuracy"],
+            self.counter,
+            patience,
+        )
+        self.best.set_model(self.model)
+
+    def play(self, accuracies: list[float]) -> int:
+        for epoch, accuracy in enumerate(accuracies):
+            self.classifier.classifier.bias.assign([epoch + 1.0, -epoch])
+            self.counter.epoch, self.counter.step = epoch, 3 * (epoch + 1)
+            self.best.on_epoch_end(epoch, {"loss": 1.0, "val_accuracy": accuracy})
+            if self.model.stop_training:
+                break
+        self.best.on_train_end()
+        return epoch + 1
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "best"), [([0.5, 0.8, 0.7], 2), ([0.6, 0.6], 1), ([0.1, 0.2, 0.3], 3)]
+)
+def test_save_best_keeps_the_first_best_epoch(
+    paths: tuple[Path, Path], tmp_path: Path, accuracies: list[float], best: int
+) -> None:
+    script = Scripted(paths[0], tmp_path)
+    script.play(accuracies)
+    assert script.best.best is not None
+    found = {name: script.best.best[name] for name in ("epoch", "step", "score")}
+    assert found == {"epoch": best, "step": 3 * best, "score": max(accuracies)}
+    assert script.classifier.classifier.bias.numpy().tolist() == [best, -(best - 1)]
+    saved = TFDistilBertForSequenceClassification.from_pretrained(tmp_path)
+    assert saved.classifier.bias.numpy().tolist() == [best, -(best - 1)]
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(1, 3), (2, 4), (None, 6)])
+def test_patience_runs_out(
+    paths: tuple[Path, Path], tmp_path: Path, patience: int | None, epochs: int
+) -> None:
+    script = Scripted(paths[0], tmp_path, patience)
+    assert script.play([0.5, 0.6, 0.4, 0.6, 0.5, 0.3]) == epochs
+    assert script.best.is_over == (patience is not None)
+
+
+def test_progress_is_logged_with_rate_and_time_left(
+    paths: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    counter = StepCounter(steps_per_epoch=12)
+    progress = ProgressLog(counter, batch_size=8, interval_s=0.0)
+    with caplog.at_level("INFO", logger="absl"):
+        finetune(
+            "sst2", *paths, tmp_path / "out", epochs=2, batch_size=8, callbacks=[counter, progress]
+        )
+    lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("epoch")]
+    assert len(lines) == 23  # none after the first step, which traces the graph
+    assert re.match(r"epoch 1/2, step 2/12, [\d.]+ examples/s, loss 0\.\d{4}, \d+ s left", lines[0])
+    assert lines[22].startswith("epoch 2/2, step 12/12, ")
+    assert lines[22].endswith(" 0 s left")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (41, "41 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
+)
+def test_durations_are_written_as_people_do(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
