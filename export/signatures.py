@@ -2,16 +2,41 @@
 
 Constants only, so that a client can use them without importing TensorFlow.
 
-Shape legend: B examples, C classes.
+Shapes: B examples, T tokens of the longest row, C classes, D the encoder's width, M masked tokens
+of the row that has most, K answers for each.
 """
 
 SERVING_DEFAULT = "serving_default"  # the signature of a request that names none
 
-# Inputs, strings of shape (B,).
-TEXT = "text"
-TEXT_PAIR = "text_pair"  # pair tasks only
+# Endpoints. An export of several tasks has those of the first task under these names, and each
+# task's own under the task's name: `mnli` (its CLASSIFY_TEXT), `mnli_classify`, `mnli_regress`,
+# `mnli_tokenize`, `mnli_from_ids`.
+CLASSIFY_TEXT = "classify_text"  # TEXT[, TEXT_PAIR] -> LABEL, LABEL_ID, PROBABILITIES, LOGITS
+CLASSIFY = "classify"  # EXAMPLES -> CLASSES, SCORES: TF Serving's Classify
+REGRESS = "regress"  # EXAMPLES -> REGRESSION: TF Serving's Regress
+ENCODE = "encode"  # TEXT -> CLS_EMBEDDING, MEAN_EMBEDDING
+TOKENIZE = "tokenize"  # TEXT[, TEXT_PAIR] -> INPUT_IDS, ATTENTION_MASK, TOKENS
+FILL_MASK = "fill_mask"  # TEXT -> TOKENS, TOKEN_IDS, SCORES
+FROM_IDS = "from_ids"  # INPUT_IDS, ATTENTION_MASK -> as SERVING_DEFAULT
+
+# Inputs.
+TEXT = "text"  # string (B,)
+TEXT_PAIR = "text_pair"  # string (B,), pair tasks only
+EXAMPLES = "inputs"  # string (B,): serialized tf.Example with the features TEXT and TEXT_PAIR
+
+# Inputs, and outputs of TOKENIZE.
+INPUT_IDS = "input_ids"  # int32 (B, T)
+ATTENTION_MASK = "attention_mask"  # int32 (B, T)
 
 # Outputs.
 LABEL = "label"  # string (B,)
+LABEL_ID = "label_id"  # int32 (B,)
 PROBABILITIES = "probabilities"  # float32 (B, C)
 LOGITS = "logits"  # float32 (B, C)
+CLASSES = "classes"  # string (B, C)
+SCORES = "scores"  # float32 (B, C) of CLASSIFY; (B, M, K) of FILL_MASK, 0 where a row has no mask
+REGRESSION = "outputs"  # float32 (B,)
+CLS_EMBEDDING = "cls_embedding"  # float32 (B, D): the last hidden state of [CLS]
+MEAN_EMBEDDING = "mean_embedding"  # float32 (B, D): the mean of the last hidden states
+TOKENS = "tokens"  # string (B, T) of TOKENIZE; (B, M, K) of FILL_MASK, "" where a row has no mask
+TOKEN_IDS = "token_ids"  # int32 (B, M, K), 0 where a row has no mask

@@ -6,8 +6,8 @@ import grpc
 import numpy as np
 import pytest
 
-from export import status
-from export.batching import Batcher, BatchingOptions
+from export.server import status
+from export.server.batching import Batcher, BatchingOptions
 
 
 class Graph:

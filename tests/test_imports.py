@@ -59,8 +59,8 @@ distilbert_tf
 export
 export.signatures
 export.environment
-export.status
 export.protos
+export.config_protos
 export.tensors
 export.results
 export.publishing
@@ -68,9 +68,11 @@ export.reload
 export.compatibility
 export.connection
 export.client
-export.batching
-export.servable
-export.services
+export.server.status
+export.server.batching
+export.server.servable
+export.server.services
+export.server.model_server
 export.server
 export.verification
 export.saved_model
@@ -78,6 +80,7 @@ distilbert_tf.launcher
 distilbert_tf.demo
 distilbert_tf.command_parts
 distilbert_tf.training_commands
+distilbert_tf.serving_commands
 distilbert_tf.commands
 distilbert_tf.cli
 """.split()
@@ -89,7 +92,7 @@ LATE = {
 }
 
 # `distilbert_tf` never imports `export` when it is itself imported.
-LATE_ONLY = {"distilbert_tf.commands"}
+LATE_ONLY = {"distilbert_tf.serving_commands"}
 
 # What runs beside TF Serving, or instead of it, needs no model code.
 WITHOUT_DISTILBERT_TF = {"export.client", "export.server"}
@@ -201,8 +204,8 @@ def test_client_and_server_never_import_distilbert_tf(start, edges):
         ("distilbert_tf.hub", "if True:\n  import distilbert_tf.model", "stands after it"),
         ("distilbert_tf.model", "import export.client", "the arrow is"),
         ("distilbert_tf.model", "def f():\n  import export.client", "the arrow is"),
-        ("distilbert_tf.commands", "import export.client", "only inside a function"),
-        ("distilbert_tf.commands", "def f():\n  import export.client", None),
+        ("distilbert_tf.serving_commands", "import export.client", "only inside a function"),
+        ("distilbert_tf.serving_commands", "def f():\n  import export.client", None),
         ("distilbert_tf.model", "from distilbert_tf import keras_hub", None),
         ("distilbert_tf.model", "import distilbert_tf.nothing", "nowhere"),
         ("export.saved_model", "from distilbert_tf.heads import X", None),

@@ -23,9 +23,9 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from export.batching import BatchingOptions
 from export.client import PredictClient, PredictError
 from export.server import ModelServer
+from export.server.batching import BatchingOptions
 
 Code = grpc.StatusCode
 REPOSITORY = pathlib.Path(__file__).parents[1]

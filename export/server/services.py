@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 import grpc
 from absl import logging
 
-from export import servable, signatures, status, tensors
-from export.batching import Batcher
+from export import signatures, tensors
 from export.protos import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -21,6 +20,8 @@ from export.protos import (
     predict_pb2,
     prediction_service_pb2_grpc,
 )
+from export.server import servable, status
+from export.server.batching import Batcher
 
 _SIGNATURE_DEF = "signature_def"  # the only metadata field that there is
 

@@ -14,9 +14,9 @@ from types import TracebackType
 import grpc
 from absl import logging
 
-from export import servable, services
-from export.batching import Batcher, BatchingOptions
 from export.protos import model_service_pb2_grpc, prediction_service_pb2_grpc
+from export.server import servable, services
+from export.server.batching import Batcher, BatchingOptions
 
 # TF Serving's own limit: the largest 32-bit integer.
 MAX_MESSAGE_BYTES = 2**31 - 1

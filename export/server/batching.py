@@ -17,7 +17,7 @@ import grpc
 import numpy as np
 from absl import logging
 
-from export import status
+from export.server import status
 
 Arrays = dict[str, np.ndarray]
 RunFunction = Callable[[str, Mapping[str, np.ndarray]], Arrays]

@@ -19,8 +19,9 @@ import tensorflow as tf
 from absl import logging
 from google.protobuf import message
 
-from export import status, tensors
+from export import tensors
 from export.protos import meta_graph_pb2, saved_model_pb2, tensor_pb2
+from export.server import status
 
 Arrays = dict[str, np.ndarray]
 Shape = tuple[int | None, ...]
