@@ -135,12 +135,18 @@ class FromIds(FromText):
     def call(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """See `Endpoint.call`."""
         input_ids, attention_mask = (inputs[name] for name in self.specs)
-        words = self.model.model.config.vocab_size
+        config = self.model.model.config
+        words, positions = config.vocab_size, config.max_position_embeddings
         checks = [
             tf.debugging.assert_equal(
                 tf.shape(input_ids),
                 tf.shape(attention_mask),
                 "input_ids and attention_mask must have one shape",
+            ),
+            tf.debugging.assert_less_equal(
+                tf.shape(input_ids)[1],
+                positions,
+                f"input_ids must have at most {positions} columns, the number of positions",
             ),
             # Not left to the lookup, which on a GPU gives zeros for ids that do not exist.
             tf.debugging.assert_non_negative(input_ids, "input_ids must not be negative"),

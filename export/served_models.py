@@ -150,10 +150,10 @@ class ServedClassifier(ServedModel):
         logits = self.model(inputs, training=False).numpy()
         ids = logits.argmax(axis=1).astype(np.int32)
         outputs = {
-            names.LABEL: encode(self.labels)[ids],
-            names.LABEL_ID: ids,
-            names.PROBABILITIES: tf.nn.softmax(logits).numpy(),
             names.LOGITS: logits,
+            names.PROBABILITIES: tf.nn.softmax(logits).numpy(),
+            names.LABEL_ID: ids,
+            names.LABEL: encode(self.labels)[ids],
         }
         return Expected(outputs, _has_ties(logits, 1, tolerance))
 

@@ -173,7 +173,7 @@ def _check_answer(
         )
     greatest = 0.0
     # Numbers first: where they differ, labels do for that reason.
-    for name in sorted(got, key=lambda name: got[name].dtype.kind != "f"):
+    for name in sorted(want.outputs, key=lambda name: want.outputs[name].dtype.kind != "f"):
         greatest = max(
             greatest,
             _check_output(

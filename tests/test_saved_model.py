@@ -283,7 +283,9 @@ def test_exports_a_checkpoint(tiny, tmp_path):
         tmp_path / "checkpoint", tmp_path / "base", max_length=TINY_MAX_LENGTH, verify=False
     )
     assert_same_answers(version, model, tokenizer, max_length=TINY_MAX_LENGTH)
+    config = json.loads((tmp_path / "checkpoint" / "config.json").read_text())
     model.distilbert.save_pretrained(tmp_path / "checkpoint")
+    (tmp_path / "checkpoint" / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="has no head"):
         export_pretrained(tmp_path / "checkpoint", tmp_path / "base")
 
@@ -302,4 +304,4 @@ def test_demo_encoder(demo, tmp_path):
     num_bytes = sum(path.stat().st_size for path in version.rglob("*") if path.is_file())
     num_weight_bytes = 4 * model.count_params()
     # Besides the weights: the graph, with the vocabulary and the Unicode table.
-    assert num_weight_bytes < num_bytes < num_weight_bytes + 3e6
+    assert num_weight_bytes < num_bytes < num_weight_bytes + 4e6
