@@ -27,6 +27,7 @@ from export.compatibility import OLDEST_SERVER, check_saved_model
 from export.endpoints import Tokenization, make_endpoints
 from export.publishing import check_version, publish, working_directory
 from export.served_models import ServedClassifier, ServedEncoder, ServedMaskedLM, ServedModel
+from export.shared_input import share_example_input
 from export.verification import verify_saved_model
 
 EXTRA_ASSETS = "assets.extra"  # a server reads its warm-up requests there, and nothing else
@@ -138,6 +139,7 @@ def export_saved_model(
         written, moved = work / "written", work / "moved"
         logging.info("Writing the SavedModel.")
         _write(module, signatures, written)
+        share_example_input(written)
         # From here on it lives elsewhere, so a path that crept into the graph leads nowhere.
         written.rename(moved)
         ops = check_saved_model(moved, private_paths=[base, work])

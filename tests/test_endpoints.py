@@ -124,6 +124,28 @@ def test_regress_gives_one_labels_probability(single, pair, tmp_path):
     np.testing.assert_allclose(answer["outputs"], want[:, 1], atol=1e-5)  # the second of two
 
 
+def test_classify_and_regress_share_their_input(single, tmp_path):
+    """As MultiInference wants it, which runs both in one go."""
+    model, tokenizer, _ = single
+    version = export_saved_model(
+        model, tokenizer, tmp_path, max_length=TINY_MAX_LENGTH, verify=False
+    )
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        loaded = tf.compat.v1.saved_model.loader.load(session, ["serve"], os.fspath(version))
+        definitions = [loaded.signature_def[name] for name in ("classify", "regress")]
+        (feed,) = {definition.inputs["inputs"].name for definition in definitions}
+        fetches = [definitions[0].outputs["scores"].name, definitions[1].outputs["outputs"].name]
+        scores, outputs = session.run(fetches, {feed: examples(text=TEXTS)})
+    want = probabilities(model, tokenizer, TEXTS)
+    np.testing.assert_allclose(scores, want, atol=1e-5)
+    np.testing.assert_allclose(outputs, want[:, 0], atol=1e-5)
+    fingerprint = tf.saved_model.experimental.read_fingerprint(os.fspath(version))
+    assert fingerprint.saved_model_checksum  # made anew with the file
+    restored = tf.saved_model.load(os.fspath(version))
+    answer = call(restored, "regress", inputs=examples(text=TEXTS))
+    np.testing.assert_allclose(answer["outputs"], want[:, 0], atol=1e-5)
+
+
 def test_encode(single):
     model, tokenizer, loaded = single
     answer = call(loaded, "encode", text=TEXTS)

@@ -77,6 +77,7 @@ export.server
 export.tracing
 export.served_models
 export.endpoints
+export.shared_input
 export.verification
 export.saved_model
 distilbert_tf.launcher
