@@ -66,8 +66,15 @@ export.results
 export.publishing
 export.reload
 export.compatibility
+export.requests
+export.answers
+export.methods
+export.channel
 export.connection
+export.async_connection
+export.client_base
 export.client
+export.async_client
 export.server.status
 export.server.batching
 export.server.servable
@@ -95,7 +102,7 @@ LATE = {
 LATE_ONLY = {"distilbert_tf.serving_commands"}
 
 # What runs beside TF Serving, or instead of it, needs no model code.
-WITHOUT_DISTILBERT_TF = {"export.client", "export.server"}
+WITHOUT_DISTILBERT_TF = {"export.async_client", "export.client", "export.server"}
 
 
 class Edge(NamedTuple):
