@@ -8,7 +8,7 @@ Shape legend: B texts, T tokens, C classes.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
@@ -230,7 +230,7 @@ class PredictClient(BaseClient):
         rows: Iterable[str | tuple[str, str]],
         method: str = "predict",
         **options: "Unpack[Options]",
-    ) -> Iterator[Any]:
+    ) -> Generator[Any, None, None]:
         """Asks about any number of rows in bounded memory.
 
         Args:

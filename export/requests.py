@@ -10,7 +10,6 @@ import numpy as np
 from export import signatures, tensors
 from export.protos import (
     classification_pb2,
-    example_pb2,
     inference_pb2,
     input_pb2,
     model_pb2,

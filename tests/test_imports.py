@@ -86,6 +86,10 @@ export.saved_model
 distilbert_tf.launcher
 distilbert_tf.demo
 distilbert_tf.command_parts
+distilbert_tf.progress
+distilbert_tf.query_input
+distilbert_tf.query_output
+distilbert_tf.query_command
 distilbert_tf.training_commands
 distilbert_tf.serving_commands
 distilbert_tf.commands
@@ -99,7 +103,7 @@ LATE = {
 }
 
 # `distilbert_tf` never imports `export` when it is itself imported.
-LATE_ONLY = {"distilbert_tf.serving_commands"}
+LATE_ONLY = {"distilbert_tf.query_command", "distilbert_tf.serving_commands"}
 
 # What runs beside TF Serving, or instead of it, needs no model code.
 WITHOUT_DISTILBERT_TF = {"export.async_client", "export.client", "export.server"}
