@@ -5,7 +5,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from absl import flags
 
@@ -83,26 +83,22 @@ def _define_security(values: flags.FlagValues) -> None:
 
 def run_query(values: flags.FlagValues, words: Sequence[str]) -> None:
     """Asks a server."""
-    with contextlib.ExitStack() as stack:
-        client = stack.enter_context(_client(values))
-        texts = _texts(stack, values, words)
-        output = stack.enter_context(
-            QueryOutput(values.output, "jsonl" if values.json else values.format, values.method)
-        )
+    if words and values.input is not None:
+        raise UsageError(f"texts are given twice: {words[0]!r} and --input={values.input}")
+    format_name = "jsonl" if values.json else values.format
+    with (
+        _client(values) as client,
+        _open(values.input) as file,
+        QueryOutput(values.output, format_name, values.method) as output,
+    ):
         if values.wait_s:
             client.wait_until_ready(values.wait_s)
-        _ask(client, texts, output, values)
+        name = values.input or "standard input"
+        _ask(client, QueryInput(words, file, name, values.pair), output, values)
 
 
-def _texts(
-    stack: contextlib.ExitStack, values: flags.FlagValues, words: Sequence[str]
-) -> QueryInput:
-    if values.input is None:
-        return QueryInput(words, sys.stdin.buffer, "standard input", values.pair)
-    if words:
-        raise UsageError(f"texts are given twice: {words[0]!r} and --input={values.input}")
-    file = stack.enter_context(Path(values.input).open("rb"))
-    return QueryInput(words, file, values.input, values.pair)
+def _open(path: str | None) -> contextlib.AbstractContextManager[BinaryIO]:
+    return contextlib.nullcontext(sys.stdin.buffer) if path is None else Path(path).open("rb")
 
 
 def _ask(

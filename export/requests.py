@@ -187,9 +187,7 @@ def _examples(rows: Rows) -> input_pb2.Input:
     for values in zip(*rows.columns.values(), strict=True):
         feature = message.example_list.examples.add().features.feature
         for name, value in zip(rows.columns, values, strict=True):
-            feature[name].CopyFrom(
-                example_pb2.Feature(bytes_list=example_pb2.BytesList(value=[value]))
-            )
+            feature[name].bytes_list.value.append(value)
     return message
 
 
