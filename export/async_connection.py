@@ -80,7 +80,7 @@ async def map_in_order(
     pending: deque[asyncio.Future[_Result]] = deque()
     try:
         for item in items:
-            if len(pending) == concurrency:
+            while pending and (len(pending) == concurrency or pending[0].done()):
                 yield await pending.popleft()
             pending.append(asyncio.ensure_future(function(item)))
         while pending:

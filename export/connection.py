@@ -192,7 +192,7 @@ def map_in_order(
     pending: deque[futures.Future[_Result]] = deque()
     try:
         for item in items:
-            if len(pending) == 2 * concurrency:
+            while pending and (len(pending) == 2 * concurrency or pending[0].done()):
                 yield pending.popleft().result()
             pending.append(pool.submit(function, item))
         while pending:

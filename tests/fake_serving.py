@@ -92,7 +92,9 @@ class FakeServing(
             if isinstance(step, float):
                 time.sleep(step)
             answer = make(request)
-            return step(answer) or answer if callable(step) else answer
+            if callable(step):
+                step(answer)
+            return answer
         finally:
             self.active -= 1
 

@@ -224,7 +224,7 @@ def _numbers(answer):
         ("predict", _short, "output 'logits': shape .* has 2 elements"),
         ("predict", _numbers, "output 'label' is int32 of rank 1, not object"),
         ("classify", _fewer, "classifications has 1 rows, but 2 were sent"),
-        ("classify", _uneven, "not equally many"),
+        ("classify", _uneven, "the rows' classes are not equally many"),
     ],
 )
 def test_broken_answers_are_the_servers_errors(serve, method, change, message):
@@ -236,7 +236,7 @@ def test_broken_answers_are_the_servers_errors(serve, method, change, message):
 
 
 def test_an_older_export_does_not_tell_the_label_id(serve):
-    client, _ = serve(lambda answer: answer.outputs.pop("label_id") and None)
+    client, _ = serve(lambda answer: answer.outputs.pop("label_id"))
     assert client.predict(["tea", "kettles"]).label_ids.tolist() == [0, 1]
 
 
@@ -263,7 +263,7 @@ def test_message_limits_say_what_to_change(serve):
     with pytest.raises(PredictError, match=r"client's max_message_bytes=3000: raise it, or send"):
         client.regress("x" * 5000)
     with pytest.raises(PredictError, match=r"client's max_message_bytes=3000: raise it, or send"):
-        client.regress(["x"] * 100 + ["x" * 1000], batch_size=200)
+        client.classify(["x"] * 150, batch_size=150)
     client, _ = serve(options=[("grpc.max_receive_message_length", 1000)])
     with pytest.raises(PredictError, match="the limit is the server's: send fewer") as caught:
         client.regress("x" * 5000)

@@ -34,12 +34,13 @@ def port(servicer):
 @pytest.fixture
 def query(port, capsys):
     def run(*argv, code=0):
-        try:
-            cli.main(["query", f"--port={port}", *map(str, argv)])
-        except SystemExit as ended:
-            assert ended.code == code
+        words = ["query", f"--port={port}", *argv]
+        if code == 0:
+            cli.main(words)
         else:
-            assert code == 0
+            with pytest.raises(SystemExit) as ended:
+                cli.main(words)
+            assert ended.value.code == code
         return capsys.readouterr()
 
     return run
@@ -76,7 +77,11 @@ def query(port, capsys):
             "tokenize",
             "naïve tea",
             "[CLS] naïve tea\tnaïve tea\n",
-            {"input_ids": [5, 6, 3], "attention_mask": [1, 1, 1], "tokens": ["[CLS]", "naïve", "tea"]},
+            {
+                "input_ids": [5, 6, 3],
+                "attention_mask": [1, 1, 1],
+                "tokens": ["[CLS]", "naïve", "tea"],
+            },
         ),
         (
             "fill_mask",
@@ -94,13 +99,7 @@ def query(port, capsys):
     ],
 )  # fmt: skip
 def test_methods_and_formats(query, method, text, line, fields):
-    if method == "predict":
-        text = "a kettle"[:8]
-        assert query("--method=predict", text, "--batch_size=1").out == (
-            f"länger\t{1 / (1 + 2.718281828459045**-5):.4f}\t{text}\n"
-        )
-    else:
-        assert query(f"--method={method}", text).out == line
+    assert query(f"--method={method}", text).out == line
     row = json.loads(query(f"--method={method}", "--format=jsonl", text).out)
     assert row == {"text": text, **fields}
     shown = query(f"--method={method}", "--format=csv", text, text).out
@@ -208,7 +207,7 @@ def _start(port, *flags, **pipes):
 
 def test_control_c(port, tmp_path):
     out = tmp_path / "out.txt"
-    process = _start(port, f"--output={out}", "--batch_size=2", "--concurrency=2")
+    process = _start(port, f"--output={out}", "--batch_size=2")
     process.stdin.write("a\nbb\n" * 2 + "ccc\n" * 4 + "an unfinished batch\n")
     process.stdin.flush()
     end_s = time.monotonic() + 60
@@ -240,13 +239,14 @@ def test_a_reader_that_goes_away(port):
 
 def test_memory_stays_the_same(port):
     script = (
-        "import resource, sys; from distilbert_tf import cli\n"
+        "import re, sys; from distilbert_tf import cli\n"
         f"cli.main(['query', '--port={port}', '--batch_size=100', '--method=regress'])\n"
         "assert 'tensorflow' not in sys.modules\n"
-        "sys.stderr.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))"
+        "status = open('/proc/self/status').read()\n"
+        "sys.stderr.write(re.search(r'VmHWM:\\s+(\\d+)', status)[1])"
     )
     peaks = []
-    for count in (100, 20_000):
+    for count in (200, 20_000):
         result = subprocess.run(
             [sys.executable, "-c", script],
             input=f"{'x' * 1000}\n" * count,
@@ -257,7 +257,7 @@ def test_memory_stays_the_same(port):
         )
         assert result.stdout == f"1000\t{'x' * 1000}\n" * count
         peaks.append(int(result.stderr))
-    assert peaks[1] - peaks[0] < 10_000, "KiB, for 20 MB of input"
+    assert peaks[1] - peaks[0] < 4_000, "KiB, for 20 MB of input"
 
 
 def test_progress_lines(capsys):
