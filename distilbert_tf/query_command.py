@@ -5,7 +5,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from absl import flags
 
@@ -13,9 +13,6 @@ from distilbert_tf.command_parts import UsageError, define_address, define_pair
 from distilbert_tf.progress import Progress
 from distilbert_tf.query_input import InputRow, QueryInput
 from distilbert_tf.query_output import FORMATS, METHODS, QueryOutput
-
-if TYPE_CHECKING:
-    from export.client import PredictClient
 
 
 def define_query(values: flags.FlagValues) -> None:
@@ -101,9 +98,7 @@ def _open(path: str | None) -> contextlib.AbstractContextManager[BinaryIO]:
     return contextlib.nullcontext(sys.stdin.buffer) if path is None else Path(path).open("rb")
 
 
-def _ask(
-    client: "PredictClient", texts: QueryInput, output: QueryOutput, values: flags.FlagValues
-) -> None:
+def _ask(client: Any, texts: QueryInput, output: QueryOutput, values: flags.FlagValues) -> None:
     """Writes answer after answer; if that ends early, says where."""
     asked: deque[InputRow] = deque()  # without an answer yet
     is_shown = values.progress
@@ -143,7 +138,7 @@ def _note(rows: Iterable[InputRow], asked: deque[InputRow]) -> Iterator[Any]:
         yield row.texts[0] if len(row.texts) == 1 else row.texts
 
 
-def _client(values: flags.FlagValues) -> "PredictClient":
+def _client(values: flags.FlagValues) -> Any:
     from export.client import PredictClient, Tls
 
     files = {
