@@ -18,14 +18,8 @@ from distilbert_tf.command_parts import (
     say,
     split_pair,
 )
-from distilbert_tf.serving_commands import (
-    define_export,
-    define_query,
-    define_serve,
-    run_export,
-    run_query,
-    run_serve,
-)
+from distilbert_tf.query_command import define_query, run_query
+from distilbert_tf.serving_commands import define_export, define_serve, run_export, run_serve
 from distilbert_tf.training_commands import (
     define_evaluate,
     define_finetune,
@@ -111,7 +105,7 @@ COMMANDS = {
         define_serve,
     ),
     "query": Command(
-        "ask a server to classify texts (arguments, or lines of standard input)",
+        "ask a server about texts (arguments, or lines of a file or of standard input)",
         run_query,
         define_query,
         "[TEXT ...]",

@@ -1,19 +1,10 @@
-"""The subcommands that export, serve and query: their flags, and what they call."""
+"""The subcommands that export and serve: their flags, and what they call."""
 
-import json
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 
-from distilbert_tf.command_parts import (
-    define_max_length,
-    define_pair,
-    read_texts,
-    required,
-    say,
-    split_pair,
-)
+from distilbert_tf.command_parts import define_address, define_max_length, required, say
 
 
 def define_export(values: flags.FlagValues) -> None:
@@ -56,15 +47,9 @@ def run_export(values: flags.FlagValues, words: Sequence[str]) -> None:
     say(f"exported and verified: {path}")
 
 
-def _define_address(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("model_name", "distilbert", "name of the served model", flag_values=values)
-    flags.DEFINE_string("host", "127.0.0.1", "address of the server", flag_values=values)
-    flags.DEFINE_integer("port", 8500, "port of the server", 0, 65535, flag_values=values)
-
-
 def define_serve(values: flags.FlagValues) -> None:
     """Defines the flags of `serve`."""
-    _define_address(values)
+    define_address(values)
     flags.DEFINE_string(
         "model_base_path", None, "directory with numbered versions", flag_values=values
     )
@@ -78,45 +63,3 @@ def run_serve(values: flags.FlagValues, words: Sequence[str]) -> None:
     from export.server import serve
 
     serve(required(values, "model_base_path"), values.model_name, values.host, values.port)
-
-
-def define_query(values: flags.FlagValues) -> None:
-    """Defines the flags of `query`."""
-    _define_address(values)
-    flags.DEFINE_float("timeout_s", 10.0, "deadline of each call", 0.001, flag_values=values)
-    flags.DEFINE_float(
-        "wait_s", 0.0, "how long to wait for the server to be ready", 0.0, flag_values=values
-    )
-    flags.DEFINE_string(
-        "signature",
-        "serving_default",
-        "endpoint of the model; of one for several tasks, a task's name",
-        flag_values=values,
-    )
-    flags.DEFINE_boolean("json", False, "one JSON object a line", flag_values=values)
-    define_pair(values)
-
-
-def run_query(values: flags.FlagValues, words: Sequence[str]) -> None:
-    """Asks a server."""
-    from export.client import PredictClient
-
-    texts = list(read_texts(words))
-    inputs: tuple[Any, ...] = (texts,)
-    if values.pair:
-        inputs = tuple(zip(*map(split_pair, texts), strict=True)) or ((), ())
-    target = f"{values.host}:{values.port}"
-    with PredictClient(target, values.model_name, timeout_s=values.timeout_s) as client:
-        if values.wait_s:
-            client.wait_until_ready(values.wait_s)
-        answers = client.predict(*inputs, signature_name=values.signature)
-        for text, answer in zip(texts, answers, strict=True):
-            if values.json:
-                row = {
-                    "text": text,
-                    "label": answer.label,
-                    "probabilities": [round(float(p), 6) for p in answer.probabilities],
-                }
-                say(json.dumps(row, ensure_ascii=False))
-            else:
-                say(f"{answer.label}\t{answer.score:.4f}\t{text}")

@@ -377,7 +377,7 @@ def test_served_side_by_side(target, classifiers):
             assert answer.labels == [LABELS[task][i] for i in expected[task].argmax(axis=1)]
         by_default = client.predict(TEXTS)
         np.testing.assert_allclose(by_default.logits, expected["sst2"], atol=1e-5)
-        with pytest.raises(ValueError, match="'mnli'.*classifies pairs of texts: give text_pairs"):
+        with pytest.raises(ValueError, match="'mnli'.*takes pairs of texts: give text_pairs"):
             client.predict("one alone", signature_name="mnli")
         with pytest.raises(PredictError, match="no signature 'cola', but .*'qqp'"):
             client.predict("one alone", signature_name="cola")

@@ -66,8 +66,15 @@ export.results
 export.publishing
 export.reload
 export.compatibility
+export.requests
+export.answers
+export.methods
+export.channel
 export.connection
+export.async_connection
+export.client_base
 export.client
+export.async_client
 export.server.status
 export.server.batching
 export.server.servable
@@ -83,6 +90,10 @@ export.saved_model
 distilbert_tf.launcher
 distilbert_tf.demo
 distilbert_tf.command_parts
+distilbert_tf.progress
+distilbert_tf.query_input
+distilbert_tf.query_output
+distilbert_tf.query_command
 distilbert_tf.training_commands
 distilbert_tf.serving_commands
 distilbert_tf.commands
@@ -96,10 +107,10 @@ LATE = {
 }
 
 # `distilbert_tf` never imports `export` when it is itself imported.
-LATE_ONLY = {"distilbert_tf.serving_commands"}
+LATE_ONLY = {"distilbert_tf.query_command", "distilbert_tf.serving_commands"}
 
 # What runs beside TF Serving, or instead of it, needs no model code.
-WITHOUT_DISTILBERT_TF = {"export.client", "export.server"}
+WITHOUT_DISTILBERT_TF = {"export.async_client", "export.client", "export.server"}
 
 
 class Edge(NamedTuple):
