@@ -22,9 +22,11 @@ from distilbert_tf.serving_commands import (
     define_export,
     define_query,
     define_serve,
+    define_serving_config,
     run_export,
     run_query,
     run_serve,
+    run_serving_config,
 )
 from distilbert_tf.training_commands import (
     define_evaluate,
@@ -109,6 +111,11 @@ COMMANDS = {
         "serve an export over gRPC on this machine (production: TF Serving)",
         run_serve,
         define_serve,
+    ),
+    "serving-config": Command(
+        "write the files that TF Serving is started with: models, labels, batching, metrics",
+        run_serving_config,
+        define_serving_config,
     ),
     "query": Command(
         "ask a server to classify texts (arguments, or lines of standard input)",

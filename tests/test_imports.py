@@ -63,11 +63,17 @@ export.protos
 export.config_protos
 export.tensors
 export.results
+export.examples
+export.tfrecord
 export.publishing
+export.warmup
+export.serving_config
+export.serving_files
 export.reload
 export.compatibility
 export.connection
 export.client
+export.smoke_test
 export.server.status
 export.server.batching
 export.server.servable
