@@ -73,6 +73,8 @@ export.reload
 export.compatibility
 export.connection
 export.client
+export.smoke_checks
+export.smoke_rest
 export.smoke_test
 export.server.status
 export.server.batching
