@@ -98,7 +98,7 @@ def assert_answers(version, classifiers, signature, task):
     function = tf.saved_model.load(os.fspath(version)).signatures[signature]
     inputs = dict(zip(("text", "text_pair"), map(tf.constant, sides(task)), strict=False))
     answer = {name: tensor.numpy() for name, tensor in function(**inputs).items()}
-    assert answer.keys() == {"label", "probabilities", "logits"}
+    assert answer.keys() == {"label", "label_id", "probabilities", "logits"}
     expected = logits_in_memory(classifiers, task)
     np.testing.assert_allclose(answer["logits"], expected, atol=1e-5)
     np.testing.assert_allclose(answer["probabilities"], tf.nn.softmax(expected), atol=1e-5)

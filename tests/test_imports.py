@@ -82,6 +82,9 @@ export.server.servable
 export.server.services
 export.server.model_server
 export.server
+export.tracing
+export.served_models
+export.endpoints
 export.verification
 export.saved_model
 distilbert_tf.launcher
