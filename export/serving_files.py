@@ -20,7 +20,8 @@ pad_variable_length_inputs must stay off: it pads ids with [CLS]."""
 _SERVER_BATCHING_COMMENT = """\
 Read with --enable_batching --batching_parameters_file=FILE. With
 --enable_per_model_batching_parameters only num_batch_threads counts here (the server's number of
-processors if it is not set), and the rest comes from the file of this name in each version."""
+processors if it is not set); the rest comes from the file of this name in each version, and a
+version without one is not batched."""
 _MODELS_COMMENT = """\
 Read with --model_config_file=FILE, and again every --model_config_file_poll_wait_seconds=N.
 A label moves to a version once that version is loaded. With labels, a server needs

@@ -14,15 +14,18 @@ from typing import Any
 
 import pytest
 import yaml
+from absl import flags
 from google.protobuf import text_format
 
 import export
+from distilbert_tf.commands import COMMANDS
 from export import serving_config, serving_files
 from export.config_protos import BatchingParameters, MonitoringConfig
 from export.environment import serving_environment
 from export.protos import model_server_config_pb2
 
 DEPLOY = Path(export.__file__).parent / "deploy"
+ROOT = DEPLOY.parent.parent
 
 # tensorflow_model_server's flags of every release from 2.12 on (model_servers/main.cc).
 SERVER_FLAGS = """
@@ -104,13 +107,13 @@ def image_environment() -> dict[str, str]:
 def test_every_release_has_the_flags(
     image_flags: dict[str, str], container: dict[str, Any], predictor: dict[str, Any]
 ) -> None:
-    for flags in (
+    for used in (
         image_flags,
         server_flags(container["args"]),
         server_flags(predictor["model"]["args"]),
     ):
-        assert flags.keys() <= set(SERVER_FLAGS)
-        for name, value in flags.items():
+        assert used.keys() <= set(SERVER_FLAGS)
+        for name, value in used.items():
             if name.startswith("enable_"):
                 assert value == "true"
 
@@ -298,3 +301,22 @@ def test_ready_reads_the_state(state: str | None, code: int) -> None:
         server.shutdown()
     refused = subprocess.run(ready, capture_output=True, check=False)
     assert refused.returncode == 1
+
+
+def test_make_explains_its_targets_and_they_call_what_there_is() -> None:
+    def make(*words: str) -> str:
+        command = ["make", "--no-print-directory", *words]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    explained = set(re.findall(r"^make ([\w-]+)", make("help"), re.MULTILINE))
+    targets = ("serve", "smoke", "serving-config", "docker-image", "docker-serve")
+    assert set(targets) <= explained
+    called = "".join(make("--dry-run", name, "MODEL=models", "REST=h:1") for name in targets)
+    for command in ("serve", "serving-config"):
+        words = re.search(rf"distilbert-tf {command} ((?:.*\\\n)*.*)\n", called)[1].split()
+        values = flags.FlagValues()
+        COMMANDS[command].define(values)
+        arguments = [word for word in words if word != "\\"]
+        assert values([command, *arguments]) == [command]
+    assert "--target=127.0.0.1:8500 --model_name=distilbert \\\n\t--rest_target=h:1" in called
+    assert f"{ROOT / 'models'}:/models/distilbert:ro" in called
