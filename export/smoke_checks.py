@@ -60,6 +60,7 @@ class Subject:
         client: Asks it for the model.
         stub: Asks it for what the client has no method for.
         timeout_s: The deadline of each call, in seconds.
+        batch_size: Rows in one request: no more than the server's `max_batch_size`.
         tolerance: By how much two answers to one text may differ: other rows in a batch mean other
             kernels, and another rounding.
     """
@@ -67,7 +68,13 @@ class Subject:
     client: PredictClient
     stub: prediction_service_pb2_grpc.PredictionServiceStub
     timeout_s: float = 30.0
+    batch_size: int = 8
     tolerance: float = 1e-3
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Texts of all kinds, as many as a request may have."""
+        return TEXTS[: self.batch_size]
 
     def metadata(self) -> ModelMetadata:
         """Gives the model's signatures."""
@@ -176,17 +183,18 @@ def one_text(subject: Subject) -> str:
 
 def many_texts(subject: Subject) -> str:
     """A batch has the answers that its texts have alone."""
-    columns = subject.columns(signatures.SERVING_DEFAULT, TEXTS * 3)
+    texts = [TEXTS[row % len(TEXTS)] for row in range(subject.batch_size)]
+    columns = subject.columns(signatures.SERVING_DEFAULT, texts)
     subject.compare("a batch and single texts", _call_each(subject, columns), subject.call(columns))
-    return f"{len(TEXTS * 3)} rows"
+    return f"{len(texts)} rows"
 
 
 def odd_texts(subject: Subject) -> str:
     """Texts without words, and one far too long, have answers; they leave other rows alone."""
-    texts = (*TEXTS, *EMPTY, LONG)
+    texts = (TEXTS[0], *EMPTY, LONG, *TEXTS[1:])[: subject.batch_size]
     columns = subject.columns(signatures.SERVING_DEFAULT, texts)
     subject.compare("among odd texts, answers", subject.call(columns), _call_each(subject, columns))
-    return f"{len(EMPTY)} empty, one of {len(LONG)} characters"
+    return f"{len(texts)} rows, up to {max(map(len, texts))} characters"
 
 
 def concurrent_calls(subject: Subject) -> str:
@@ -209,7 +217,7 @@ def every_text_signature(subject: Subject) -> str:
     if not names:
         raise CheckSkippedError("the model has no others")
     for name in names:
-        columns = subject.columns(name, TEXTS)
+        columns = subject.columns(name, subject.texts)
         batch = subject.call(columns, name)
         first = {key: column[:1] for key, column in columns.items()}
         alone = subject.call(first, name)
@@ -222,7 +230,7 @@ def every_text_signature(subject: Subject) -> str:
 def token_ids(subject: Subject) -> str:
     """Tokens that the model gives are what it makes of the text itself."""
     subject.require(signatures.TOKENIZE, signatures.FROM_IDS)
-    columns = subject.columns(signatures.SERVING_DEFAULT, TEXTS)
+    columns = subject.columns(signatures.SERVING_DEFAULT, subject.texts)
     tokens = subject.call(columns, signatures.TOKENIZE)
     names = (signatures.INPUT_IDS, signatures.ATTENTION_MASK)
     answers = subject.call({name: tokens[name] for name in names}, signatures.FROM_IDS)
@@ -233,7 +241,7 @@ def token_ids(subject: Subject) -> str:
 def classify(subject: Subject) -> str:
     """Classify gives the scores of Predict, with labels."""
     subject.require(signatures.CLASSIFY)
-    columns = subject.columns(signatures.SERVING_DEFAULT, TEXTS)
+    columns = subject.columns(signatures.SERVING_DEFAULT, subject.texts)
     request = classification_pb2.ClassificationRequest(input=to_input(columns))
     _set_spec(subject, request.model_spec, signatures.CLASSIFY)
     result = subject.stub.Classify(request, timeout=subject.timeout_s).result
@@ -243,17 +251,17 @@ def classify(subject: Subject) -> str:
 def regress(subject: Subject) -> str:
     """Regress gives a number for each text."""
     subject.require(signatures.REGRESS)
-    columns = subject.columns(signatures.SERVING_DEFAULT, TEXTS)
+    columns = subject.columns(signatures.SERVING_DEFAULT, subject.texts)
     request = regression_pb2.RegressionRequest(input=to_input(columns))
     _set_spec(subject, request.model_spec, signatures.REGRESS)
     result = subject.stub.Regress(request, timeout=subject.timeout_s).result
-    return _check_regressions(result)
+    return _check_regressions(subject, result)
 
 
 def multi_inference(subject: Subject) -> str:
     """MultiInference gives both at once."""
     subject.require(signatures.CLASSIFY, signatures.REGRESS)
-    columns = subject.columns(signatures.SERVING_DEFAULT, TEXTS)
+    columns = subject.columns(signatures.SERVING_DEFAULT, subject.texts)
     request = inference_pb2.MultiInferenceRequest(input=to_input(columns))
     for name, method in (
         (signatures.CLASSIFY, _CLASSIFY_METHOD),
@@ -263,7 +271,7 @@ def multi_inference(subject: Subject) -> str:
     results = subject.stub.MultiInference(request, timeout=subject.timeout_s).results
     if len(results) != 2:
         raise CheckFailedError(f"two tasks have {len(results)} results")
-    _check_regressions(results[1].regression_result)
+    _check_regressions(subject, results[1].regression_result)
     return _check_classifications(subject, columns, results[0].classification_result)
 
 
@@ -278,7 +286,7 @@ def bad_requests(subject: Subject) -> str:
     _expect(subject, "another input", {**good, "no_such_input": ["x"]}, default, invalid)
     wrong_type = {**good, text: np.array([7], np.int32)}
     _expect(subject, "numbers for texts", wrong_type, default, invalid)
-    # Releases before 2.17 or so call it a failed precondition.
+    # Older releases call it a failed precondition.
     codes = (invalid, grpc.StatusCode.FAILED_PRECONDITION)
     _expect(subject, "no such signature", good, "no_such_signature", *codes)
     if signatures.CLASSIFY in subject.metadata().signatures:
@@ -335,10 +343,10 @@ def _check_classifications(subject: Subject, columns: Columns, result: Any) -> s
     return ", ".join(labels[0])
 
 
-def _check_regressions(result: Any) -> str:
+def _check_regressions(subject: Subject, result: Any) -> str:
     values = [each.value for each in result.regressions]
-    if len(values) != len(TEXTS) or not np.isfinite(values).all():
-        raise CheckFailedError(f"{len(TEXTS)} texts have the values {values}")
+    if len(values) != len(subject.texts) or not np.isfinite(values).all():
+        raise CheckFailedError(f"{len(subject.texts)} texts have the values {values}")
     return ", ".join(f"{value:.3f}" for value in values)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from export import signatures
 from export.serving_config import METRICS_PATH
-from export.smoke_checks import TEXTS, CheckFailedError, CheckSkippedError, Subject
+from export.smoke_checks import CheckFailedError, CheckSkippedError, Subject
 
 
 def rest_checks(rest_target: str | None) -> dict[str, Callable[[Subject], str]]:
@@ -49,7 +49,7 @@ def _status(subject: Subject, url: str) -> str:
 
 def _predict(subject: Subject, url: str) -> str:
     """Answers are those of gRPC, in columns and in rows."""
-    columns = subject.columns(signatures.SERVING_DEFAULT, TEXTS)
+    columns = subject.columns(signatures.SERVING_DEFAULT, subject.texts)
     want = subject.call(columns)
     code, body = _ask(subject, _predict_url(subject, url), {"inputs": columns})
     outputs = _json(code, body)["outputs"]

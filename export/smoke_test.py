@@ -81,6 +81,7 @@ def smoke_test(
     rest_target: str | None = None,
     wait_s: float = 60.0,
     timeout_s: float = 30.0,
+    batch_size: int = 8,
     tolerance: float = 1e-3,
     tls: Any = None,
     report: Callable[[str], object] = sys.stdout.write,
@@ -93,6 +94,7 @@ def smoke_test(
         rest_target: Its REST address; None leaves REST out.
         wait_s: How long to wait for the model, in seconds.
         timeout_s: The deadline of each call, in seconds.
+        batch_size: Rows in the largest request: no more than the server's `max_batch_size`.
         tolerance: By how much two answers to one text may differ.
         tls: An `export.client.Tls`; None for a connection that is not secure.
         report: Takes the lines of the report.
@@ -107,7 +109,7 @@ def smoke_test(
         _open_channel(target, tls) as channel,
     ):
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        subject = Subject(client, stub, timeout_s, tolerance)
+        subject = Subject(client, stub, timeout_s, batch_size, tolerance)
         checks: dict[str, Callable[[Subject], str]] = {"ready": _make_waiting(wait_s)}
         for result in run_checks(subject, checks | CHECKS | rest_checks(rest_target)):
             results.append(result)
@@ -146,6 +148,7 @@ def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("model_name", "distilbert", "name of the served model", flag_values=values)
     flags.DEFINE_float("wait_s", 60.0, "how long to wait for the model", 0.0, flag_values=values)
     flags.DEFINE_float("timeout_s", 30.0, "deadline of each call", 0.001, flag_values=values)
+    flags.DEFINE_integer("batch_size", 8, "most rows in a request", 1, flag_values=values)
     flags.DEFINE_float(
         "tolerance", 1e-3, "how far answers to one text may differ", 0.0, flag_values=values
     )
@@ -188,6 +191,7 @@ def main(values: flags.FlagValues) -> int:
         rest_target=values.rest_target,
         wait_s=values.wait_s,
         timeout_s=values.timeout_s,
+        batch_size=values.batch_size,
         tolerance=values.tolerance,
         tls=_make_tls(values),
     )

@@ -92,6 +92,13 @@ def test_a_script_says_it_with_its_exit_status(target):
     assert "Traceback" not in bad.stdout + bad.stderr
 
 
+def test_requests_fit_to_the_servers_batches(target):
+    passed, table = run(target, batch_size=2)
+    assert passed, "".join(table)
+    assert table.notes["many texts"] == "2 rows"
+    assert table.notes["odd texts"].startswith("2 rows")
+
+
 def test_nobody_there():
     passed, table = run("127.0.0.1:1", wait_s=0.3, rest_target="127.0.0.1:1")
     assert not passed
@@ -121,7 +128,7 @@ def sums_to_more(text):
 @pytest.mark.parametrize(
     ("answer", "check", "message"),
     [
-        (depends_on_neighbours, "many texts", "single texts: length differ by 1.1e+01 in row 0"),
+        (depends_on_neighbours, "many texts", "single texts: length differ by 7.0e+00 in row 0"),
         (depends_on_neighbours, "odd texts", "differ by"),
         (not_finite, "odd texts", "score is not finite"),
         (sums_to_more, "one text", "probabilities do not sum to 1: [[0.75, 0.5]]"),
