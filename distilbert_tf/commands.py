@@ -19,7 +19,14 @@ from distilbert_tf.command_parts import (
     split_pair,
 )
 from distilbert_tf.query_command import define_query, run_query
-from distilbert_tf.serving_commands import define_export, define_serve, run_export, run_serve
+from distilbert_tf.serving_commands import (
+    define_export,
+    define_serve,
+    define_serving_config,
+    run_export,
+    run_serve,
+    run_serving_config,
+)
 from distilbert_tf.training_commands import (
     define_evaluate,
     define_finetune,
@@ -103,6 +110,11 @@ COMMANDS = {
         "serve an export over gRPC on this machine (production: TF Serving)",
         run_serve,
         define_serve,
+    ),
+    "serving-config": Command(
+        "write the files that TF Serving is started with: models, labels, batching, metrics",
+        run_serving_config,
+        define_serving_config,
     ),
     "query": Command(
         "ask a server about texts (arguments, or lines of a file or of standard input)",

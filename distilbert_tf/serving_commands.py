@@ -63,3 +63,58 @@ def run_serve(values: flags.FlagValues, words: Sequence[str]) -> None:
     from export.server import serve
 
     serve(required(values, "model_base_path"), values.model_name, values.host, values.port)
+
+
+def define_serving_config(values: flags.FlagValues) -> None:
+    """Defines the flags of `serving-config`."""
+    flags.DEFINE_string(
+        "model_base_path", None, "directory with numbered versions", flag_values=values
+    )
+    flags.DEFINE_string("model_name", "distilbert", "name of the served model", flag_values=values)
+    flags.DEFINE_string(
+        "served_path",
+        None,
+        "where the server sees that directory (default: /models/<model_name>)",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "policy",
+        None,
+        "versions to serve: latest, latest:N, all, or numbers with commas (default: those with "
+        "labels, or else the latest)",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "labels", [], "labels of versions, such as stable:1,canary:2", flag_values=values
+    )
+    flags.DEFINE_integer("max_batch_size", 32, "most rows in a batch", 1, flag_values=values)
+    flags.DEFINE_float(
+        "max_latency_ms", 5.0, "how long a request may wait for others", 0.0, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "threads",
+        None,
+        "batches that run at once (default: as many as the server has processors)",
+        1,
+        flag_values=values,
+    )
+    flags.DEFINE_string("output", None, "directory for the files", flag_values=values)
+
+
+def run_serving_config(values: flags.FlagValues, words: Sequence[str]) -> None:
+    """Writes the files that a TF Serving is started with."""
+    from export.serving_files import parse_labels, write_server_files
+
+    written = write_server_files(
+        required(values, "output"),
+        required(values, "model_base_path"),
+        model_name=values.model_name,
+        served_path=values.served_path,
+        policy=values.policy,
+        labels=parse_labels(values.labels),
+        max_batch_size=values.max_batch_size,
+        max_latency_ms=values.max_latency_ms,
+        threads=values.threads,
+    )
+    for path in written:
+        say(f"wrote {path}")

@@ -266,24 +266,25 @@ def make_endpoints(
     Raises:
         ValueError: Two endpoints would have one name.
     """
-    endpoints: dict[str, Endpoint] = {}
-    for task, model in models.items():
-        own = _make_own(model, tokenization)
-        if not endpoints:
-            endpoints = {names.SERVING_DEFAULT: next(iter(own.values())), **own}
+    first = next(iter(models.values()))
+    by_task = {task: _make_own(model, tokenization) for task, model in models.items()}
+    plain = next(iter(by_task.values()))
+    encoder = ServedEncoder(first.encoder, tokenization.tokenizer)
+    endpoints = {
+        names.SERVING_DEFAULT: plain[first.main_signature],
+        names.ENCODE: FromText(encoder, tokenization),
+        **plain,
+    }
+    for task, own in by_task.items():
         if task:
             for kind, endpoint in own.items():
-                name = task if kind == model.main_signature else f"{task}_{kind}"
+                name = task if kind == models[task].main_signature else f"{task}_{kind}"
                 if name in endpoints:
                     raise ValueError(
                         f"Task {task!r} would have a signature {name!r}, but there is one already: "
                         "give the task another name."
                     )
                 endpoints[name] = endpoint
-    if names.ENCODE not in endpoints:
-        first = next(iter(models.values()))
-        encoder = ServedEncoder(first.encoder, tokenization.tokenizer)
-        endpoints[names.ENCODE] = FromText(encoder, tokenization)
     return endpoints
 
 

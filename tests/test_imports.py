@@ -63,7 +63,12 @@ export.protos
 export.config_protos
 export.tensors
 export.results
+export.examples
+export.tfrecord
 export.publishing
+export.warmup
+export.serving_config
+export.serving_files
 export.reload
 export.compatibility
 export.requests
@@ -75,6 +80,9 @@ export.async_connection
 export.client_base
 export.client
 export.async_client
+export.smoke_checks
+export.smoke_rest
+export.smoke_test
 export.server.status
 export.server.batching
 export.server.servable
