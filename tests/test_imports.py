@@ -75,6 +75,7 @@ export.server.services
 export.server.model_server
 export.server
 export.verification
+export.weights
 export.saved_model
 distilbert_tf.launcher
 distilbert_tf.demo
