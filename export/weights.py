@@ -143,10 +143,21 @@ class PackedWeights(tf.saved_model.experimental.TrackableResource):
         return tf.constant(True)  # there is nothing to do, but a graph's initializer must be an op
 
     def _serialize_to_tensors(self) -> Tensors:
+        # The loader of Python calls this before it restores, to learn the names.
+        initialized = self.packed[0][0].is_initialized()
+        return tf.cond(initialized, self._pack_variables, self._pack_nothing)
+
+    def _pack_variables(self) -> Tensors:
+        return self._pack([tf.convert_to_tensor(variable) for variable, _ in self.packed])
+
+    def _pack_nothing(self) -> Tensors:
+        return self._pack([tf.zeros([0, *variable.shape[1:]]) for variable, _ in self.packed])
+
+    def _pack(self, arrays: Sequence[tf.Tensor]) -> Tensors:
         return {
             f"weight_{number}_{part}": tensor
-            for number, (variable, form) in enumerate(self.packed)
-            for part, tensor in _pack(tf.convert_to_tensor(variable), form).items()
+            for number, (array, (_, form)) in enumerate(zip(arrays, self.packed, strict=True))
+            for part, tensor in _pack(array, form).items()
         }
 
     def _restore_from_tensors(self, restored_tensors: Tensors) -> None:
