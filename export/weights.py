@@ -40,6 +40,10 @@ _INT8_STEPS = 127
 # How a variable is stored. Of int8, the form says what shares a scale.
 _FP32, _FP16, _INT8_ROWS, _INT8_COLUMNS = "fp32", "fp16", "int8_rows", "int8_columns"
 
+# The largest values that can be stored. An int8 scale is rounded, by up to 1 in 256.
+_FP16_LIMIT = float(np.finfo(np.float16).max)
+_INT8_LIMIT = float(np.finfo(np.float32).max) * (1 - 1 / 256)
+
 Tensors = dict[str, Any]  # of tf.Tensor
 
 
@@ -54,21 +58,10 @@ def rounded(array: np.ndarray, weights: str) -> np.ndarray:
         Values of the same shape and type, to the bit.
 
     Raises:
-        ValueError: Unknown `weights`, or a value that is not finite, or not in the range of
-            what is stored.
+        ValueError: Unknown `weights`, or a value that is no number or too large to be stored so.
     """
     form = _choose_form(array, weights)
-    if form == _FP32:
-        return array
-    result = _round(array, form)
-    if not np.isfinite(result).all():
-        largest = np.abs(array).max()
-        allowed = f"up to {np.finfo(np.float16).max:.0f}" if form == _FP16 else "finite"
-        raise ValueError(
-            f"The largest of these weights is {largest:.6g}; those stored as {weights} must be "
-            f"{allowed}. Export with weights='fp32'."
-        )
-    return result
+    return array if form == _FP32 else _round(array, form)
 
 
 @contextlib.contextmanager
@@ -82,15 +75,12 @@ def rounded_in_memory(variables: Sequence[tf.Variable], weights: str) -> Iterato
     Raises:
         ValueError: See `rounded`; the message names the variable.
     """
-    before = [(variable, variable.numpy()) for variable in variables]
-    changes = [(variable, _round_variable(variable, weights)) for variable in variables]
-    try:
-        for variable, values in changes:
-            variable.assign(values)
+    with contextlib.ExitStack() as undo:
+        for variable, form in _choose_forms(variables, weights):
+            values = variable.numpy()
+            undo.callback(variable.assign, values)
+            variable.assign(_round(values, form))
         yield
-    finally:
-        for variable, values in before:
-            variable.assign(values)
 
 
 @contextlib.contextmanager
@@ -105,11 +95,7 @@ def stored_as(module: tf.Module, variables: Sequence[tf.Variable], weights: str)
     Raises:
         ValueError: See `rounded`; the message names the variable.
     """
-    forms = {}
-    for variable in sorted(variables, key=lambda variable: variable.name):
-        _round_variable(variable, weights)  # complains about what cannot be stored
-        forms[variable.ref()] = _choose_form(variable.numpy(), weights)
-    packed = [(ref.deref(), form) for ref, form in forms.items() if form != _FP32]
+    packed = _choose_forms(sorted(variables, key=lambda variable: variable.name), weights)
     if not packed:
         yield
         return
@@ -193,26 +179,40 @@ def _leave_out(variable: tf.Variable, undo: contextlib.ExitStack) -> None:
         undo.callback(delattr, variable, name)
 
 
+def _choose_forms(variables: Sequence[tf.Variable], weights: str) -> list[tuple[tf.Variable, str]]:
+    """Gives the variables that are not stored as they are, and how they are."""
+    packed = []
+    for variable in variables:
+        try:
+            form = _choose_form(variable.numpy(), weights)
+        except ValueError as error:
+            raise ValueError(f"{variable.name}: {error}") from error
+        if form != _FP32:
+            packed.append((variable, form))
+    return packed
+
+
 def _choose_form(array: np.ndarray, weights: str) -> str:
+    """Decides how values are stored, and checks that they can be."""
     if weights not in WEIGHTS:
         raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}; got {weights!r}.")
     if weights == "fp32" or array.dtype != np.float32 or array.size < _FEWEST_ELEMENTS:
         return _FP32
-    if weights == "fp16" or array.ndim != 2:
+    is_int8 = weights == "int8" and array.ndim == 2
+    largest, limit = np.abs(array).max(), _INT8_LIMIT if is_int8 else _FP16_LIMIT
+    if not largest <= limit:  # or it is not a number
+        raise ValueError(
+            f"The largest of these weights is {largest:.6g}, but {'int8' if is_int8 else 'fp16'} "
+            f"holds up to {limit:.6g}. Export with weights='fp32'."
+        )
+    if not is_int8:
         return _FP16
     # Output channels are rows in some layers here and columns in others; what fits better decides.
     return min((_INT8_ROWS, _INT8_COLUMNS), key=lambda form: _squared_error(array, form))
 
 
 def _squared_error(array: np.ndarray, form: str) -> float:
-    return float(np.square(_round(array, form) - array).sum())
-
-
-def _round_variable(variable: tf.Variable, weights: str) -> np.ndarray:
-    try:
-        return rounded(variable.numpy(), weights)
-    except ValueError as error:
-        raise ValueError(f"{variable.name}: {error}") from error
+    return float(np.square(_round(array, form) - array, dtype=np.float64).sum())
 
 
 def _round(array: np.ndarray, form: str) -> np.ndarray:
