@@ -30,6 +30,34 @@ def define_export(values: flags.FlagValues) -> None:
         "whether every task has two texts; what each checkpoint says if not given",
         flag_values=values,
     )
+    flags.DEFINE_enum(
+        "weights",
+        "fp32",
+        ["fp32", "fp16", "int8"],
+        "how weights are stored; once loaded they are float32",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "max_batch_size", 32, "most rows that a server computes at once", 1, flag_values=values
+    )
+    flags.DEFINE_float(
+        "max_latency_ms", 5.0, "how long a request may wait for others", 0.0, flag_values=values
+    )
+    flags.DEFINE_list(
+        "warmup",
+        ["serving_default"],
+        "signatures that clients will use; a server runs them when it loads the model",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "regress_label",
+        None,
+        "label whose probability `regress` gives (default: the second of two, the first of more)",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "top_k", 5, "words that `fill_mask` gives for each mask", 1, flag_values=values
+    )
 
 
 def run_export(values: flags.FlagValues, words: Sequence[str]) -> None:
@@ -43,6 +71,12 @@ def run_export(values: flags.FlagValues, words: Sequence[str]) -> None:
         version=values.version,
         max_length=values.max_length,
         pair=values.pair,
+        regress_label=values.regress_label,
+        top_k=values.top_k,
+        weights=values.weights,
+        max_batch_size=values.max_batch_size,
+        max_latency_ms=values.max_latency_ms,
+        warmup=values.warmup,
     )
     say(f"exported and verified: {path}")
 

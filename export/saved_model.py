@@ -23,12 +23,14 @@ from distilbert_tf.multitask_checkpoint import find_task_directories, load_class
 from distilbert_tf.tokenizer import DistilBertTokenizer
 from distilbert_tf.version import __version__
 from export import signatures as names
-from export.compatibility import OLDEST_SERVER, check_saved_model
+from export.compatibility import OLDEST_SERVER, check_saved_model, read_meta_graph
 from export.endpoints import Tokenization, make_endpoints
 from export.publishing import check_version, publish, working_directory
 from export.served_models import ServedClassifier, ServedEncoder, ServedMaskedLM, ServedModel
+from export.serving_files import write_serving_files
 from export.shared_input import share_example_input
-from export.verification import verify_saved_model
+from export.verification import measure_rounding, verify_saved_model
+from export.weights import rounded_in_memory, stored_as
 
 EXTRA_ASSETS = "assets.extra"  # a server reads its warm-up requests there, and nothing else
 EXPORT_RECORD = "export.json"
@@ -67,6 +69,10 @@ def export_saved_model(
     pair: bool | None = None,
     regress_label: str | None = None,
     top_k: int = 5,
+    weights: str = "fp32",
+    max_batch_size: int = 32,
+    max_latency_ms: float = 5.0,
+    warmup: Sequence[str] = (names.SERVING_DEFAULT,),
     verify: bool = True,
 ) -> Path:
     """Exports a model, tokenizer included, as the next version under a base path.
@@ -101,6 +107,12 @@ def export_saved_model(
         regress_label: The label whose probability `regress` gives, for one classifier; by default
             the second of two labels and the first of more.
         top_k: How many words `fill_mask` gives for each mask.
+        weights: How large weights are stored: "fp32", "fp16" (half the size) or "int8" (a
+            quarter). They are float32 once loaded, with the values that rounding gives.
+        max_batch_size: The most rows that a server shall compute at once.
+        max_latency_ms: How long a request may wait for others to be computed with, in milliseconds.
+        warmup: The signatures that clients will use: a server runs them when it loads the version,
+            with every batch size.
         verify: Whether to reload the result in a fresh process (about 20 s) and compare it with
             the model. Without that, a wrong export can go unnoticed.
 
@@ -110,9 +122,10 @@ def export_saved_model(
     Raises:
         TypeError: Not a model of this package.
         ValueError: A classifier is not one that picks a single label, the vocabulary is smaller
-            than the tokenizer's, the model has fewer than `max_length` positions, `base_path` or
-            `version` cannot be, several models have encoders of their own, or a task's name cannot
-            be that of a signature.
+            than the tokenizer's, the model has fewer than `max_length` positions, weights are too
+            large to be stored as asked, `warmup` names a signature that there is not, `base_path`
+            or `version` cannot be, several models have encoders of their own, or a task's name
+            cannot be that of a signature.
         FileExistsError: There is such a version already.
         CompatibilityError: The graph holds something that a stock server lacks.
         VerificationError: The reloaded model fails or answers differently.
@@ -132,30 +145,47 @@ def export_saved_model(
     logging.info("Tracing the serving graph.")
     tokenization = Tokenization(tokenizer, max_length)
     endpoints = make_endpoints(served, tokenization)
+    if unknown := [name for name in warmup if name not in endpoints]:
+        raise ValueError(
+            f"warmup names {unknown[0]!r}, but there are {', '.join(sorted(endpoints))}."
+        )
     traced = {id(endpoint): endpoint.trace() for endpoint in endpoints.values()}
     signatures = {name: traced[id(endpoint)] for name, endpoint in endpoints.items()}
     module = ServingModule(tokenization.layer, signatures)
     with working_directory(base) as work:
         written, moved = work / "written", work / "moved"
         logging.info("Writing the SavedModel.")
-        _write(module, signatures, written)
+        with stored_as(module, module.weights, weights):
+            _write(module, signatures, written)
         share_example_input(written)
         # From here on it lives elsewhere, so a path that crept into the graph leads nowhere.
         written.rename(moved)
         ops = check_saved_model(moved, private_paths=[base, work])
         logging.info("All %d ops are known to TF Serving %s.", len(ops), OLDEST_SERVER)
         compute_dtype = first.model.compute_dtype
+        rounding = measure_rounding(endpoints, module.weights, weights)
         difference = None
         if verify:
             logging.info("Reloading in a fresh process.")
-            difference = verify_saved_model(moved, endpoints, compute_dtype=compute_dtype)
+            with rounded_in_memory(module.weights, weights):
+                difference = verify_saved_model(moved, endpoints, compute_dtype=compute_dtype)
         else:
             logging.warning("Not reloaded and compared, since verify=False.")
+        write_serving_files(
+            moved,
+            read_meta_graph(moved).signature_def,
+            warmup,
+            max_batch_size,
+            max_latency_ms,
+            max_length=max_length,
+        )
         record = {
             **_describe(first),
             "max_length": max_length,
             "signatures": sorted(signatures),
             "compute_dtype": compute_dtype,
+            "weights": weights,
+            "rounding_difference": rounding,
             "max_difference": difference,
             "distilbert_tf": __version__,
             "tensorflow": tf.__version__,
@@ -319,7 +349,7 @@ def _write(module: tf.Module, signatures: Signatures, directory: Path) -> None:
 
 
 def _write_record(path: Path, record: dict[str, Any]) -> None:
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from export.endpoints import Endpoint, TextBatch
 from export.environment import set_serving_environment
 from export.reload import read_array, write_array
 from export.served_models import Arrays, Expected
+from export.signatures import SERVING_DEFAULT
+from export.weights import rounded_in_memory
 
 RELOAD_SCRIPT = Path(__file__).with_name("reload.py")
 RELOAD_TIMEOUT_S = 900
@@ -98,6 +100,36 @@ def verify_saved_model(
         tolerance,
     )
     return difference
+
+
+def measure_rounding(
+    endpoints: Mapping[str, Endpoint], variables: Sequence[tf.Variable], weights: str
+) -> float:
+    """Says what storing weights in fewer bits does to the default signature's answers.
+
+    Args:
+        endpoints: The endpoints by signature.
+        variables: The variables to be rounded.
+        weights: How they are stored, one of `WEIGHTS`.
+
+    Returns:
+        The greatest difference between two numbers, such as logits; 0 for "fp32".
+
+    Raises:
+        ValueError: A variable cannot be stored so.
+    """
+    if weights == "fp32":
+        return 0.0
+    endpoint = endpoints[SERVING_DEFAULT]
+    before = [endpoint.expect(batch, 0.0) for batch in BATCHES]
+    with rounded_in_memory(variables, weights):
+        after = [endpoint.expect(batch, 0.0) for batch in BATCHES]
+    return max(
+        float(np.abs(array - rounded.outputs[name]).max(initial=0.0))
+        for exact, rounded in zip(before, after, strict=True)
+        for name, array in exact.outputs.items()
+        if array.dtype.kind == "f"
+    )
 
 
 def _expect(name: str, endpoint: Endpoint, tolerance: float) -> list[Expected]:

@@ -413,4 +413,14 @@ def test_export_takes_one_model_or_several(monkeypatch, capsys, flags, models, p
     cli.main(["export", "--output=base", *flags])
     ((arguments, options),) = calls
     assert arguments == (models, "base")
-    assert options == {"version": None, "max_length": None, "pair": pair}
+    assert options == {
+        "version": None,
+        "max_length": None,
+        "pair": pair,
+        "regress_label": None,
+        "top_k": 5,
+        "weights": "fp32",
+        "max_batch_size": 32,
+        "max_latency_ms": 5.0,
+        "warmup": ["serving_default"],
+    }

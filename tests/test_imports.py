@@ -94,6 +94,7 @@ export.served_models
 export.endpoints
 export.shared_input
 export.verification
+export.weights
 export.saved_model
 distilbert_tf.launcher
 distilbert_tf.demo
