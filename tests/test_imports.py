@@ -93,8 +93,8 @@ export.tracing
 export.served_models
 export.endpoints
 export.shared_input
-export.verification
 export.weights
+export.verification
 export.saved_model
 distilbert_tf.launcher
 distilbert_tf.demo
