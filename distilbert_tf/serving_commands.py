@@ -75,9 +75,10 @@ def run_serve(values: flags.FlagValues, words: Sequence[str]) -> None:
     from export.environment import set_serving_environment
 
     set_serving_environment()  # before the server's module imports TensorFlow
-    from export.server import serve
+    from export.server import ModelServer, serve
 
-    serve(required(values, "model_base_path"), values.model_name, values.host, values.port)
+    base_path = required(values, "model_base_path")
+    serve(ModelServer(base_path, values.model_name, values.host, values.port))
 
 
 def define_query(values: flags.FlagValues) -> None:

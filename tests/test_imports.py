@@ -69,8 +69,16 @@ export.compatibility
 export.connection
 export.client
 export.server.status
+export.server.observer
 export.server.batching
+export.server.signature
 export.server.servable
+export.server.loading
+export.server.inference
+export.server.model_config
+export.server.versions
+export.server.models
+export.server.core
 export.server.services
 export.server.model_server
 export.server
