@@ -73,8 +73,11 @@ export.server.observer
 export.server.batching
 export.server.signature
 export.server.servable
-export.server.loading
+export.server.batching_config
+export.server.loaded_version
 export.server.inference
+export.server.warmup
+export.server.loading
 export.server.model_config
 export.server.versions
 export.server.models

@@ -28,7 +28,7 @@ from export.protos import (
     regression_pb2,
 )
 from export.server import status
-from export.server.loading import LoadedVersion
+from export.server.loaded_version import LoadedVersion
 from export.server.signature import Arrays, Signature, braces
 
 CLASSIFY_METHOD = "tensorflow/serving/classify"

@@ -1,70 +1,13 @@
 """From a version's directory to a version that answers: load, batch, warm up."""
 
 import pathlib
-from collections.abc import Callable, Mapping
-from concurrent import futures
 
-import numpy as np
-
-from export.server.batching import Batcher, BatchingOptions, DirectRunner
+from export.server import warmup
+from export.server.batching import BatchingOptions
+from export.server.batching_config import BATCHING_FILE, read_batching_options
+from export.server.loaded_version import LoadedVersion
 from export.server.observer import Observer
 from export.server.servable import Servable
-from export.server.signature import Arrays, Signature
-
-
-class LoadedVersion:
-    """A version in memory, with what merges its requests.
-
-    Args:
-        servable: The model.
-        options: How requests are merged; None to run each by itself.
-        observer: Hears of runs.
-    """
-
-    def __init__(
-        self, servable: Servable, options: BatchingOptions | None, observer: Observer
-    ) -> None:
-        self.servable = servable
-        name = servable.name
-        on_run = lambda rows, wait_s: observer.observe_batch(name, rows, wait_s)  # noqa: E731
-        self._runner: Batcher | DirectRunner = (
-            DirectRunner(servable.run, on_run=on_run)
-            if options is None
-            else Batcher(
-                servable.run,
-                options,
-                on_run=on_run,
-                on_queue=lambda length: observer.set_queue_length(name, length),
-            )
-        )
-
-    def submit(
-        self,
-        signature: Signature,
-        inputs: Mapping[str, np.ndarray],
-        is_active: Callable[[], bool],
-    ) -> futures.Future[Arrays]:
-        """Queues a request; see `Batcher.submit`."""
-        return self._runner.submit(
-            signature.name, inputs, is_batched=signature.is_batched, is_active=is_active
-        )
-
-    def run(
-        self,
-        signature: Signature,
-        inputs: Mapping[str, np.ndarray],
-        is_active: Callable[[], bool],
-    ) -> Arrays:
-        """Runs a request and waits for its outputs.
-
-        Raises:
-            RequestError: see `Batcher.submit` and `Servable.run`.
-        """
-        return self.submit(signature, inputs, is_active).result()
-
-    def close(self) -> None:
-        """Ends its threads; what still waits in its queue gets UNAVAILABLE."""
-        self._runner.close()
 
 
 def load_version(
@@ -74,9 +17,26 @@ def load_version(
     options: BatchingOptions | None,
     observer: Observer,
 ) -> LoadedVersion:
-    """Loads a version.
+    """Loads a version and warms it up.
+
+    Args:
+        name: The model's name.
+        version: The version's number.
+        path: Its directory.
+        options: How its requests are merged, unless it has a `batching_params.pbtxt` of its own;
+            None to run each by itself, whatever it has.
+        observer: Hears of its runs.
 
     Raises:
         OSError, ValueError: it cannot be served; nothing of it stays in memory.
     """
-    return LoadedVersion(Servable(name, version, path), options, observer)
+    batching_file = path / BATCHING_FILE
+    if options is not None and batching_file.exists():
+        options = read_batching_options(batching_file)
+    loaded = LoadedVersion(Servable(name, version, path), options, observer)
+    try:
+        warmup.run(loaded, path)
+    except BaseException:
+        loaded.close()
+        raise
+    return loaded

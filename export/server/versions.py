@@ -26,7 +26,7 @@ from absl import logging
 
 from export.protos import get_model_status_pb2
 from export.server import status
-from export.server.loading import LoadedVersion
+from export.server.loaded_version import LoadedVersion
 from export.server.model_config import ModelSettings
 from export.server.observer import Observer
 
@@ -395,7 +395,5 @@ def _forget_frames(error: BaseException | None) -> None:
 def _give_memory_back() -> None:
     """Frees what is only held by cycles, and lets the C library return it to the system."""
     gc.collect()
-    try:
+    with contextlib.suppress(AttributeError, OSError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError):
-        pass  # not glibc
