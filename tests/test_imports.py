@@ -69,6 +69,12 @@ export.compatibility
 export.connection
 export.client
 export.server.status
+export.server.metrics
+export.server.tls
+export.server.json_requests
+export.server.json_responses
+export.server.rest_api
+export.server.rest
 export.server.batching
 export.server.servable
 export.server.services
