@@ -74,6 +74,7 @@ export.server.tls
 export.server.json_requests
 export.server.json_responses
 export.server.rest_api
+export.server.connections
 export.server.rest
 export.server.batching
 export.server.servable

@@ -98,6 +98,7 @@ def fill_inputs(
         raise status.invalid("Expecting only one of 'inputs' or 'instances' keys to exist")
     if not is_rows and "inputs" not in document:
         raise status.invalid("Missing 'inputs' or 'instances' key")
+    columns: Mapping[str, Any]
     if is_rows:
         columns = _split_rows(document["instances"], infos)
     else:

@@ -47,7 +47,9 @@ def write_outputs(outputs: Mapping[str, tensor_pb2.TensorProto], is_rows: bool) 
         raise status.invalid("Cannot convert empty tensor map to JSON")
     names = sorted(outputs)
     if not is_rows:
-        values = {name: _nest(_tokens(name, outputs[name]), _shape(outputs[name])) for name in names}
+        values = {
+            name: _nest(_tokens(name, outputs[name]), _shape(outputs[name])) for name in names
+        }
         if len(names) == 1:
             return _object({"outputs": values[names[0]]})
         return _object({"outputs": _object(values)})
@@ -130,9 +132,7 @@ def _nest(tokens: list[str], shape: Iterable[int]) -> str:
     shape = list(shape)
     for axis in reversed(range(len(shape))):
         size = shape[axis]
-        tokens = [
-            _list(tokens[i * size : (i + 1) * size]) for i in range(math.prod(shape[:axis]))
-        ]
+        tokens = [_list(tokens[i * size : (i + 1) * size]) for i in range(math.prod(shape[:axis]))]
     return tokens[0]
 
 

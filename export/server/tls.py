@@ -1,11 +1,11 @@
-"""TLS for gRPC and REST, from TF Serving's `SSLConfig` file.
+r"""TLS for gRPC and REST, from TF Serving's `SSLConfig` file.
 
 The file is a text proto whose fields hold keys and certificates themselves, as PEM text, not paths
 to them:
 
-    server_key: "-----BEGIN PRIVATE KEY-----\\n...-----END PRIVATE KEY-----\\n"
-    server_cert: "-----BEGIN CERTIFICATE-----\\n...-----END CERTIFICATE-----\\n"
-    custom_ca: "-----BEGIN CERTIFICATE-----\\n...-----END CERTIFICATE-----\\n"
+    server_key: "-----BEGIN PRIVATE KEY-----\n...-----END PRIVATE KEY-----\n"
+    server_cert: "-----BEGIN CERTIFICATE-----\n...-----END CERTIFICATE-----\n"
+    custom_ca: "-----BEGIN CERTIFICATE-----\n...-----END CERTIFICATE-----\n"
     client_verify: true
 
 Reference: tensorflow_serving/config/ssl_config.proto and
