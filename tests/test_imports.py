@@ -71,6 +71,7 @@ export.client
 export.server.status
 export.server.metrics
 export.server.tls
+export.server.json_values
 export.server.json_requests
 export.server.json_responses
 export.server.rest_api

@@ -12,7 +12,6 @@ import threading
 import time
 from typing import Any
 
-
 _SEND_BYTES = 2**18
 
 

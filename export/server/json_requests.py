@@ -8,28 +8,18 @@ signature's in the column format as well, and text must be UTF-8.
 Reference: tensorflow_serving/g3doc/api_rest.md and tensorflow_serving/util/json_tensor.cc.
 """
 
-import base64
-import binascii
 import itertools
 import json
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
-import numpy as np
 
 from export import tensors
-from export.protos import example_pb2, input_pb2, meta_graph_pb2, predict_pb2, tensor_pb2, types_pb2
-from export.server import status
+from export.protos import example_pb2, input_pb2, meta_graph_pb2, predict_pb2, tensor_pb2
+from export.server import json_values, status
 
 Document = dict[str, Any]
-
-_MAX_QUOTE = 80  # characters of a value that an error quotes
-_KINDS = {bool: "Bool", dict: "Object", list: "Array", str: "String", type(None): "Null"}
-
-# Half a unit in the last place beyond the greatest float32: from there on, rounding gives infinity.
-_FLOAT32_END = float(2**128 - 2**103)
 
 
 def parse_object(body: bytes) -> Document:
@@ -59,7 +49,7 @@ def parse_object(body: bytes) -> Document:
     except ValueError as error:  # an integer of thousands of digits
         raise status.invalid(f"JSON Parse error: {error}") from error
     if not isinstance(document, dict):
-        raise status.invalid(f"JSON Value: {_quote(document)} Is not object")
+        raise status.invalid(f"JSON Value: {json_values.quote(document)} Is not object")
     return document
 
 
@@ -68,10 +58,13 @@ def read_signature_name(document: Document) -> str:
     name = document.get("signature_name", "")
     if not isinstance(name, str):
         raise status.invalid(
-            f"JSON Value: {_quote(name)} not formatted correctly. 'signature_name' key must be a "
-            "string value."
+            f"JSON Value: {json_values.quote(name)} not formatted correctly. 'signature_name' key "
+            "must be a string value."
         )
-    _encode(name)
+    try:
+        json_values.encode(name)
+    except ValueError as error:
+        raise status.invalid(f"{error} (in 'signature_name')") from error
     return name
 
 
@@ -116,7 +109,7 @@ def read_examples(document: Document) -> input_pb2.Input:
     """
     examples = document.get("examples")
     if not isinstance(examples, list):
-        found = f", not {_kind(examples)}" if "examples" in document else ""
+        found = f", not {json_values.kind(examples)}" if "examples" in document else ""
         raise status.invalid(f"Expecting 'examples' value to be an list/array{found}")
     if not examples:
         raise status.invalid("'examples' value is an empty array")
@@ -136,7 +129,9 @@ def read_examples(document: Document) -> input_pb2.Input:
 def _split_rows(rows: Any, infos: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Turns `instances` into a list of values for each input."""
     if not isinstance(rows, list):
-        raise status.invalid(f"Excepting 'instances' to be an list/array, not {_kind(rows)}")
+        raise status.invalid(
+            f"Excepting 'instances' to be an list/array, not {json_values.kind(rows)}"
+        )
     if not rows:
         raise status.invalid("No values in 'instances' array")
     are_objects = _is_named(rows[0])
@@ -154,7 +149,7 @@ def _split_rows(rows: Any, infos: Mapping[str, Any]) -> dict[str, list[Any]]:
         if are_objects and row.keys() != infos.keys():
             raise status.invalid(
                 f"Failed to process element: {index} of 'instances' list. JSON object: "
-                f"{_quote(row)} keys must be equal to: {_names(infos)}"
+                f"{json_values.quote(row)} keys must be equal to: {_names(infos)}"
             )
     if not are_objects:
         return {next(iter(infos)): rows}
@@ -182,11 +177,11 @@ def _named_columns(value: Any, infos: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _is_named(value: Any) -> bool:
     """Says whether a value is an object of inputs, rather than one input's value."""
-    return isinstance(value, dict) and not _is_base64(value)
+    return isinstance(value, dict) and not json_values.is_base64(value)
 
 
-def _is_base64(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str)
+def _names(names: Any) -> str:
+    return ",".join(sorted(names))
 
 
 # Tensors.
@@ -194,13 +189,13 @@ def _is_base64(value: Any) -> bool:
 
 def _read_tensor(name: str, value: Any, data_type: int) -> tensor_pb2.TensorProto:
     """Reads nested lists as a tensor of a given type."""
-    if data_type not in _READERS:
+    if data_type not in json_values.READERS:
         raise status.RequestError(
             grpc.StatusCode.UNIMPLEMENTED,
-            f"Conversion of JSON Value: {_quote(value)} to type: "
+            f"Conversion of JSON Value: {json_values.quote(value)} to type: "
             f"{tensors.data_type_name(data_type)} (input {name})",
         )
-    field, read = _READERS[data_type]
+    field, read = json_values.READERS[data_type]
     shape = _shape_of(value)
     leaves = _flatten(name, value, shape)
     proto = tensor_pb2.TensorProto(dtype=data_type)
@@ -234,8 +229,8 @@ def _flatten(name: str, value: Any, shape: list[int]) -> list[Any]:
         for index, item in enumerate(items):
             if not isinstance(item, list):
                 raise status.invalid(
-                    f"JSON Value: {_quote(item)} found at incorrect level: {level + 1} in the JSON "
-                    f"DOM. Expected at level: {len(shape)} (input "
+                    f"JSON Value: {json_values.quote(item)} found at incorrect level: {level + 1} "
+                    f"in the JSON DOM. Expected at level: {len(shape)} (input "
                     f"{_place(name, index, shape[:level])})"
                 )
             if len(item) != size:
@@ -255,79 +250,12 @@ def _flatten(name: str, value: Any, shape: list[int]) -> list[Any]:
 
 def _place(name: str, index: int, shape: list[int]) -> str:
     """Writes where an element is: `text[3][0]`."""
-    return name + "".join(f"[{int(i)}]" for i in np.unravel_index(index, shape))
+    parts = []
+    for size in reversed(shape):
+        index, part = divmod(index, size)
+        parts.append(f"[{part}]")
+    return name + "".join(reversed(parts))
 
-
-# Readers of single values raise ValueError.
-
-
-def _read_string(value: Any) -> bytes:
-    if isinstance(value, str):
-        return _encode(value)
-    if isinstance(value, dict):
-        return _decode_base64(value)
-    raise _wrong_type(value, "string")
-
-
-def _read_bool(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _wrong_type(value, "bool")
-    return value
-
-
-def _integer_reader(data_type: int, dtype: type[np.integer]) -> Callable[[Any], int]:
-    name, limits = tensors.data_type_name(data_type), np.iinfo(dtype)
-    least, greatest = int(limits.min), int(limits.max)
-
-    def read(value: Any) -> int:
-        if type(value) is not int or not least <= value <= greatest:
-            raise _wrong_type(value, name)
-        return value
-
-    return read
-
-
-def _float_reader(name: str, digits: int, end: float) -> Callable[[Any], float]:
-    greatest_integer = 2**digits - 1  # up to it, every integer has a float of its own
-
-    def read(value: Any) -> float:
-        if type(value) is int:
-            is_exact = abs(value) <= greatest_integer
-        elif type(value) is float:
-            is_exact = abs(value) < end or not math.isfinite(value)
-        else:
-            raise _wrong_type(value, name)
-        if not is_exact:
-            raise ValueError(
-                f"Cannot convert JSON value: {_quote(value)} to {name} without loss of precision."
-            )
-        return value
-
-    return read
-
-
-_read_float = _float_reader("float", 24, _FLOAT32_END)
-_INTEGERS: dict[int, tuple[str, type[np.integer]]] = {
-    types_pb2.DT_INT8: ("int_val", np.int8),
-    types_pb2.DT_INT16: ("int_val", np.int16),
-    types_pb2.DT_INT32: ("int_val", np.int32),
-    types_pb2.DT_INT64: ("int64_val", np.int64),
-    types_pb2.DT_UINT8: ("int_val", np.uint8),
-    types_pb2.DT_UINT32: ("uint32_val", np.uint32),
-    types_pb2.DT_UINT64: ("uint64_val", np.uint64),
-}
-
-# For each type that JSON can say: the field of TensorProto, and what reads a value for it.
-_READERS: dict[int, tuple[str, Callable[[Any], Any]]] = {
-    types_pb2.DT_BOOL: ("bool_val", _read_bool),
-    types_pb2.DT_DOUBLE: ("double_val", _float_reader("double", 53, math.inf)),
-    types_pb2.DT_FLOAT: ("float_val", _read_float),
-    types_pb2.DT_STRING: ("string_val", _read_string),
-    **{
-        data_type: (field, _integer_reader(data_type, dtype))
-        for data_type, (field, dtype) in _INTEGERS.items()
-    },
-}
 
 # Examples.
 
@@ -336,17 +264,17 @@ def _read_example(value: Any, place: str) -> example_pb2.Example:
     """Reads a tf.Example: an object of features, each a value or a list."""
     if not isinstance(value, dict):
         raise status.invalid(
-            f"Example must be JSON object but got JSON {_kind(value)} (in {place})"
+            f"Example must be JSON object but got JSON {json_values.kind(value)} (in {place})"
         )
     example = example_pb2.Example()
     for name, content in value.items():
-        _encode(name)
-        feature = example.features.feature[name]
-        for element in content if isinstance(content, list) else [content]:
-            try:
+        try:
+            json_values.encode(name)
+            feature = example.features.feature[name]
+            for element in content if isinstance(content, list) else [content]:
                 _add_to_feature(feature, element)
-            except ValueError as error:
-                raise status.invalid(f"Feature: {name} {error} (in {place})") from error
+        except ValueError as error:
+            raise status.invalid(f"Feature: {name} {error} (in {place})") from error
     return example
 
 
@@ -354,69 +282,17 @@ def _add_to_feature(feature: Any, value: Any) -> None:
     """Appends a value; all of a feature have one kind, which the first one says."""
     kind: str
     read: Callable[[Any], Any]
-    if isinstance(value, str) or _is_base64(value):
-        kind, read = "bytes_list", _read_string
+    if isinstance(value, str) or json_values.is_base64(value):
+        kind, read = "bytes_list", json_values.read_string
     elif isinstance(value, int):  # true and false too: 1 and 0
-        kind, read = "int64_list", _read_int64
+        kind, read = "int64_list", json_values.read_int64
     elif isinstance(value, float):
-        kind, read = "float_list", _read_float
+        kind, read = "float_list", json_values.read_float
     else:
-        raise ValueError(f"has element with unexpected JSON type: {_kind(value)}")
+        raise ValueError(f"has element with unexpected JSON type: {json_values.kind(value)}")
     if feature.WhichOneof("kind") not in (None, kind):
         has = feature.WhichOneof("kind").removesuffix("_list")
-        raise ValueError(f"has unexpected element type: {_quote(value)}, expecting type: {has}")
+        raise ValueError(
+            f"has unexpected element type: {json_values.quote(value)}, expecting type: {has}"
+        )
     getattr(feature, kind).value.append(read(value))
-
-
-def _read_int64(value: int) -> int:
-    if not -(2**63) <= value < 2**63:
-        raise ValueError(f"has {value}, which is no int64")
-    return int(value)
-
-
-# Strings and errors.
-
-
-def _encode(text: str) -> bytes:
-    """Writes a string as UTF-8."""
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise status.invalid(
-            "JSON Parse error: The surrogate pair in string is invalid: "
-            f"{_quote(text[error.start : error.end])}"
-        ) from error
-
-
-def _decode_base64(value: dict[str, Any]) -> bytes:
-    if not _is_base64(value):
-        raise ValueError(f"JSON Value: {_quote(value)} not formatted correctly for base64 data")
-    digits = "".join(value["b64"].split()).rstrip("=")
-    try:
-        return base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ValueError(f"Unable to base64 decode {_quote(value['b64'])}: {error}") from error
-
-
-def _wrong_type(value: Any, wanted: str) -> ValueError:
-    return ValueError(
-        f"JSON Value: {_quote(value)} Type: {_kind(value)} is not of expected type: {wanted}"
-    )
-
-
-def _kind(value: Any) -> str:
-    return _KINDS.get(type(value), "Number")
-
-
-def _quote(value: Any) -> str:
-    """Writes a value for an error, cut short."""
-    if isinstance(value, str):
-        value = value[: _MAX_QUOTE + 1]
-    elif isinstance(value, list):
-        value = value[: _MAX_QUOTE // 2]
-    text = json.dumps(value)
-    return text if len(text) <= _MAX_QUOTE else text[:_MAX_QUOTE] + "..."
-
-
-def _names(names: Any) -> str:
-    return ",".join(sorted(names))

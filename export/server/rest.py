@@ -122,7 +122,8 @@ class RestServer:
 
 
 _FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
+    b"Connection: close\r\n\r\n"
     + rest_api.error_answer(503, "All connections of this server are busy").body
 )
 
