@@ -54,6 +54,7 @@ setup(
         "matplotlib>=3.8",
         "ml-dtypes>=0.5",
         "numpy>=1.26",
+        "prometheus-client>=0.20",
         "safetensors>=0.5",
         "tensorboard>=2.20",
         "tensorflow>=2.21,<2.22",

@@ -69,8 +69,16 @@ export.compatibility
 export.connection
 export.client
 export.server.status
-export.server.observer
+export.server.metrics
+export.server.tls
+export.server.json_values
+export.server.json_requests
+export.server.json_responses
+export.server.rest_api
+export.server.connections
+export.server.rest
 export.server.batching
+export.server.monitoring_config
 export.server.signature
 export.server.servable
 export.server.batching_config
@@ -84,6 +92,7 @@ export.server.models
 export.server.core
 export.server.services
 export.server.model_server
+export.server.command
 export.server
 export.verification
 export.saved_model

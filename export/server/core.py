@@ -5,7 +5,7 @@ grpc_status_util.cc in tensorflow_serving/model_servers; get_model_metadata_impl
 tensorflow_serving/servables/tensorflow.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -141,12 +141,12 @@ class ServerCore:
         return response
 
     def signature_defs(
-        self, spec: model_pb2.ModelSpec
-    ) -> tuple[str, int, Mapping[str, meta_graph_pb2.SignatureDef]]:
+        self, model_spec: model_pb2.ModelSpec
+    ) -> tuple[str, int, dict[str, meta_graph_pb2.SignatureDef]]:
         """Gives what a model can be asked.
 
         Args:
-            spec: The model; its version or label, if it says one.
+            model_spec: The model; its version or label, if it says one.
 
         Returns:
             The model's name, its version, and SignatureDefs by name.
@@ -154,7 +154,7 @@ class ServerCore:
         Raises:
             RequestError: INVALID_ARGUMENT or NOT_FOUND; see `Models.lease`.
         """
-        with self._models.lease(spec) as version:
+        with self._models.lease(model_spec) as version:
             servable = version.servable
             return servable.name, servable.version, servable.signature_defs
 

@@ -6,7 +6,7 @@ from concurrent import futures
 import numpy as np
 
 from export.server.batching import Batcher, BatchingOptions, DirectRunner
-from export.server.observer import Observer
+from export.server.metrics import Metrics
 from export.server.servable import Servable
 from export.server.signature import Arrays, Signature
 
@@ -17,15 +17,15 @@ class LoadedVersion:
     Args:
         servable: The model.
         options: How requests are merged; None to run each by itself.
-        observer: Hears of runs.
+        metrics: Hears of runs.
     """
 
     def __init__(
-        self, servable: Servable, options: BatchingOptions | None, observer: Observer
+        self, servable: Servable, options: BatchingOptions | None, metrics: Metrics
     ) -> None:
         self.servable = servable
         name = servable.name
-        on_run = lambda rows, wait_s: observer.observe_batch(name, rows, wait_s)  # noqa: E731
+        on_run = lambda rows, wait_s: metrics.observe_batch(name, rows, wait_s)  # noqa: E731
         self._runner: Batcher | DirectRunner = (
             DirectRunner(servable.run, on_run=on_run)
             if options is None
@@ -33,7 +33,7 @@ class LoadedVersion:
                 servable.run,
                 options,
                 on_run=on_run,
-                on_queue=lambda length: observer.set_queue_length(name, length),
+                on_queue=lambda length: metrics.set_queue_length(name, length),
             )
         )
 

@@ -6,7 +6,7 @@ from export.server import warmup
 from export.server.batching import BatchingOptions
 from export.server.batching_config import BATCHING_FILE, read_batching_options
 from export.server.loaded_version import LoadedVersion
-from export.server.observer import Observer
+from export.server.metrics import Metrics
 from export.server.servable import Servable
 
 
@@ -15,7 +15,7 @@ def load_version(
     version: int,
     path: pathlib.Path,
     options: BatchingOptions | None,
-    observer: Observer,
+    metrics: Metrics,
 ) -> LoadedVersion:
     """Loads a version and warms it up.
 
@@ -25,7 +25,7 @@ def load_version(
         path: Its directory.
         options: How its requests are merged, unless it has a `batching_params.pbtxt` of its own;
             None to run each by itself, whatever it has.
-        observer: Hears of its runs.
+        metrics: Hears of its runs.
 
     Raises:
         OSError, ValueError: it cannot be served; nothing of it stays in memory.
@@ -33,7 +33,7 @@ def load_version(
     batching_file = path / BATCHING_FILE
     if options is not None and batching_file.exists():
         options = read_batching_options(batching_file)
-    loaded = LoadedVersion(Servable(name, version, path), options, observer)
+    loaded = LoadedVersion(Servable(name, version, path), options, metrics)
     try:
         warmup.run(loaded, path)
     except BaseException:

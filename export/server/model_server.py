@@ -12,18 +12,20 @@ import time
 from collections.abc import Sequence
 from concurrent import futures
 from types import TracebackType
+from typing import Any
 
 import grpc
 from absl import logging
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from export.server import services
+from export.server import services, tls
 from export.server.batching import BatchingOptions
 from export.server.core import ServerCore
 from export.server.loading import load_version
+from export.server.metrics import Metrics
 from export.server.model_config import ModelSettings
 from export.server.models import Models
-from export.server.observer import Observer
+from export.server.rest import RestServer
 from export.server.versions import LoadOptions
 
 # TF Serving's own limit: the largest 32-bit integer.
@@ -58,7 +60,11 @@ class ModelServer:
         grpc_max_threads: Requests over gRPC that are worked on, or wait for the graph.
         allow_version_labels_for_unavailable_models: Accept labels of versions that are not loaded.
         enable_health_service: Whether to answer gRPC's health checks.
-        observer: Hears of requests, batches and loads.
+        rest_port: The port of the REST API; None for no REST API, 0 picks a free one, see the
+            attribute `rest_port`.
+        monitoring_path: The path of a page for Prometheus on the REST port; None for no page.
+        ssl_config: An `SSLConfig`, for TLS on both ports.
+        metrics: Where requests, batches and loads are counted.
     """
 
     def __init__(
@@ -76,27 +82,36 @@ class ModelServer:
         grpc_max_threads: int = GRPC_MAX_THREADS,
         allow_version_labels_for_unavailable_models: bool = False,
         enable_health_service: bool = True,
-        observer: Observer | None = None,
+        rest_port: int | None = None,
+        monitoring_path: str | None = None,
+        ssl_config: Any = None,
+        metrics: Metrics | None = None,
     ) -> None:
         if (model_base_path is None) == (models is None):
             raise ValueError("Give either model_base_path or models.")
+        if monitoring_path is not None and rest_port is None:
+            raise ValueError("The page for Prometheus needs the REST API: give rest_port.")
         if model_base_path is not None:
             models = [ModelSettings(model_name, pathlib.Path(model_base_path))]
         self.port = port
+        self.rest_port = rest_port
         self._settings = list(models or ())
         self._host = host
         self._max_message_bytes = max_message_bytes
         self._grpc_max_threads = grpc_max_threads
-        self._observer = observer or Observer()
+        self._metrics = metrics or Metrics()
         options = (batching or BatchingOptions()) if enable_batching else None
         self._models = Models(
-            functools.partial(load_version, options=options, observer=self._observer),
+            functools.partial(load_version, options=options, metrics=self._metrics),
             loading or LoadOptions(),
-            self._observer,
+            self._metrics,
             allow_labels_for_unavailable=allow_version_labels_for_unavailable_models,
         )
+        self._monitoring_path = monitoring_path
+        self._ssl_config = ssl_config
         self._health = health.HealthServicer() if enable_health_service else None
         self._server: grpc.Server | None = None
+        self._rest: RestServer | None = None
 
     def start(self) -> "ModelServer":
         """Loads the models, then listens: whoever can connect gets answers.
@@ -110,15 +125,32 @@ class ModelServer:
         """
         self._models.start(self._settings)
         try:
-            self._listen()
+            core = ServerCore(self._models)
+            self._start_rest(core)
+            self._start_grpc(core)
         except BaseException:
+            self._stop_rest(grace_s=0.0)
             self._models.close()
             raise
-        for model in self._settings:
-            logging.info("Serving model %s on %s:%d", model.name, self._host, self.port)
+        for name, version in self._models.newest().items():
+            logging.info(
+                "Serving model %s version %d on %s:%d", name, version, self._host, self.port
+            )
         return self
 
-    def _listen(self) -> None:
+    def _start_rest(self, core: ServerCore) -> None:
+        if self.rest_port is not None:
+            self._rest = RestServer(
+                core,
+                self._metrics,
+                self._host,
+                self.rest_port,
+                tls=tls.ssl_context(self._ssl_config) if self._ssl_config else None,
+                monitoring_path=self._monitoring_path,
+            ).start()
+            self.rest_port = self._rest.port
+
+    def _start_grpc(self, core: ServerCore) -> None:
         server = grpc.server(
             futures.ThreadPoolExecutor(self._grpc_max_threads, thread_name_prefix="request"),
             options=[
@@ -127,15 +159,20 @@ class ModelServer:
                 # Two servers must not share a port by accident.
                 ("grpc.so_reuseport", 0),
             ],
+            # Of those that find no thread, too, only so many wait: more get RESOURCE_EXHAUSTED.
+            maximum_concurrent_rpcs=2 * self._grpc_max_threads,
         )
         address = f"{self._host}:{self.port}"
         try:
-            port = server.add_insecure_port(address)
+            port = (
+                server.add_secure_port(address, tls.grpc_credentials(self._ssl_config))
+                if self._ssl_config
+                else server.add_insecure_port(address)
+            )
         except RuntimeError as error:
             raise OSError(f"Cannot listen on {address}: {error}") from error
         self.port = port
-        core = ServerCore(self._models)
-        server.add_generic_rpc_handlers(services.make_handlers(core, self._observer))
+        server.add_generic_rpc_handlers(services.make_handlers(core, self._metrics))
         if self._health is not None:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
             for name in ("", services.PREDICTION_SERVICE, services.MODEL_SERVICE):
@@ -153,9 +190,16 @@ class ModelServer:
             return
         if self._health is not None:
             self._health.enter_graceful_shutdown()
-        self._server.stop(grace_s).wait()
+        stopped = self._server.stop(grace_s)
+        self._stop_rest(grace_s)
+        stopped.wait()
         self._models.close()
         self._server = None
+
+    def _stop_rest(self, grace_s: float) -> None:
+        if self._rest is not None:
+            self._rest.stop(grace_s)
+            self._rest = None
 
     def __enter__(self) -> "ModelServer":
         return self.start()

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from export.protos import model_pb2
 from export.server import status
+from export.server.metrics import Metrics
 from export.server.model_config import ModelSettings
-from export.server.observer import Observer
 from export.server.versions import Lease, Load, LoadOptions, VersionManager
 
 
@@ -21,7 +21,7 @@ class Models:
     Args:
         load: Loads a version, or raises.
         options: When to look for versions, and how often to try.
-        observer: Hears of loads.
+        metrics: Hears of loads.
         allow_labels_for_unavailable: Accept labels of versions that are not loaded (yet).
     """
 
@@ -29,13 +29,13 @@ class Models:
         self,
         load: Load,
         options: LoadOptions,
-        observer: Observer,
+        metrics: Metrics,
         *,
         allow_labels_for_unavailable: bool = False,
     ) -> None:
         self._load = load
         self._options = options
-        self._observer = observer
+        self._metrics = metrics
         self._allow_labels_for_unavailable = allow_labels_for_unavailable
         self._managers: dict[str, VersionManager] = {}
         self._labels: dict[str, Mapping[str, int]] = {}
@@ -99,9 +99,10 @@ class Models:
             return labels[spec.version_label]
         return None
 
-    def are_available(self) -> bool:
-        """Says whether every model has a version that answers."""
-        return all(manager.has_available() for manager in self._managers.values())
+    def newest(self) -> dict[str, int]:
+        """Gives the newest version that answers of each model."""
+        newest = {name: manager.newest() for name, manager in self._managers.items()}
+        return {name: version for name, version in newest.items() if version is not None}
 
     def close(self) -> None:
         """Drops everything as it is."""
@@ -117,7 +118,7 @@ class Models:
                 for model in settings:
                     manager = old.get(model.name)
                     if manager is None or manager.settings.base_path != model.base_path:
-                        manager = VersionManager(model, self._load, self._options, self._observer)
+                        manager = VersionManager(model, self._load, self._options, self._metrics)
                         started.append(manager)
                         manager.start()
                     else:

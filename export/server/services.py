@@ -8,7 +8,7 @@ Reference: tensorflow_serving/apis/prediction_service.proto and model_service.pr
 
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import grpc
 from absl import logging
@@ -25,12 +25,12 @@ from export.protos import (
 )
 from export.server import status
 from export.server.core import ServerCore
-from export.server.observer import Observer
+from export.server.metrics import Metrics
 
 PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
 MODEL_SERVICE = "tensorflow.serving.ModelService"
 
-_TRANSPORT = "GRPC"
+_TRANSPORT: Literal["GRPC"] = "GRPC"
 
 
 class _Method(NamedTuple):
@@ -88,18 +88,18 @@ _METHODS = (
 )
 
 
-def make_handlers(core: ServerCore, observer: Observer) -> list[grpc.GenericRpcHandler]:
+def make_handlers(core: ServerCore, metrics: Metrics) -> list[grpc.GenericRpcHandler]:
     """Makes what a `grpc.Server` calls for each service.
 
     Args:
         core: What answers.
-        observer: Hears of every request.
+        metrics: Hears of every request.
     """
     return [
         grpc.method_handlers_generic_handler(
             service,
             {
-                method.name: grpc.unary_unary_rpc_method_handler(_handle(method, core, observer))
+                method.name: grpc.unary_unary_rpc_method_handler(_handle(method, core, metrics))
                 for method in _METHODS
                 if method.service == service
             },
@@ -109,7 +109,7 @@ def make_handlers(core: ServerCore, observer: Observer) -> list[grpc.GenericRpcH
 
 
 def _handle(
-    method: _Method, core: ServerCore, observer: Observer
+    method: _Method, core: ServerCore, metrics: Metrics
 ) -> Callable[[bytes, grpc.ServicerContext], bytes]:
     """Makes the function that answers one method."""
 
@@ -130,7 +130,7 @@ def _handle(
                 grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
             )
         code = grpc.StatusCode.OK if failure is None else failure.code
-        observer.observe_request(
+        metrics.observe_request(
             model_name, method.name, code, time.monotonic() - started_s, _TRANSPORT
         )
         if failure is not None:

@@ -27,8 +27,8 @@ from absl import logging
 from export.protos import get_model_status_pb2
 from export.server import status
 from export.server.loaded_version import LoadedVersion
+from export.server.metrics import Metrics
 from export.server.model_config import ModelSettings
-from export.server.observer import Observer
 
 _States = get_model_status_pb2.ModelVersionStatus
 _Fingerprint = frozenset[tuple[str, int, int]]
@@ -96,7 +96,7 @@ class VersionManager:
         settings: Where they are, and which are wanted.
         load: Loads a version, or raises.
         options: When to look for versions, and how often to try.
-        observer: Hears of loads.
+        metrics: Hears of loads.
     """
 
     def __init__(
@@ -104,12 +104,12 @@ class VersionManager:
         settings: ModelSettings,
         load: Load,
         options: LoadOptions,
-        observer: Observer,
+        metrics: Metrics,
     ) -> None:
         self.settings = settings
         self._load = load
         self._options = options
-        self._observer = observer
+        self._metrics = metrics
         self._entries: dict[int, _Entry] = {}
         self._current: _Entry | None = None  # the newest version that answers
         self._changed = threading.Condition()
@@ -181,9 +181,10 @@ class VersionManager:
                 for _, entry in sorted(self._entries.items(), reverse=True)
             ]
 
-    def has_available(self) -> bool:
-        """Says whether a version answers."""
-        return self._current is not None
+    def newest(self) -> int | None:
+        """Gives the newest version that answers; None if there is none."""
+        current = self._current
+        return None if current is None else current.version
 
     def is_available(self, version: int) -> bool:
         """Says whether that version answers."""
@@ -272,7 +273,7 @@ class VersionManager:
         try:
             loaded = self._load(name, version, path)
         except Exception as error:
-            self._observer.observe_load(name, version, time.monotonic() - started_s, False)
+            self._metrics.observe_load(name, version, time.monotonic() - started_s, False)
             logging.error("Model %s version %d cannot be served: %s", name, version, error)
             # The traceback's frames would keep in memory what was loaded so far.
             _forget_frames(error)
@@ -283,7 +284,7 @@ class VersionManager:
                 entry.fingerprint = fingerprint
             _give_memory_back()
             return
-        self._observer.observe_load(name, version, time.monotonic() - started_s, True)
+        self._metrics.observe_load(name, version, time.monotonic() - started_s, True)
         with self._changed:
             entry.loaded, entry.state, entry.failures = loaded, _States.AVAILABLE, 0
             self._choose_current()
