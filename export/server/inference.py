@@ -163,12 +163,9 @@ def _find(version: LoadedVersion, name: str) -> Signature:
 
 
 def _check_classify(signature: Signature) -> None:
+    # The order of the checks decides on the code, and is TF Serving's.
+    _check_counts(signature, (1, 2), "one or two output Tensors")
     _check_input(signature, "classification")
-    if len(signature.outputs) not in (1, 2):
-        raise status.invalid(
-            f"Expected one or two output Tensors, found {len(signature.outputs)}: signature "
-            f"{signature.name} has {braces(signature.outputs)}."
-        )
     if not {signatures.CLASSES, signatures.SCORES} & set(signature.outputs):
         raise _unfit(
             "Expected classification signature outputs to contain at least one of "
@@ -178,12 +175,8 @@ def _check_classify(signature: Signature) -> None:
 
 
 def _check_regress(signature: Signature) -> None:
+    _check_counts(signature, (1,), "one output Tensor")
     _check_input(signature, "regression")
-    if len(signature.outputs) != 1:
-        raise status.invalid(
-            f"Expected one output Tensor. Signature {signature.name} has "
-            f"{braces(signature.outputs)}."
-        )
     if signatures.REGRESSION not in signature.outputs:
         raise _unfit(
             f"No regression outputs found in SignatureDef: {signature.name} has "
@@ -191,11 +184,19 @@ def _check_regress(signature: Signature) -> None:
         )
 
 
-def _check_input(signature: Signature, kind: str) -> None:
+def _check_counts(signature: Signature, output_counts: tuple[int, ...], expected: str) -> None:
     if len(signature.inputs) != 1:
         raise status.invalid(
             f"Expected one input Tensor. Signature {signature.name} has {braces(signature.inputs)}."
         )
+    if len(signature.outputs) not in output_counts:
+        raise status.invalid(
+            f"Expected {expected}, found {len(signature.outputs)}: signature {signature.name} has "
+            f"{braces(signature.outputs)}."
+        )
+
+
+def _check_input(signature: Signature, kind: str) -> None:
     if signatures.EXAMPLES not in signature.inputs:
         raise _unfit(
             f"No {kind} inputs found in SignatureDef: {signature.name} has "

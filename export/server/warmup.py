@@ -21,6 +21,8 @@ from export.server.loaded_version import LoadedVersion
 WARMUP_FILE = pathlib.Path("assets.extra", "tf_serving_warmup_requests")
 MAX_RECORDS = 1000
 
+_FRAME_BYTES = 16  # a record's length and checksums
+
 # What answers the request of each kind of log.
 _CALLS = {
     "predict_log": inference.predict,
@@ -47,13 +49,17 @@ def run(version: LoadedVersion, path: pathlib.Path) -> int:
     if not file.exists():
         return 0
     started_s = time.monotonic()
-    count = 0
+    count = size = 0
     try:
         for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
             count += 1
+            size += len(record) + _FRAME_BYTES
             if count > MAX_RECORDS:
                 raise ValueError(f"Number of warmup records exceeds the maximum ({MAX_RECORDS})")
             _run_record(version, record)
+        if size != file.stat().st_size:
+            # TensorFlow takes a few left-over bytes for the end.
+            raise tf.errors.DataLossError(None, None, f"truncated record at {size}")
     except tf.errors.DataLossError as error:
         raise ValueError(
             f"Record {count + 1} of {file} is damaged: {error.message}. Please verify your warmup "
