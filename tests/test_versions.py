@@ -315,12 +315,14 @@ def test_a_request_ends_on_the_version_that_it_began_on(made, start, tmp_path):
     gate = tmp_path / "gate"
     request = make_request({"text": ["held"], "gate": [str(gate)]}, signature=serving_models.CALLS)
     held = running.predictions.Predict.future(request, timeout=60)
-    running.wait_for(gate.with_suffix(".started").exists)
-    publish(made, "b", tmp_path / "2")
-    running.wait_for(lambda: running.label() == "b")
-    running.wait_for_state(1, State.UNLOADING)
-    assert not held.done()
-    gate.touch()
+    try:
+        running.wait_for(gate.with_suffix(".started").exists)
+        publish(made, "b", tmp_path / "2")
+        running.wait_for_state(1, State.UNLOADING)
+        assert running.label() == "b"
+        assert not held.done()
+    finally:
+        gate.touch()
     assert tf.make_ndarray(held.result().outputs["echo"]).tolist() == [b"held"]
     running.wait_for_state(1, State.END)
 

@@ -120,12 +120,12 @@ class Models:
                     if manager is None or manager.settings.base_path != model.base_path:
                         manager = VersionManager(model, self._load, self._options, self._metrics)
                         started.append(manager)
-                        manager.start()
+                        available = manager.start()
                     else:
                         stack.enter_context(manager.paused())
-                        manager.prepare(model)
+                        available = manager.prepare(model)
                     new[model.name] = manager
-                    self._check_labels(manager, model)
+                    self._check_labels(model, available)
             except Exception:
                 for manager in started:
                     manager.close()
@@ -139,11 +139,11 @@ class Models:
             if new.get(name) is not manager:
                 manager.drop()
 
-    def _check_labels(self, manager: VersionManager, model: ModelSettings) -> None:
+    def _check_labels(self, model: ModelSettings, available: set[int]) -> None:
         if self._allow_labels_for_unavailable:
             return
         for label, version in model.labels.items():
-            if not manager.is_available(version):
+            if version not in available:
                 raise LabelError(
                     f"Request to assign label {label} to version {version} of model {model.name}, "
                     "which is not currently available for inference"

@@ -118,8 +118,11 @@ class VersionManager:
         self._thread: threading.Thread | None = None
         self._is_base_path_away = False
 
-    def start(self) -> None:
+    def start(self) -> set[int]:
         """Loads the wanted versions, then goes on looking for new ones in a thread.
+
+        Returns:
+            The versions that are wanted and answer.
 
         Raises:
             FileNotFoundError, NotADirectoryError: there is no version; the message lists what is
@@ -127,21 +130,25 @@ class VersionManager:
             OSError, ValueError: no wanted version can be loaded.
         """
         with self.paused():
-            self.prepare(self.settings)
+            available = self.prepare(self.settings)
         if self._options.poll_wait_s > 0:
             self._thread = threading.Thread(
                 target=self._poll, name=f"versions-{self.settings.name}", daemon=True
             )
             self._thread.start()
+        return available
 
     def paused(self) -> contextlib.AbstractContextManager[object]:
         """Stops the looking for new versions while the context lasts."""
         return self._refreshing
 
-    def prepare(self, settings: ModelSettings) -> None:
+    def prepare(self, settings: ModelSettings) -> set[int]:
         """Loads what other settings of the same model ask for, beside what is there.
 
         To be called, and followed by `switch`, while `paused`.
+
+        Returns:
+            The versions that they ask for and that answer.
 
         Raises:
             OSError, ValueError: see `start`.
@@ -149,8 +156,10 @@ class VersionManager:
         found = find_versions(settings.base_path)
         wanted = settings.policy.choose(found)
         self._load_wanted(wanted, found)
-        if not any(map(self.is_available, wanted)):
+        available = set(filter(self._is_available, wanted))
+        if not available:
             self._raise_nothing(settings, wanted)
+        return available
 
     def switch(self, settings: ModelSettings) -> None:
         """Takes the other settings, and drops what they don't ask for."""
@@ -185,12 +194,6 @@ class VersionManager:
         """Gives the newest version that answers; None if there is none."""
         current = self._current
         return None if current is None else current.version
-
-    def is_available(self, version: int) -> bool:
-        """Says whether that version answers."""
-        with self._changed:
-            entry = self._entries.get(version)
-            return entry is not None and entry.state == _States.AVAILABLE
 
     def refresh(self) -> None:
         """Looks at the base path, loads what is wanted, then drops what is not."""
@@ -236,6 +239,11 @@ class VersionManager:
         for version in wanted:
             if not self._stop.is_set() and self._is_due(version, found[version]):
                 self._load_version(version, found[version])
+
+    def _is_available(self, version: int) -> bool:
+        with self._changed:
+            entry = self._entries.get(version)
+            return entry is not None and entry.state == _States.AVAILABLE
 
     def _raise_nothing(self, settings: ModelSettings, wanted: list[int]) -> NoReturn:
         """Says why nothing can be served."""
