@@ -46,6 +46,7 @@ setup(
     install_requires=[
         "absl-py>=2.1",
         "grpcio>=1.67",
+        "grpcio-health-checking>=1.67",
         "h5py>=3.11",
         "huggingface-hub>=1.0",
         "keras>=3.15,<3.16",
