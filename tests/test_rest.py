@@ -344,10 +344,13 @@ def test_idle_connections_make_room_for_new_ones(start):
 
 def test_when_all_are_at_work_a_new_client_gets_503(start, core):
     server = start(max_connections=2)
-    with connect(server) as one, connect(server) as other, connect(server) as late:
+    with connect(server) as one, connect(server) as other:
         one.sendall(request_bytes(["wait"]))
         other.sendall(request_bytes(["wait"]))
-        code, headers, answer = read_answer(late)
+        places = server._listener.connections._waiting_since
+        wait_for(lambda: list(places.values()) == [None, None])
+        with connect(server) as late:
+            code, headers, answer = read_answer(late)
         assert (code, headers["Connection"]) == (503, "close")
         assert answer == {"error": "All connections of this server are busy"}
         core.go_on.set()
