@@ -191,7 +191,7 @@ class RestApi:
         if name not in signature_defs:
             raise status.invalid(
                 f'Serving signature name: "{name}" not found in signature def. The model has '
-                f"{', '.join(sorted(signature_defs))}"
+                f"{', '.join(sorted(key for key, proto in signature_defs.items() if proto.inputs))}"
             )
         infos = signature_defs[name].inputs
         if not infos:
