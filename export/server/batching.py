@@ -199,7 +199,9 @@ class Batcher:
             )
             self._queue.append(member)
             self._count(rows, size_bytes)
-            self._changed.notify()
+            # A worker that waits for company is woken when that is complete, not for each.
+            if len(self._queue) == 1 or self._queue_rows >= self._options.max_batch_size:
+                self._changed.notify()
         return member.future
 
     def close(self) -> None:
@@ -286,6 +288,8 @@ class Batcher:
                     for piece in batch:
                         self._remove(piece)
                     self._busy += 1
+                    if self._queue:
+                        self._changed.notify()
                     return batch
                 self._changed.wait(wait_s)
 
