@@ -1,0 +1,61 @@
+"""gRPC and REST of one server: the same models behind both, counted on one page."""
+
+import json
+import urllib.request
+
+import grpc
+import pytest
+import serving_models
+from serving_models import call
+from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+from export.server import ModelServer
+
+
+@pytest.fixture(scope="module")
+def both(base_path):
+    server = ModelServer(base_path, "m", port=0, rest_port=0, monitoring_path="/metrics")
+    with server, grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        yield server, prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+
+def fetch(server, path, body=None):
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(
+        f"http://127.0.0.1:{server.rest_port}{path}", data, timeout=10
+    ) as answer:
+        return answer.read().decode()
+
+
+def test_both_answer_alike(both):
+    server, stub = both
+    body = {"instances": ["abc", "a longer text than that"]}
+    rows = json.loads(fetch(server, "/v1/models/m:predict", body))["predictions"]
+    outputs = call(stub, {"text": body["instances"]})
+    assert [row["logits"] for row in rows] == outputs["logits"].tolist()
+    assert rows[0]["logits"] == serving_models.logits_of("abc").tolist()
+    examples = {"signature_name": "regress", "examples": [{"text": "abc"}, {"text": "four"}]}
+    assert json.loads(fetch(server, "/v1/models/m:regress", examples))["results"] == [3.0, 4.0]
+
+
+def test_states_and_signatures_over_rest(both):
+    server, _ = both
+    states = json.loads(fetch(server, "/v1/models/m"))["model_version_status"]
+    assert [(one["version"], one["state"]) for one in states] == [("30", "AVAILABLE")]
+    metadata = json.loads(fetch(server, "/v1/models/m/metadata"))
+    assert "classify" in metadata["metadata"]["signature_def"]["signature_def"]
+
+
+def test_both_are_counted(both):
+    server, stub = both
+    call(stub, {"text": ["abc"]})
+    page = fetch(server, "/metrics")
+    assert ':tensorflow:serving:request_count{model_name="m",status="OK"}' in page
+    assert 'API="Predict",entrypoint="GRPC"' in page.replace('", ', '",')
+
+
+def test_it_can_be_started_again(base_path):
+    server = ModelServer(base_path, "m", port=0, rest_port=0)
+    for _ in range(2):
+        with server:
+            assert "AVAILABLE" in fetch(server, "/v1/models/m")
