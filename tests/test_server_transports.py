@@ -1,6 +1,9 @@
 """gRPC and REST of one server: the same models behind both, counted on one page."""
 
 import json
+import shutil
+import ssl
+import subprocess
 import urllib.request
 
 import grpc
@@ -9,6 +12,7 @@ import serving_models
 from serving_models import call
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
+from export.config_protos import SSLConfig
 from export.server import ModelServer
 
 
@@ -59,3 +63,33 @@ def test_it_can_be_started_again(base_path):
     for _ in range(2):
         with server:
             assert "AVAILABLE" in fetch(server, "/v1/models/m")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate")
+def test_tls_on_both_ports(base_path, tmp_path):
+    key, certificate = tmp_path / "key", tmp_path / "certificate"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt"),
+            *("ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    config = SSLConfig(server_key=key.read_text(), server_cert=certificate.read_text())
+    credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
+    trusting = ssl.create_default_context(cafile=certificate)
+    server = ModelServer(base_path, "m", "localhost", 0, rest_port=0, ssl_config=config)
+    with server, grpc.secure_channel(f"localhost:{server.port}", credentials) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        assert call(stub, {"text": ["abc"]})["label"].tolist() == [b"short"]
+        url = f"https://localhost:{server.rest_port}/v1/models/m"
+        with urllib.request.urlopen(url, context=trusting, timeout=10) as answer:
+            assert b"AVAILABLE" in answer.read()
+        with (
+            grpc.insecure_channel(f"localhost:{server.port}") as plain,
+            pytest.raises(grpc.RpcError) as caught,
+        ):
+            call(prediction_service_pb2_grpc.PredictionServiceStub(plain), {"text": ["abc"]})
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
