@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from export.server import status
-from export.server.batching import Batcher, BatchingOptions, DirectRunner
+from export.server.batching import Batcher
+from export.server.batching_options import BatchingOptions
+from export.server.direct_runner import DirectRunner
 
 
 class Graph:

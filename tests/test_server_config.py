@@ -7,8 +7,8 @@ from absl import flags as absl_flags
 
 from distilbert_tf import serving_commands
 from export.server import command
-from export.server.batching import BatchingOptions
 from export.server.batching_config import read_batching_options
+from export.server.batching_options import BatchingOptions
 from export.server.monitoring_config import read_monitoring_path
 
 

@@ -20,7 +20,7 @@ from absl import logging
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from export.server import services, tls
-from export.server.batching import BatchingOptions
+from export.server.batching_options import BatchingOptions
 from export.server.core import ServerCore
 from export.server.loading import load_version
 from export.server.metrics import Metrics
