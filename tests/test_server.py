@@ -25,7 +25,7 @@ from tensorflow_serving.apis import (
 
 from export.client import PredictClient, PredictError
 from export.server import ModelServer
-from export.server.batching import BatchingOptions
+from export.server.batching_options import BatchingOptions
 
 Code = grpc.StatusCode
 REPOSITORY = pathlib.Path(__file__).parents[1]

@@ -17,7 +17,7 @@ from absl import logging
 from google.protobuf import text_format
 
 from export.config_protos import BatchingParameters
-from export.server.batching import BatchingOptions
+from export.server.batching_options import BatchingOptions
 
 BATCHING_FILE = "batching_params.pbtxt"
 

@@ -5,7 +5,9 @@ from concurrent import futures
 
 import numpy as np
 
-from export.server.batching import Batcher, BatchingOptions, DirectRunner
+from export.server.batching import Batcher
+from export.server.batching_options import BatchingOptions
+from export.server.direct_runner import DirectRunner
 from export.server.metrics import Metrics
 from export.server.servable import Servable
 from export.server.signature import Arrays, Signature

@@ -3,8 +3,8 @@
 import pathlib
 
 from export.server import warmup
-from export.server.batching import BatchingOptions
 from export.server.batching_config import BATCHING_FILE, read_batching_options
+from export.server.batching_options import BatchingOptions
 from export.server.loaded_version import LoadedVersion
 from export.server.metrics import Metrics
 from export.server.servable import Servable

@@ -8,6 +8,7 @@ import functools
 import os
 import pathlib
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from concurrent import futures
@@ -19,7 +20,7 @@ from absl import logging
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from export.server import services, tls
-from export.server.batching import BatchingOptions
+from export.server.batching_options import BatchingOptions
 from export.server.core import ServerCore
 from export.server.loading import load_version
 from export.server.metrics import Metrics
@@ -36,6 +37,7 @@ MAX_MESSAGE_BYTES = 2**31 - 1
 GRPC_MAX_THREADS = 320
 
 _SIGNAL_POLL_S = 0.2
+_DRAIN_S = 0.25
 
 
 class ModelServer:
@@ -109,7 +111,9 @@ class ModelServer:
         )
         self._monitoring_path = monitoring_path
         self._ssl_config = ssl_config
-        self._health = health.HealthServicer() if enable_health_service else None
+        self._enable_health_service = enable_health_service
+        self._health: health.HealthServicer | None = None
+        self._stopping = threading.Event()
         self._server: grpc.Server | None = None
         self._rest: RestServer | None = None
 
@@ -123,6 +127,7 @@ class ModelServer:
             FileNotFoundError, NotADirectoryError: there is no version of a model.
             OSError, ValueError: no wanted version can be loaded, or the port is taken.
         """
+        self._stopping.clear()
         self._models.start(self._settings)
         try:
             core = ServerCore(self._models)
@@ -172,24 +177,31 @@ class ModelServer:
         except RuntimeError as error:
             raise OSError(f"Cannot listen on {address}: {error}") from error
         self.port = port
-        server.add_generic_rpc_handlers(services.make_handlers(core, self._metrics))
-        if self._health is not None:
+        server.add_generic_rpc_handlers(services.make_handlers(core, self._metrics, self._stopping))
+        if self._enable_health_service:
+            self._health = health.HealthServicer()
             health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
             for name in ("", services.PREDICTION_SERVICE, services.MODEL_SERVICE):
                 self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         server.start()
         self._server = server
 
-    def stop(self, grace_s: float = 5.0) -> None:
+    def stop(self, grace_s: float = 5.0, drain_s: float = 0.0) -> None:
         """Takes no more requests, finishes those that are here, and stops.
 
         Args:
             grace_s: How long requests may take to finish, in seconds; then they are cancelled.
+            drain_s: How long to go on telling clients UNAVAILABLE before closing, in seconds:
+                gRPC answers CANCELLED to whoever comes in the very moment of closing, and
+                clients that have been told don't.
         """
         if self._server is None:
             return
         if self._health is not None:
             self._health.enter_graceful_shutdown()
+        self._stopping.set()
+        if drain_s:
+            time.sleep(drain_s)
         stopped = self._server.stop(grace_s)
         self._stop_rest(grace_s)
         stopped.wait()
@@ -237,7 +249,7 @@ def serve(server: ModelServer, grace_s: float = 5.0) -> None:
             while not stop_signals:
                 time.sleep(_SIGNAL_POLL_S)
             logging.info("Stopping: finishing open requests")
-            server.stop(grace_s)
+            server.stop(grace_s, _DRAIN_S)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

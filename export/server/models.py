@@ -106,7 +106,8 @@ class Models:
 
     def close(self) -> None:
         """Drops everything as it is."""
-        for manager in self._managers.values():
+        managers, self._managers = self._managers, {}
+        for manager in managers.values():
             manager.close()
 
     def _apply(self, settings: Sequence[ModelSettings]) -> None:

@@ -87,8 +87,14 @@ class Servable:
                 **{name: _to_tensor(array) for name, array in inputs.items()}
             )
         except tf.errors.OpError as error:
-            raise status.RequestError(
-                status.code_by_number(error.error_code), error.message
+            raise _failed(
+                status.code_by_number(error.error_code), signature_name, inputs, error.message
+            ) from error
+        except UnicodeDecodeError as error:
+            # The op's message quotes its input, bytes that TensorFlow's Python cannot read.
+            quote = error.object.decode("utf-8", "replace")
+            raise _failed(
+                grpc.StatusCode.INVALID_ARGUMENT, signature_name, inputs, quote
             ) from error
         return {name: tensor.numpy() for name, tensor in outputs.items()}
 
@@ -114,6 +120,15 @@ def _copy(proto: meta_graph_pb2.SignatureDef) -> meta_graph_pb2.SignatureDef:
     copy = meta_graph_pb2.SignatureDef()
     copy.CopyFrom(proto)
     return copy
+
+
+def _failed(
+    code: grpc.StatusCode, signature_name: str, inputs: Mapping[str, np.ndarray], message: str
+) -> status.RequestError:
+    """Makes the error of a graph, which knows the names of its ops but not of its inputs."""
+    return status.RequestError(
+        code, f"Signature {signature_name} failed on {braces(inputs)}: {message}"
+    )
 
 
 def _to_tensor(array: np.ndarray) -> tf.Tensor:

@@ -6,6 +6,7 @@ client's mistake, and INVALID_ARGUMENT says so.
 Reference: tensorflow_serving/apis/prediction_service.proto and model_service.proto.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -88,18 +89,23 @@ _METHODS = (
 )
 
 
-def make_handlers(core: ServerCore, metrics: Metrics) -> list[grpc.GenericRpcHandler]:
+def make_handlers(
+    core: ServerCore, metrics: Metrics, stopping: threading.Event
+) -> list[grpc.GenericRpcHandler]:
     """Makes what a `grpc.Server` calls for each service.
 
     Args:
         core: What answers.
         metrics: Hears of every request.
+        stopping: Once it is set, new requests get UNAVAILABLE.
     """
     return [
         grpc.method_handlers_generic_handler(
             service,
             {
-                method.name: grpc.unary_unary_rpc_method_handler(_handle(method, core, metrics))
+                method.name: grpc.unary_unary_rpc_method_handler(
+                    _handle(method, core, metrics, stopping)
+                )
                 for method in _METHODS
                 if method.service == service
             },
@@ -109,7 +115,7 @@ def make_handlers(core: ServerCore, metrics: Metrics) -> list[grpc.GenericRpcHan
 
 
 def _handle(
-    method: _Method, core: ServerCore, metrics: Metrics
+    method: _Method, core: ServerCore, metrics: Metrics, stopping: threading.Event
 ) -> Callable[[bytes, grpc.ServicerContext], bytes]:
     """Makes the function that answers one method."""
 
@@ -119,6 +125,10 @@ def _handle(
         answer = b""
         model_name = ""
         try:
+            if stopping.is_set():
+                raise status.RequestError(
+                    grpc.StatusCode.UNAVAILABLE, "The server is shutting down"
+                )
             request = _parse(method, data)
             model_name = _model_name(request)
             answer = method.answer(core, request, context).SerializeToString()

@@ -14,7 +14,6 @@ import contextlib
 import ctypes
 import dataclasses
 import gc
-import os
 import pathlib
 import threading
 import time
@@ -29,9 +28,14 @@ from export.server import status
 from export.server.loaded_version import LoadedVersion
 from export.server.metrics import Metrics
 from export.server.model_config import ModelSettings
+from export.server.version_directories import (
+    Fingerprint,
+    explain_nothing,
+    find_versions,
+    fingerprint_of,
+)
 
 _States = get_model_status_pb2.ModelVersionStatus
-_Fingerprint = frozenset[tuple[str, int, int]]
 
 Load = Callable[[str, int, pathlib.Path], LoadedVersion]
 
@@ -72,7 +76,7 @@ class _Entry:
     error: Exception | None = None
     failures: int = 0
     retry_at_s: float = 0.0
-    fingerprint: _Fingerprint = frozenset()
+    fingerprint: Fingerprint = frozenset()
 
 
 class Lease:
@@ -251,7 +255,7 @@ class VersionManager:
             error = self._entries[version].error
             if error is not None:
                 raise error
-        raise FileNotFoundError(_nothing_to_serve(settings))
+        raise FileNotFoundError(explain_nothing(settings))
 
     def _is_due(self, version: int, path: pathlib.Path) -> bool:
         """Says whether to load a version now."""
@@ -262,7 +266,7 @@ class VersionManager:
             return False
         if entry.error is None:
             return True  # it was dropped, and is wanted again
-        if _fingerprint(path) != entry.fingerprint:
+        if fingerprint_of(path) != entry.fingerprint:
             entry.failures = 0
             return True
         return (
@@ -276,7 +280,7 @@ class VersionManager:
         with self._changed:
             entry = self._entries.setdefault(version, _Entry(version))
             entry.state, entry.error = _States.LOADING, None
-        fingerprint = _fingerprint(path)  # before the load: what changes meanwhile counts as new
+        fingerprint = fingerprint_of(path)  # before the load: what changes meanwhile counts as new
         started_s = time.monotonic()
         try:
             loaded = self._load(name, version, path)
@@ -336,52 +340,6 @@ class VersionManager:
             entry.in_flight -= 1
             if entry.in_flight == 0 and entry.state == _States.UNLOADING:
                 self._changed.notify_all()
-
-
-def find_versions(base_path: str | os.PathLike[str]) -> dict[int, pathlib.Path]:
-    """Lists a model's versions: the sub-directories with numbers for names, as in TF Serving.
-
-    Whatever has another name is not a version, so an export that is being written or was
-    interrupted is never served.
-
-    Raises:
-        FileNotFoundError, NotADirectoryError: the base path is not a directory.
-    """
-    return {
-        int(path.name): path
-        for path in pathlib.Path(base_path).iterdir()
-        if path.name.isascii() and path.name.isdigit() and path.is_dir()
-    }
-
-
-def _nothing_to_serve(settings: ModelSettings) -> str:
-    there = sorted(path.name for path in settings.base_path.iterdir())
-    hint = (
-        "This is a version's own directory: give its parent, and give it a number for a name."
-        if "saved_model.pb" in there
-        else "A version is a sub-directory with a number for a name, such as 1."
-    )
-    if settings.policy.specific:
-        hint = f"The wanted versions are {', '.join(map(str, settings.policy.specific))}."
-    listing = ", ".join(there[:10] + ["..."] * (len(there) > 10)) or "nothing"
-    return (
-        f"No version of model {settings.name} in {settings.base_path}, where there is: {listing}. "
-        f"{hint}"
-    )
-
-
-def _fingerprint(path: pathlib.Path) -> _Fingerprint:
-    """Gives names, sizes and times of the files of a version; others when it was written to."""
-    files = set()
-    for parent, _, names in os.walk(path):
-        for name in names:
-            file = os.path.join(parent, name)
-            try:
-                stat = os.stat(file)
-            except OSError:
-                continue  # gone meanwhile: the next look will see that
-            files.add((file, stat.st_size, stat.st_mtime_ns))
-    return frozenset(files)
 
 
 def _as_request_error(error: Exception | None) -> status.RequestError | None:
