@@ -45,7 +45,7 @@ with _light_tensorflow():
         tensor_shape_pb2,
         types_pb2,
     )
-    from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+    from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2, tensor_bundle_pb2
     from tensorflow_serving.apis import (
         classification_pb2,
         get_model_metadata_pb2,
@@ -86,6 +86,7 @@ __all__ = [
     "prediction_service_pb2_grpc",
     "regression_pb2",
     "saved_model_pb2",
+    "tensor_bundle_pb2",
     "tensor_pb2",
     "tensor_shape_pb2",
     "types_pb2",
