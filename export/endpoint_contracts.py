@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from export.protos import meta_graph_pb2, types_pb2
 
@@ -12,7 +12,8 @@ _CLASSES, _SCORES = ("classes", "string"), ("scores", "float")
 _REGRESSION = ("outputs", "float")
 
 
-class TensorContract(NamedTuple):
+@dataclass(frozen=True)
+class TensorContract:
     """An input or output.
 
     Attributes:
@@ -24,7 +25,8 @@ class TensorContract(NamedTuple):
     shape: tuple[int | None, ...] | None
 
 
-class SignatureContract(NamedTuple):
+@dataclass(frozen=True)
+class SignatureContract:
     """A signature.
 
     Attributes:

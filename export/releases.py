@@ -61,11 +61,21 @@ def find_misfits(
     Returns:
         A sentence for each reason; none if the release can load it.
     """
-    reasons = list(_compare_versions(meta_graph, release))
+    places: dict[tuple[str, str], list[Place]] = {}
     for kind, place in kinds.items():
         for reason in _compare_kind(kind, release):
-            reasons.append(f"op {kind.op}, at {place}: {reason}")
-    return list(dict.fromkeys(reasons))
+            places.setdefault((kind.op, reason), []).append(place)
+    return [
+        *_compare_versions(meta_graph, release),
+        *(
+            f"op {op}, at {where[0]}{_count_others(where)}: {reason}"
+            for (op, reason), where in places.items()
+        ),
+    ]
+
+
+def _count_others(places: list[Place]) -> str:
+    return f" and {len(places) - 1} more" if len(places) > 1 else ""
 
 
 def find_ignored(kinds: Mapping[NodeKind, Place], release: Release) -> list[str]:
