@@ -19,9 +19,11 @@ from distilbert_tf.command_parts import (
     split_pair,
 )
 from distilbert_tf.serving_commands import (
+    define_check_export,
     define_export,
     define_query,
     define_serve,
+    run_check_export,
     run_export,
     run_query,
     run_serve,
@@ -104,6 +106,12 @@ COMMANDS = {
         "write a SavedModel for TF Serving, tokenization inside, and verify it",
         run_export,
         define_export,
+    ),
+    "check-export": Command(
+        "say what a SavedModel holds, and which TF Serving release can serve it",
+        run_check_export,
+        define_check_export,
+        "DIR",
     ),
     "serve": Command(
         "serve an export over gRPC on this machine (production: TF Serving)",

@@ -54,7 +54,7 @@ class ExportReport:
     Attributes:
         directory: The SavedModel.
         server: The TF Serving release that was asked about, as "2.12".
-        first_server: The first release from which on all can serve it; None if none can.
+        first_server: The first release that can serve it; None if none can.
         tensorflow: The TensorFlow release that wrote it; "" if it does not say.
         graph_version: The version of its GraphDef.
         min_consumer: The lowest GraphDef version of a server that may read it.
@@ -116,15 +116,13 @@ def inspect_export(directory: Path, server: str = OLDEST_SERVER) -> ExportReport
     release = find_release(server)
     meta_graph = read_meta_graph(directory)
     kinds = find_kinds(meta_graph)
-    misfits = find_misfits(meta_graph, kinds, release)
-    unfit = list(find_unfit(meta_graph, kinds))
-    first = None if unfit else find_first_release(meta_graph, kinds)
     ops = find_ops(meta_graph)
     own_ops = {op for each in load_releases() for op in each.ops.keys() - each.text_ops}
     signatures = describe_signatures(meta_graph)
     paths = sorted(_find_absolute_paths(directory))
 
-    problems: list[str] = [*unfit, *misfits, *_find_missing_assets(directory, meta_graph)]
+    # What no release can serve; then what the asked one cannot.
+    problems = [*find_unfit(meta_graph, kinds), *_find_missing_assets(directory, meta_graph)]
     warnings = [*find_unwanted(meta_graph, kinds), *_judge_signatures(signatures)]
     variables = _try(problems, list_variables, directory / "variables" / "variables") or []
     requests = _try(problems, read_warmup_requests, directory) or []
@@ -134,6 +132,8 @@ def inspect_export(directory: Path, server: str = OLDEST_SERVER) -> ExportReport
     if ops & _VARIABLE_OPS and not variables:
         warnings.append("the graph has variables, but there are no files with their values")
     problems += _find_lost_requests(requests, {each.name for each in signatures})
+    first = None if problems else find_first_release(meta_graph, kinds)
+    problems += find_misfits(meta_graph, kinds, release)
     warnings += [f"names a path of a machine: {path}" for path in paths]
     notes = [
         f"TF Serving {release.name} ignores {name}, which only names things, and logs a line"

@@ -91,13 +91,11 @@ def find_ignored(kinds: Mapping[NodeKind, Place], release: Release) -> list[str]
 def find_first_release(
     meta_graph: meta_graph_pb2.MetaGraphDef, kinds: Mapping[NodeKind, Place]
 ) -> Release | None:
-    """Gives the first release from which on every known one can load a graph; None if none can."""
-    first = None
-    for release in reversed(load_releases()):
-        if find_misfits(meta_graph, kinds, release):
-            break
-        first = release
-    return first
+    """Gives the first release that can load a graph; None if no known one can."""
+    for release in load_releases():
+        if not find_misfits(meta_graph, kinds, release):
+            return release
+    return None
 
 
 def _compare_versions(
