@@ -82,14 +82,14 @@ def _read_saved_model(directory: Path) -> saved_model_pb2.SavedModel:
         raise CompatibilityError(
             f"{directory} holds no SavedModel: its file is damaged or cut off ({error})."
         ) from error
-    raise CompatibilityError(f"{directory} is no SavedModel: {_guess_mistake(directory)}.")
+    raise CompatibilityError(f"{directory} is no SavedModel: {_guess_mistake(directory)}")
 
 
 def _guess_mistake(directory: Path) -> str:
     if not directory.is_dir():
-        return "it is a file" if directory.exists() else "there is no such directory"
+        return "it is a file." if directory.exists() else "there is no such directory."
     versions = [path for path in directory.iterdir() if (path / _BINARY).is_file()]
     if versions:
         newest = max(versions, key=lambda path: (path.name.isdecimal(), len(path.name), path.name))
         return f"it has no {_BINARY}, but holds some that have; did you mean {newest}?"
-    return f"it has no {_BINARY}"
+    return f"it has no {_BINARY}."

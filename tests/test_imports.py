@@ -65,7 +65,17 @@ export.tensors
 export.results
 export.publishing
 export.reload
+export.op_registry
+export.tensor_bundle
+export.saved_model_files
+export.releases
+export.endpoint_contracts
 export.compatibility
+export.server_files
+export.inspection
+export.signature_trial
+export.trials
+export.report_text
 export.connection
 export.client
 export.server.status

@@ -1,0 +1,113 @@
+"""Exports of today on the library of the oldest server, TensorFlow 2.12's, in its own environment.
+
+The old process imports nothing of this package: see export/signature_trial.py. Prints the largest
+differences: `pytest tests/parity/test_old_runtime.py`.
+"""
+
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from exporting import TINY_MAX_LENGTH, make_tiny_model
+
+from benchmarks.environments import python_of
+from distilbert_tf.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.tokenizer import DistilBertTokenizer
+from export.inspection import inspect_export
+from export.saved_model import export_saved_model
+from export.trials import Trial, TrialError, compare_answers, compare_loaders, run_trial
+
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.skipif(
+        sys.version_info[:2] != (3, 11), reason="TensorFlow 2.12 has wheels for Python 3.11 at most"
+    ),
+    pytest.mark.skipif(sys.platform != "linux", reason="its requirements are for Linux"),
+]
+
+ENVIRONMENT = "tensorflow2_12"
+TOLERANCE = 1e-5
+# What an export can be asked for; each is tried with what this one has.
+OPTIONS: list[dict[str, object]] = [{}]
+
+
+@pytest.fixture(scope="module")
+def old_python() -> str:
+    return python_of(ENVIRONMENT)
+
+
+def _tiny(tmp_path: Path, pair: bool) -> tuple:
+    model, tokenizer = make_tiny_model(tmp_path / "model")
+    return model, tokenizer, {"max_length": TINY_MAX_LENGTH, "pair": pair}
+
+
+def _show(capsys: pytest.CaptureFixture[str], what: str, old: Trial, largest: dict) -> None:
+    with capsys.disabled():
+        for signature, difference in sorted(largest.items()):
+            print(f"\n{what}, TensorFlow {old.tensorflow}, {signature}: {difference:.1e}", end="")
+
+
+def assert_same_on_both(
+    directory: Path, old_python: str, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = inspect_export(directory)
+    assert (report.first_server, report.is_servable) == ("2.12", True)
+    new, old = run_trial(directory), run_trial(directory, old_python)
+    assert old.tensorflow.startswith("2.12.")
+    signatures = {signature.name for signature in report.signatures}
+    for trial in (new, old):
+        assert set(trial.answers) == {"tf2", "session"}
+        assert all(answers.keys() == signatures for answers in trial.answers.values())
+        compare_loaders(trial)
+    differences = [
+        compare_answers(new.answers[loader], old.answers[loader], TOLERANCE)
+        for loader in new.answers
+    ]
+    largest = {name: max(each[name] for each in differences) for name in signatures}
+    _show(capsys, what, old, largest)
+    # Or the comparison would prove little.
+    (answers,) = [new.answers["tf2"]["serving_default"]]
+    assert np.ptp(np.concatenate([each["logits"] for each in answers]), axis=0).min() > 0.1
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("pair", [False, True], ids=["single", "pair"])
+def test_tiny_model(old_python, pair, options, tmp_path, capsys):
+    model, tokenizer, usual = _tiny(tmp_path, pair)
+    version = export_saved_model(
+        model, tokenizer, tmp_path / "base", verify=False, **usual, **options
+    )
+    what = f"tiny {'pair' if pair else 'single'} {options or ''}"
+    assert_same_on_both(version, old_python, what, capsys)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_demo_encoder(old_python, demo, options, tmp_path, capsys):
+    keras.utils.set_random_seed(3)  # of a head that tells the sentences apart
+    model = TFDistilBertForSequenceClassification.from_pretrained(
+        demo, id2label={0: "negative", 1: "positive"}
+    )
+    model.classifier.kernel.assign(model.classifier.kernel * 100)  # as far apart as after training
+    tokenizer = DistilBertTokenizer.from_pretrained(demo)
+    version = export_saved_model(model, tokenizer, tmp_path, verify=False, **options)
+    assert_same_on_both(version, old_python, f"demo encoder {options or ''}", capsys)
+
+
+def test_what_the_report_refuses_fails_there(old_python, tmp_path):
+    """The report is right about an op that came later: 2.12 does not load it."""
+    import tensorflow as tf
+
+    module = tf.Module()
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
+    def twice(text):
+        return {"text": tf.strings.as_string(text)}  # for strings only since 2.13
+
+    tf.saved_model.save(module, str(tmp_path / "1"), {"serving_default": twice})
+    report = inspect_export(tmp_path / "1")
+    assert (report.first_server, report.is_servable) == ("2.13", False)
+    compare_loaders(run_trial(tmp_path / "1"))
+    with pytest.raises(TrialError, match="not in the list of allowed values"):
+        run_trial(tmp_path / "1", old_python)
