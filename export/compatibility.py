@@ -122,7 +122,9 @@ def find_private_paths(directory: Path, private_paths: Iterable[Path] = ()) -> I
 
 
 def _match_ops(kinds: Mapping[NodeKind, Place], patterns: Mapping[str, str]) -> Iterator[str]:
-    first = {kind.op: place for kind, place in reversed(kinds.items())}
+    first: dict[str, Place] = {}
+    for kind, place in kinds.items():
+        first.setdefault(kind.op, place)
     for op, place in sorted(first.items()):
         reasons = [why for pattern, why in patterns.items() if re.fullmatch(pattern, op)]
         if reasons:

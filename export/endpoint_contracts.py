@@ -134,19 +134,13 @@ def _takes_examples(inputs: dict[str, TensorContract]) -> bool:
     return len(inputs) == 1 and _has(inputs, _EXAMPLES, ranks=(1,))
 
 
-def _can_classify(
-    inputs: dict[str, TensorContract], outputs: dict[str, TensorContract]
-) -> bool:
+def _can_classify(inputs: dict[str, TensorContract], outputs: dict[str, TensorContract]) -> bool:
     kinds = (_CLASSES, _SCORES)
     given = [kind for kind in kinds if _has(outputs, kind, ranks=(2,))]
     return _takes_examples(inputs) and bool(given) and len(given) == len(outputs)
 
 
-def _can_regress(
-    inputs: dict[str, TensorContract], outputs: dict[str, TensorContract]
-) -> bool:
+def _can_regress(inputs: dict[str, TensorContract], outputs: dict[str, TensorContract]) -> bool:
     return (
-        _takes_examples(inputs)
-        and len(outputs) == 1
-        and _has(outputs, _REGRESSION, ranks=(1, 2))
+        _takes_examples(inputs) and len(outputs) == 1 and _has(outputs, _REGRESSION, ranks=(1, 2))
     )

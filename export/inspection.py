@@ -187,9 +187,7 @@ def _judge_signatures(signatures: list[SignatureContract]) -> Iterator[str]:
         yield from find_contract_faults(signature)
 
 
-def _find_missing_assets(
-    directory: Path, meta_graph: meta_graph_pb2.MetaGraphDef
-) -> Iterator[str]:
+def _find_missing_assets(directory: Path, meta_graph: meta_graph_pb2.MetaGraphDef) -> Iterator[str]:
     for asset in meta_graph.asset_file_def:
         if not (directory / "assets" / asset.filename).exists():
             yield f"assets/{asset.filename} is missing"
@@ -207,7 +205,7 @@ def _find_lost_requests(requests: list, signatures: set[str]) -> Iterator[str]:
 
 
 def _find_absolute_paths(directory: Path) -> set[str]:
-    paths = set()
+    paths: set[str] = set()
     for file in directory.rglob("*"):
         if file.is_file() and ".data-" not in file.name:  # the weights: numbers
             found = _ABSOLUTE_PATH.findall(file.read_bytes())

@@ -1,8 +1,9 @@
 """Which ops, attributes and CPU kernels each server release has, as a small stored table.
 
 `op_registry.zip` holds what TensorFlow's own libraries say about themselves: everything of the
-oldest release, and of each later one what it changed. `tests/make_op_registry.py` makes it. TF
-Serving links the TensorFlow of its own number, and an older TensorFlow Text, whose ops are included.
+oldest release, and of each later one what it changed. `tests/make_op_registry.py` makes it. A
+server links the TensorFlow of its own number, and the ops of an older TensorFlow Text, which are
+included.
 
 Members: `index.json`, and for each release `<release>/ops.pb` (tensorflow.OpList: ops that are new
 or differ from the release before) and `<release>/kernels.pb` (tensorflow.KernelList: all kernels of
@@ -101,9 +102,7 @@ def find_release(name: str) -> Release:
     by_name = {release.name: release for release in load_releases()}
     short = ".".join(name.split(".")[:2])
     if short not in by_name:
-        raise ValueError(
-            f"No server release {name!r} is known; there are {', '.join(by_name)}."
-        )
+        raise ValueError(f"No server release {name!r} is known; there are {', '.join(by_name)}.")
     return by_name[short]
 
 

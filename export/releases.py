@@ -6,15 +6,15 @@ value. Where it has no kernel for a node's types it fails, often only at the fir
 """
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from export.op_registry import Release, load_releases
 from export.protos import attr_value_pb2, kernel_def_pb2, meta_graph_pb2, op_def_pb2, types_pb2
 from export.saved_model_files import Place, walk_nodes
 
-AttrValue = attr_value_pb2.AttrValue
+AttrValue: TypeAlias = attr_value_pb2.AttrValue
 
-# Kinds of attribute that a release can object to; tensors, shapes and functions are the graph's own.
+# Kinds of value that a release can object to; tensors, shapes and functions are the graph's own.
 _COMPARED = ("type", "list", "s", "i", "b", "f")
 # Attributes that change no result, so it does not matter that older releases ignore them.
 _NAMES_ONLY = {("VarHandleOp", "debug_name")}
@@ -98,9 +98,7 @@ def find_first_release(
     return None
 
 
-def _compare_versions(
-    meta_graph: meta_graph_pb2.MetaGraphDef, release: Release
-) -> Iterator[str]:
+def _compare_versions(meta_graph: meta_graph_pb2.MetaGraphDef, release: Release) -> Iterator[str]:
     versions = meta_graph.graph_def.versions
     if versions.min_consumer > release.graph_version:
         yield (
@@ -131,9 +129,7 @@ def _compare_kind(kind: NodeKind, release: Release) -> Iterator[str]:
     if not kernels:
         yield f"TF Serving {release.name} cannot compute it on a CPU"
     elif not any(_fits(kernel, values) for kernel in kernels):
-        yield (
-            f"TF Serving {release.name} cannot compute it on a CPU for {_show_types(values)}"
-        )
+        yield (f"TF Serving {release.name} cannot compute it on a CPU for {_show_types(values)}")
 
 
 def _explain_missing_op(op: str, release: Release) -> str:

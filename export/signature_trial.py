@@ -10,9 +10,10 @@ Standard output: JSON with `tensorflow` (its release), `seconds` (to load, by lo
 size. A signature that fails has `{"error": text}` instead of a list. The loaders are `tf2`
 (`tf.saved_model.load`) and `session` (a graph and a session, as TF Serving does it).
 
-What is fed: to an input of strings the texts in turn; if it is `inputs` and the only one, serialized
-tf.Examples of the features `text` and `text_pair`; to an attention mask ones; to other integers
-small numbers, to floats random ones. Dimensions of unknown size, but for the batch's, get 6.
+What is fed: to an input of strings the texts in turn; if it is `inputs` and the only one,
+serialized tf.Examples of the features `text` and `text_pair`; to an attention mask ones; to other
+integers small numbers, to floats random ones. Dimensions of unknown size, but for the batch's, are
+of size 6.
 """
 
 import json

@@ -150,13 +150,13 @@ def compare_answers(
 ) -> dict[str, float]:
     """Compares two sets of answers: see `compare_loaders`."""
     if left.keys() != right.keys():
-        raise TrialError(f"One has the signatures {sorted(left)}, the other {sorted(right)}.")
+        raise TrialError(f"one has the signatures {sorted(left)}, the other {sorted(right)}.")
     differences = {}
     for name in left:
         first, second = left[name], right[name]
         for side in (first, second):
             if isinstance(side, str):
-                raise TrialError(f"Signature {name} failed: {side}")
+                raise TrialError(f"signature {name} failed: {side}")
         pairs = zip(first, second, strict=True)
         differences[name] = max(
             (_compare_outputs(name, a, b, tolerance) for a, b in pairs),  # type: ignore[arg-type]
@@ -167,22 +167,22 @@ def compare_answers(
 
 def _compare_outputs(signature: str, left: Outputs, right: Outputs, tolerance: float) -> float:
     if left.keys() != right.keys():
-        raise TrialError(f"Signature {signature}: outputs {sorted(left)} and {sorted(right)}.")
+        raise TrialError(f"in signature {signature}: outputs {sorted(left)} and {sorted(right)}.")
     largest = 0.0
     for name, array in left.items():
         other, where = right[name], f"signature {signature}, output {name}"
         if (array.shape, array.dtype) != (other.shape, other.dtype):
             raise TrialError(
-                f"In {where}: {array.dtype} {array.shape} and {other.dtype} {other.shape}."
+                f"in {where}: {array.dtype} {array.shape} and {other.dtype} {other.shape}."
             )
         if array.dtype.kind != "f":
             if not np.array_equal(array, other):
-                raise TrialError(f"In {where}: {array.tolist()} and {other.tolist()}.")
+                raise TrialError(f"in {where}: {array.tolist()} and {other.tolist()}.")
             continue
         allowed = tolerance * float(np.abs(array).max(initial=1.0, where=np.isfinite(array)))
         if not np.allclose(array, other, rtol=0, atol=allowed, equal_nan=True):
             furthest = float(np.abs(array - other).max())
-            raise TrialError(f"In {where}: they differ by {furthest:.1e}; allowed: {allowed:.1e}.")
+            raise TrialError(f"in {where}: they differ by {furthest:.1e}; allowed: {allowed:.1e}.")
         finite = np.isfinite(array)
         difference = float(np.abs(array[finite] - other[finite]).max(initial=0.0))
         largest = max(largest, difference)

@@ -21,7 +21,7 @@ from export.saved_model_files import CompatibilityError
         ),
         (
             lambda x: tf.strings.length(tf.strings.as_string(tf.strings.as_string(x))),
-            "op AsString, at '.*AsString_1': TF Serving 2.12 does not allow string",
+            "op AsString, at '.*AsString_1' in .*: TF Serving 2.12 does not allow string",
         ),
         (tf.function(lambda x: x + 1, jit_compile=True), r"marked for XLA \(jit_compile=True\)"),
         (lambda x: tf.reduce_sum(x), "signature serving_default: y has no batch dimension"),

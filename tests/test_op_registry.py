@@ -32,7 +32,7 @@ def test_the_releases() -> None:
     ],
 )
 def test_since_when_an_op_is_there(op: str, since: str) -> None:
-    assert [each.name for each in load_releases() if op in each.ops][0] == since
+    assert next(each.name for each in load_releases() if op in each.ops) == since
     newest = load_releases()[-1]
     assert (op in newest.text_ops) == (op in ("FastBertNormalize", "TFText>RoundRobinTrim"))
 
