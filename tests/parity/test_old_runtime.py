@@ -4,6 +4,7 @@ The old process imports nothing of this package: see export/signature_trial.py. 
 differences: `pytest tests/parity/test_old_runtime.py`.
 """
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -27,6 +28,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="its requirements are for Linux"),
 ]
 
+LOADER = Path(__file__).parents[1] / "c_api_loader.py"
 ENVIRONMENT = "tensorflow2_12"
 TOLERANCE = 1e-5
 # What an export can be asked for; each is tried with what this one has.
@@ -43,6 +45,13 @@ def _tiny(tmp_path: Path, pair: bool) -> tuple:
     return model, tokenizer, {"max_length": TINY_MAX_LENGTH, "pair": pair}
 
 
+def load_as_server(directory: Path, python: str) -> subprocess.CompletedProcess[str]:
+    """Loads it as TF Serving does, into an environment's library."""
+    (package,) = Path(python).parents[1].glob("lib/python*/site-packages/tensorflow")
+    command = [sys.executable, str(LOADER), str(package), str(directory)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 def _show(capsys: pytest.CaptureFixture[str], what: str, old: Trial, largest: dict) -> None:
     with capsys.disabled():
         for signature, difference in sorted(largest.items()):
@@ -54,6 +63,8 @@ def assert_same_on_both(
 ) -> None:
     report = inspect_export(directory)
     assert (report.first_server, report.is_servable) == ("2.12", True)
+    loaded = load_as_server(directory, old_python)
+    assert loaded.returncode == 0, loaded.stdout
     new, old = run_trial(directory), run_trial(directory, old_python)
     assert old.tensorflow.startswith("2.12.")
     signatures = {signature.name for signature in report.signatures}
@@ -111,3 +122,6 @@ def test_what_the_report_refuses_fails_there(old_python, tmp_path):
     compare_loaders(run_trial(tmp_path / "1"))
     with pytest.raises(TrialError, match="not in the list of allowed values"):
         run_trial(tmp_path / "1", old_python)
+    loaded = load_as_server(tmp_path / "1", old_python)
+    assert loaded.returncode == 1
+    assert "not in the list of allowed values" in loaded.stdout
