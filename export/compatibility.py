@@ -53,9 +53,11 @@ def check_saved_model(directory: Path, private_paths: Iterable[Path] = ()) -> fr
     """
     meta_graph = read_meta_graph(directory)
     kinds = find_kinds(meta_graph)
+    ops = find_ops(meta_graph)
     problems = [
         *find_unfit(meta_graph, kinds),
         *find_misfits(meta_graph, kinds, find_release(OLDEST_SERVER)),
+        *_find_text_ops(ops),
         *find_unwanted(meta_graph, kinds),
         *find_private_paths(directory, private_paths),
     ]
@@ -68,7 +70,7 @@ def check_saved_model(directory: Path, private_paths: Iterable[Path] = ()) -> fr
             f"This model cannot be exported for TF Serving {OLDEST_SERVER} and newer:\n  {listed}"
             f"{rest}"
         )
-    return find_ops(meta_graph)
+    return ops
 
 
 def find_unfit(
@@ -97,6 +99,12 @@ def find_xla_markers(meta_graph: meta_graph_pb2.MetaGraphDef) -> Iterator[str]:
     for node, place in walk_nodes(meta_graph):
         if any(node.attr[marker].b for marker in _XLA_MARKERS if marker in node.attr):
             yield f"node {place}: marked for XLA (jit_compile=True)"
+
+
+def _find_text_ops(ops: frozenset[str]) -> Iterator[str]:
+    # Those of later releases, and other custom ops, are misfits already.
+    for op in sorted(find_release(OLDEST_SERVER).text_ops & ops):
+        yield f"op {op}: TensorFlow Text's, which only TF Serving has, and no other runtime"
 
 
 def find_private_paths(directory: Path, private_paths: Iterable[Path] = ()) -> Iterator[str]:

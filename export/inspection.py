@@ -1,5 +1,6 @@
 """Reports on a SavedModel, any SavedModel: what it holds, and which servers can serve it."""
 
+import mmap
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from google.protobuf import json_format
 
 from export.compatibility import OLDEST_SERVER, find_unfit, find_unwanted, find_xla_markers
 from export.endpoint_contracts import SignatureContract, describe_signatures, find_contract_faults
-from export.op_registry import find_release, load_releases
+from export.op_registry import find_custom_ops, find_release
 from export.protos import meta_graph_pb2
 from export.releases import find_first_release, find_ignored, find_kinds, find_misfits
 from export.saved_model_files import find_ops, read_meta_graph
@@ -117,7 +118,7 @@ def inspect_export(directory: Path, server: str = OLDEST_SERVER) -> ExportReport
     meta_graph = read_meta_graph(directory)
     kinds = find_kinds(meta_graph)
     ops = find_ops(meta_graph)
-    own_ops = {op for each in load_releases() for op in each.ops.keys() - each.text_ops}
+    custom = sorted(find_custom_ops(ops))
     signatures = describe_signatures(meta_graph)
     paths = sorted(_find_absolute_paths(directory))
 
@@ -139,6 +140,11 @@ def inspect_export(directory: Path, server: str = OLDEST_SERVER) -> ExportReport
         f"TF Serving {release.name} ignores {name}, which only names things, and logs a line"
         for name in find_ignored(kinds, release)
     ]
+    if text_ops := sorted(release.text_ops & ops):
+        notes.append(
+            f"TensorFlow Text's ops, which TF Serving has and other runtimes lack: "
+            f"{', '.join(text_ops)}"
+        )
     sizes: Counter[str] = Counter()
     for variable in variables:
         sizes[variable.data_type] += variable.num_bytes
@@ -151,7 +157,7 @@ def inspect_export(directory: Path, server: str = OLDEST_SERVER) -> ExportReport
         min_consumer=meta_graph.graph_def.versions.min_consumer,
         ops=sorted(ops),
         num_functions=len(meta_graph.graph_def.library.function),
-        custom_ops=sorted(ops - own_ops),
+        custom_ops=custom,
         xla_markers=list(find_xla_markers(meta_graph)),
         absolute_paths=paths,
         signatures=signatures,
@@ -207,9 +213,13 @@ def _find_lost_requests(requests: list, signatures: set[str]) -> Iterator[str]:
 def _find_absolute_paths(directory: Path) -> set[str]:
     paths: set[str] = set()
     for file in directory.rglob("*"):
-        if file.is_file() and ".data-" not in file.name:  # the weights: numbers
-            found = _ABSOLUTE_PATH.findall(file.read_bytes())
-            paths.update(f"{path.decode()} ({file.relative_to(directory)})" for path in found)
+        # Not the weights, which are numbers; and an empty file cannot be mapped.
+        if not file.is_file() or ".data-" in file.name or not file.stat().st_size:
+            continue
+        with file.open("rb") as opened:  # mapped, as an asset may be larger than the memory
+            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as contents:
+                found = _ABSOLUTE_PATH.findall(contents)
+        paths.update(f"{path.decode()} ({file.relative_to(directory)})" for path in found)
     return paths
 
 

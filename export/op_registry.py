@@ -106,6 +106,12 @@ def find_release(name: str) -> Release:
     return by_name[short]
 
 
+def find_custom_ops(ops: Iterable[str]) -> frozenset[str]:
+    """Gives those ops that are not TensorFlow's own, TensorFlow Text's among them."""
+    own = {op for each in load_releases() for op in each.ops.keys() - each.text_ops}
+    return frozenset(ops) - own
+
+
 def write_registry(snapshots: Iterable[Snapshot], file: Path = FILE) -> None:
     """Writes the stored table.
 

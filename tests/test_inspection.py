@@ -11,6 +11,7 @@ import serving_models
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
+from export.compatibility import check_saved_model
 from export.inspection import ExportReport, Finding, inspect_export
 from export.protos import attr_value_pb2, saved_model_pb2, types_pb2
 from export.report_text import describe_report, format_report
@@ -174,6 +175,16 @@ def test_first_release_that_can_load_it(model, op, attributes, first, message):
             f"cannot serve it; the first release that can: {first}"
         )
     assert report.custom_ops == ([op] if "Mine" in op or ">" in op else [])
+
+
+def test_tensorflow_text_is_served_but_not_exported(model):
+    add_node(model, "FastBertNormalize")
+    report = inspect_export(model)
+    assert (report.custom_ops, report.first_server) == (["FastBertNormalize"], "2.12")
+    notes = [finding.text for finding in report.findings if finding.severity == "note"]
+    assert notes[-1].endswith("other runtimes lack: FastBertNormalize")
+    with pytest.raises(CompatibilityError, match="op FastBertNormalize: TensorFlow Text's"):
+        check_saved_model(model)
 
 
 def test_same_faults_are_told_once(model):
