@@ -216,9 +216,11 @@ def _find_absolute_paths(directory: Path) -> set[str]:
         # Not the weights, which are numbers; and an empty file cannot be mapped.
         if not file.is_file() or ".data-" in file.name or not file.stat().st_size:
             continue
-        with file.open("rb") as opened:  # mapped, as an asset may be larger than the memory
-            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as contents:
-                found = _ABSOLUTE_PATH.findall(contents)
+        with (
+            file.open("rb") as opened,  # mapped, as an asset may be larger than the memory
+            mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as contents,
+        ):
+            found = _ABSOLUTE_PATH.findall(contents)
         paths.update(f"{path.decode()} ({file.relative_to(directory)})" for path in found)
     return paths
 

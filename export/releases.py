@@ -8,8 +8,9 @@ value. Where it has no kernel for a node's types it fails, often only at the fir
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
+from export.data_types import name_data_type
 from export.op_registry import Release, load_releases
-from export.protos import attr_value_pb2, kernel_def_pb2, meta_graph_pb2, op_def_pb2, types_pb2
+from export.protos import attr_value_pb2, kernel_def_pb2, meta_graph_pb2, op_def_pb2
 from export.saved_model_files import Place, walk_nodes
 
 AttrValue: TypeAlias = attr_value_pb2.AttrValue
@@ -163,13 +164,13 @@ def _compare_value(
 ) -> Iterator[str]:
     types = _types_of(value)
     for number in sorted(set(types) - release.data_types):
-        yield f"TF Serving {release.name} does not know the type {_type_name(number)}"
+        yield f"TF Serving {release.name} does not know {name_data_type(number)}"
     allowed = attribute.allowed_values.list
     if allowed.type:
         for number in sorted(set(types) & release.data_types - set(allowed.type)):
             yield (
-                f"TF Serving {release.name} does not allow {_type_name(number)} for its attribute "
-                f"{attribute.name}"
+                f"TF Serving {release.name} does not allow {name_data_type(number)} for its "
+                f"attribute {attribute.name}"
             )
     if allowed.s and value.WhichOneof("value") == "s" and value.s not in allowed.s:
         yield (
@@ -191,12 +192,5 @@ def _fits(kernel: kernel_def_pb2.KernelDef, values: Mapping[str, AttrValue]) -> 
 
 
 def _show_types(values: Mapping[str, AttrValue]) -> str:
-    shown = {name: [_type_name(t) for t in _types_of(value)] for name, value in values.items()}
+    shown = {name: [name_data_type(t) for t in _types_of(value)] for name, value in values.items()}
     return ", ".join(f"{name}={'/'.join(types)}" for name, types in sorted(shown.items()) if types)
-
-
-def _type_name(number: int) -> str:
-    try:
-        return types_pb2.DataType.Name(number).removeprefix("DT_").lower()
-    except ValueError:  # of a release newer than this TensorFlow
-        return f"number {number}"

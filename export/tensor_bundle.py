@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from export.protos import tensor_bundle_pb2, types_pb2
+from export.data_types import name_data_type
+from export.protos import tensor_bundle_pb2
 
 _FOOTER_BYTES = 48
 _TRAILER_BYTES = 5  # of each block: how it is compressed, and its checksum
@@ -28,7 +29,7 @@ class StoredVariable(NamedTuple):
 
     Attributes:
         name: Its key.
-        data_type: As "float32".
+        data_type: As "float".
         shape: Its dimensions.
         num_bytes: Its size in the file.
     """
@@ -73,7 +74,7 @@ def list_variables(prefix: Path) -> list[StoredVariable]:
     return [
         StoredVariable(
             name,
-            types_pb2.DataType.Name(entry.dtype).removeprefix("DT_").lower(),
+            name_data_type(entry.dtype),
             tuple(dim.size for dim in entry.shape.dim),
             entry.size,
         )

@@ -65,6 +65,7 @@ export.tensors
 export.results
 export.publishing
 export.reload
+export.data_types
 export.op_registry
 export.tensor_bundle
 export.saved_model_files

@@ -155,7 +155,7 @@ def test_other_people_s_signatures(tmp_path):
         ("Exp", {}, None, "it lacks the attribute T, which TF Serving 2.12 wants"),
         ("AsString", dict(T=kind("STRING")), "2.13", "does not allow string for its attribute T"),
         ("MatMul", dict(T=kind("UINT8")), None, "2.12 cannot compute it on a CPU for T=uint8"),
-        ("Identity", dict(T=kind("INT4")), "2.15", "does not know the type int4"),
+        ("Identity", dict(T=kind("INT4")), "2.15", "does not know int4"),
         ("CudnnRNNParamsSize", dict(T=kind("FLOAT"), S=kind("INT32")), None, "on a CPU"),
     ],
 )  # fmt: skip
@@ -310,6 +310,17 @@ def test_lost_files(model):
     shutil.rmtree(model / "variables")
     report = inspect_export(model)
     assert warnings(report) == ["the graph has variables, but there are no files with their values"]
+
+
+def test_types_of_the_future(model):
+    def edit(meta_graph):
+        meta_graph.signature_def["serving_default"].inputs["x"].dtype = 77
+
+    change(model, edit)
+    add_node(model, "Identity", T=AttrValue(type=78))
+    report = inspect_export(model)
+    assert report.signatures[0].inputs["x"].data_type == "type 77"
+    assert "TF Serving 2.12 does not know type 78" in errors(report)[0]
 
 
 def test_no_signatures(model):
