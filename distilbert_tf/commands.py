@@ -18,15 +18,16 @@ from distilbert_tf.command_parts import (
     say,
     split_pair,
 )
+from distilbert_tf.query_command import define_query, run_query
 from distilbert_tf.serving_commands import (
     define_check_export,
     define_export,
-    define_query,
     define_serve,
+    define_serving_config,
     run_check_export,
     run_export,
-    run_query,
     run_serve,
+    run_serving_config,
 )
 from distilbert_tf.training_commands import (
     define_evaluate,
@@ -118,8 +119,13 @@ COMMANDS = {
         run_serve,
         define_serve,
     ),
+    "serving-config": Command(
+        "write the files that TF Serving is started with: models, labels, batching, metrics",
+        run_serving_config,
+        define_serving_config,
+    ),
     "query": Command(
-        "ask a server to classify texts (arguments, or lines of standard input)",
+        "ask a server about texts (arguments, or lines of a file or of standard input)",
         run_query,
         define_query,
         "[TEXT ...]",

@@ -1,20 +1,17 @@
-"""The subcommands that export, serve and query: their flags, and what they call."""
+"""The subcommands that export and serve: their flags, and what they call."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
 from distilbert_tf.command_parts import (
     UsageError,
+    define_address,
     define_max_length,
-    define_pair,
-    read_texts,
     required,
     say,
-    split_pair,
 )
 
 
@@ -41,6 +38,34 @@ def define_export(values: flags.FlagValues) -> None:
         "whether every task has two texts; what each checkpoint says if not given",
         flag_values=values,
     )
+    flags.DEFINE_enum(
+        "weights",
+        "fp32",
+        ["fp32", "fp16", "int8"],
+        "how weights are stored; once loaded they are float32",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "max_batch_size", 32, "most rows that a server computes at once", 1, flag_values=values
+    )
+    flags.DEFINE_float(
+        "max_latency_ms", 5.0, "how long a request may wait for others", 0.0, flag_values=values
+    )
+    flags.DEFINE_list(
+        "warmup",
+        ["serving_default"],
+        "signatures that clients will use; a server runs them when it loads the model",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "regress_label",
+        None,
+        "label whose probability `regress` gives (default: the second of two, the first of more)",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "top_k", 5, "words that `fill_mask` gives for each mask", 1, flag_values=values
+    )
 
 
 def run_export(values: flags.FlagValues, words: Sequence[str]) -> None:
@@ -54,19 +79,19 @@ def run_export(values: flags.FlagValues, words: Sequence[str]) -> None:
         version=values.version,
         max_length=values.max_length,
         pair=values.pair,
+        regress_label=values.regress_label,
+        top_k=values.top_k,
+        weights=values.weights,
+        max_batch_size=values.max_batch_size,
+        max_latency_ms=values.max_latency_ms,
+        warmup=values.warmup,
     )
     say(f"exported and verified: {path}")
 
 
-def _define_address(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("model_name", "distilbert", "name of the served model", flag_values=values)
-    flags.DEFINE_string("host", "127.0.0.1", "address of the server", flag_values=values)
-    flags.DEFINE_integer("port", 8500, "port of the server", 0, 65535, flag_values=values)
-
-
 def define_serve(values: flags.FlagValues) -> None:
     """Defines the flags of `serve`."""
-    _define_address(values)
+    define_address(values)
     flags.DEFINE_string(
         "model_base_path", None, "directory with numbered versions", flag_values=values
     )
@@ -82,46 +107,59 @@ def run_serve(values: flags.FlagValues, words: Sequence[str]) -> None:
     serve(required(values, "model_base_path"), values.model_name, values.host, values.port)
 
 
-def define_query(values: flags.FlagValues) -> None:
-    """Defines the flags of `query`."""
-    _define_address(values)
-    flags.DEFINE_float("timeout_s", 10.0, "deadline of each call", 0.001, flag_values=values)
-    flags.DEFINE_float(
-        "wait_s", 0.0, "how long to wait for the server to be ready", 0.0, flag_values=values
-    )
+def define_serving_config(values: flags.FlagValues) -> None:
+    """Defines the flags of `serving-config`."""
     flags.DEFINE_string(
-        "signature",
-        "serving_default",
-        "endpoint of the model; of one for several tasks, a task's name",
+        "model_base_path", None, "directory with numbered versions", flag_values=values
+    )
+    flags.DEFINE_string("model_name", "distilbert", "name of the served model", flag_values=values)
+    flags.DEFINE_string(
+        "served_path",
+        None,
+        "where the server sees that directory (default: /models/<model_name>)",
         flag_values=values,
     )
-    flags.DEFINE_boolean("json", False, "one JSON object a line", flag_values=values)
-    define_pair(values)
+    flags.DEFINE_string(
+        "policy",
+        None,
+        "versions to serve: latest, latest:N, all, or numbers with commas (default: those with "
+        "labels, or else the latest)",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "labels", [], "labels of versions, such as stable:1,canary:2", flag_values=values
+    )
+    flags.DEFINE_integer("max_batch_size", 32, "most rows in a batch", 1, flag_values=values)
+    flags.DEFINE_float(
+        "max_latency_ms", 5.0, "how long a request may wait for others", 0.0, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "threads",
+        None,
+        "batches that run at once (default: as many as the server has processors)",
+        1,
+        flag_values=values,
+    )
+    flags.DEFINE_string("output", None, "directory for the files", flag_values=values)
 
 
-def run_query(values: flags.FlagValues, words: Sequence[str]) -> None:
-    """Asks a server."""
-    from export.client import PredictClient
+def run_serving_config(values: flags.FlagValues, words: Sequence[str]) -> None:
+    """Writes the files that a TF Serving is started with."""
+    from export.serving_files import parse_labels, write_server_files
 
-    texts = list(read_texts(words))
-    inputs: tuple[Any, ...] = (texts,)
-    if values.pair:
-        inputs = tuple(zip(*map(split_pair, texts), strict=True)) or ((), ())
-    target = f"{values.host}:{values.port}"
-    with PredictClient(target, values.model_name, timeout_s=values.timeout_s) as client:
-        if values.wait_s:
-            client.wait_until_ready(values.wait_s)
-        answers = client.predict(*inputs, signature_name=values.signature)
-        for text, answer in zip(texts, answers, strict=True):
-            if values.json:
-                row = {
-                    "text": text,
-                    "label": answer.label,
-                    "probabilities": [round(float(p), 6) for p in answer.probabilities],
-                }
-                say(json.dumps(row, ensure_ascii=False))
-            else:
-                say(f"{answer.label}\t{answer.score:.4f}\t{text}")
+    written = write_server_files(
+        required(values, "output"),
+        required(values, "model_base_path"),
+        model_name=values.model_name,
+        served_path=values.served_path,
+        policy=values.policy,
+        labels=parse_labels(values.labels),
+        max_batch_size=values.max_batch_size,
+        max_latency_ms=values.max_latency_ms,
+        threads=values.threads,
+    )
+    for path in written:
+        say(f"wrote {path}")
 
 
 def define_check_export(values: flags.FlagValues) -> None:

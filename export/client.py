@@ -1,51 +1,59 @@
 """A client for models exported by this package, on TF Serving or on the local server.
 
 It needs gRPC, NumPy and TF Serving's protocol buffers; it imports neither `distilbert_tf` nor
-TensorFlow itself (see `export.protos`), so it starts in well under a second.
+TensorFlow itself (see `export.protos`), so it starts in well under a second. For asyncio there is
+`export.async_client`.
 
-Shape legend: B texts, C classes.
+Shape legend: B texts, T tokens, C classes.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
-import grpc
 import numpy as np
 
-from export import signatures, tensors
-from export.connection import FIRST_BACKOFF_S, Connection, PredictError
-from export.protos import (
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    meta_graph_pb2,
-    model_pb2,
-    model_service_pb2_grpc,
-    predict_pb2,
-    prediction_service_pb2_grpc,
-)
+from export import answers, methods, requests
+from export.channel import ChannelSettings, Tls
+from export.client_base import Asked, BaseClient, Options, Readiness, read_answer
+from export.connection import Attempts, Connection, PredictError, map_in_order
+from export.requests import Rows
 from export.results import (
+    Classification,
+    Classifications,
+    Embedding,
+    Embeddings,
+    MaskAnswer,
     ModelMetadata,
     Prediction,
     Predictions,
     SignatureInfo,
-    TensorInfo,
+    TokenizedText,
     VersionStatus,
 )
 
-__all__ = ["PredictClient", "PredictError"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-_SIGNATURE_DEF = "signature_def"
-_OUTPUTS = (signatures.LABEL, signatures.PROBABILITIES, signatures.LOGITS)
+__all__ = ["PredictClient", "PredictError", "Tls"]
 
 
-class PredictClient:
-    """Sends texts to a server and returns predictions. Threads may share one.
+# A str is a Sequence[str], too; of overloads the first that fits counts.
+# mypy: disable-error-code="overload-overlap"
+class PredictClient(BaseClient):
+    """Sends texts to a server and returns answers. Threads may share one.
 
         with PredictClient("127.0.0.1:8500") as client:
             client.predict("A fine film.").label
             client.predict("It rains.", "It is wet.", signature_name="mnli").label
+            client.encode(texts, batch_size=64, concurrency=4).mean
+
+    Methods that take rows give one answer for one row, and answers in order for a list of any
+    length; their keyword arguments are those of `client_base.Options`: `signature_name`,
+    `batch_size`, `concurrency` and `timeout_s`. They raise `ValueError` for input that cannot be
+    sent or that the signature does not take, and `PredictError` if the server gave an error, or
+    none answered within the deadline.
 
     Args:
         target: The server's address.
@@ -54,56 +62,29 @@ class PredictClient:
         version: The version to ask; by default the newest that is loaded.
         version_label: The label of the version to ask, instead of its number.
         signature_name: The endpoint that `predict` and `call` use unless told otherwise; of a
-            model for several tasks, the task's name.
+            model for several tasks, the task's name, and the other methods use that task's.
         max_attempts: How often a request may be sent while the server is UNAVAILABLE; None: as
             often as the deadline allows. Nothing else is retried.
         max_message_bytes: The largest request or answer, in bytes.
+        keepalive_s: How often a connection is probed while it waits for an answer, in seconds;
+            stock servers close it if that is less than 300.
+        tls: Makes the connection secure, with a client's certificate if it has one.
+        headers: Sent with each request, such as {"authorization": "Bearer ..."}; or a function
+            that gives them, asked each time.
 
     Raises:
-        ValueError: version and label are both given, or a number makes no sense.
+        OSError: a TLS file cannot be read.
+        ValueError: version and label are both given, or a setting makes no sense.
     """
 
-    def __init__(
-        self,
-        target: str = "127.0.0.1:8500",
-        model_name: str = "distilbert",
-        *,
-        timeout_s: float = 10.0,
-        version: int | None = None,
-        version_label: str | None = None,
-        signature_name: str = signatures.SERVING_DEFAULT,
-        max_attempts: int | None = None,
-        max_message_bytes: int = 2**31 - 1,
-    ) -> None:
-        if version is not None and version_label is not None:
-            raise ValueError("Give version or version_label, not both")
-        self.target = target
-        self.model_name = model_name
-        self.signature_name = signature_name
-        self._version = version
-        self._version_label = version_label
-        self._metadata: ModelMetadata | None = None
-        self._connection = Connection(
-            target,
-            model_name,
-            timeout_s=timeout_s,
-            max_attempts=max_attempts,
-            max_message_bytes=max_message_bytes,
-        )
-        channel = self._connection.channel
-        self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        self._model = model_service_pb2_grpc.ModelServiceStub(channel)
+    _connection: Connection
 
-    # A str is a Sequence[str], too; the first signature that fits counts.
+    def _connect(self, settings: ChannelSettings) -> Connection:
+        return Connection(settings)
+
     @overload
-    def predict(  # type: ignore[overload-overlap]
-        self,
-        texts: str,
-        text_pairs: str | None = None,
-        *,
-        signature_name: str | None = None,
-        batch_size: int = 32,
-        timeout_s: float | None = None,
+    def predict(
+        self, texts: str, text_pairs: str | None = None, **options: "Unpack[Options]"
     ) -> Prediction: ...
 
     @overload
@@ -111,64 +92,161 @@ class PredictClient:
         self,
         texts: Sequence[str],
         text_pairs: Sequence[str] | None = None,
-        *,
-        signature_name: str | None = None,
-        batch_size: int = 32,
-        timeout_s: float | None = None,
+        **options: "Unpack[Options]",
     ) -> Predictions: ...
 
-    def predict(
-        self,
-        texts: str | Sequence[str],
-        text_pairs: str | Sequence[str] | None = None,
-        *,
-        signature_name: str | None = None,
-        batch_size: int = 32,
-        timeout_s: float | None = None,
-    ) -> Prediction | Predictions:
+    def predict(self, texts: Any, text_pairs: Any = None, **options: Any) -> Any:
         """Classifies texts or pairs of texts.
 
         Args:
             texts: B texts, or one.
             text_pairs: For pair tasks the second texts, as many.
-            signature_name: The endpoint; by default the client's.
-            batch_size: How many go into one request.
-            timeout_s: The deadline of each request, in seconds; by default the client's.
+            **options: See the class.
+        """
+        return self._ask(methods.PREDICT, requests.text_rows(texts, text_pairs), **options)
+
+    @overload
+    def classify(
+        self, texts: str, text_pairs: str | None = None, **options: "Unpack[Options]"
+    ) -> Classification: ...
+
+    @overload
+    def classify(
+        self,
+        texts: Sequence[str],
+        text_pairs: Sequence[str] | None = None,
+        **options: "Unpack[Options]",
+    ) -> Classifications: ...
+
+    def classify(self, texts: Any, text_pairs: Any = None, **options: Any) -> Any:
+        """Classifies by TF Serving's Classify: every class with its score. As `predict`."""
+        return self._ask(methods.CLASSIFY, requests.text_rows(texts, text_pairs), **options)
+
+    @overload
+    def regress(
+        self, texts: str, text_pairs: str | None = None, **options: "Unpack[Options]"
+    ) -> float: ...
+
+    @overload
+    def regress(
+        self,
+        texts: Sequence[str],
+        text_pairs: Sequence[str] | None = None,
+        **options: "Unpack[Options]",
+    ) -> list[float]: ...
+
+    def regress(self, texts: Any, text_pairs: Any = None, **options: Any) -> Any:
+        """Gives a number for each text by TF Serving's Regress. As `predict`."""
+        return self._ask(methods.REGRESS, requests.text_rows(texts, text_pairs), **options)
+
+    def multi_inference(
+        self,
+        texts: str | Sequence[str],
+        text_pairs: str | Sequence[str] | None = None,
+        *,
+        classify: Sequence[str] = (),
+        regress: Sequence[str] = (),
+        **options: "Unpack[Options]",
+    ) -> dict[str, Any]:
+        """Asks several signatures in one request, by TF Serving's MultiInference.
+
+        Args:
+            texts: B texts, or one.
+            text_pairs: For pair tasks the second texts, as many.
+            classify: Signatures that classify.
+            regress: Signatures that regress.
+            **options: See the class; without signature_name.
 
         Returns:
-            Predictions in the order of the texts; for one text, one `Prediction`.
-
-        Raises:
-            ValueError: pairs are missing, superfluous or not as many as the texts.
-            PredictError: the server gave an error, or none answered within the deadline.
+            What `classify` or `regress` give, by signature.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        columns = {signatures.TEXT: [texts] if isinstance(texts, str) else list(texts)}
-        if text_pairs is not None:
-            if isinstance(texts, str) != isinstance(text_pairs, str):
-                raise ValueError("Give one text and one pair, or a list of each")
-            columns[signatures.TEXT_PAIR] = (
-                [text_pairs] if isinstance(text_pairs, str) else list(text_pairs)
-            )
-        size = len(columns[signatures.TEXT])
-        if any(len(column) != size for column in columns.values()):
-            raise ValueError(
-                f"There are {size} texts, but {len(columns[signatures.TEXT_PAIR])} text_pairs"
-            )
-        signature_name = signature_name or self.signature_name
-        signature = self._check_inputs(signature_name, columns, timeout_s)
-        parts = [
-            self.call(
-                {name: column[start : start + batch_size] for name, column in columns.items()},
-                signature_name=signature_name,
-                outputs=_OUTPUTS,
-                timeout_s=timeout_s,
-            )
-            for start in range(0, size, batch_size)
-        ]
-        result = _join(parts) if parts else _no_predictions(signature)
-        return result[0] if isinstance(texts, str) else result
+        method = methods.multi_inference(classify, regress)
+        return self._ask(method, requests.text_rows(texts, text_pairs), **options)
+
+    @overload
+    def encode(self, texts: str, **options: "Unpack[Options]") -> Embedding: ...
+
+    @overload
+    def encode(self, texts: Sequence[str], **options: "Unpack[Options]") -> Embeddings: ...
+
+    def encode(self, texts: Any, **options: Any) -> Any:
+        """Gives the vectors of texts.
+
+        Args:
+            texts: B texts, or one.
+            **options: See the class.
+        """
+        return self._ask(methods.ENCODE, requests.text_rows(texts), **options)
+
+    @overload
+    def tokenize(
+        self, texts: str, text_pairs: str | None = None, **options: "Unpack[Options]"
+    ) -> TokenizedText: ...
+
+    @overload
+    def tokenize(
+        self,
+        texts: Sequence[str],
+        text_pairs: Sequence[str] | None = None,
+        **options: "Unpack[Options]",
+    ) -> list[TokenizedText]: ...
+
+    def tokenize(self, texts: Any, text_pairs: Any = None, **options: Any) -> Any:
+        """Gives the token ids, mask and tokens that the model makes of texts, without padding."""
+        return self._ask(methods.TOKENIZE, requests.text_rows(texts, text_pairs), **options)
+
+    @overload
+    def fill_mask(self, texts: str, **options: "Unpack[Options]") -> list[list[MaskAnswer]]: ...
+
+    @overload
+    def fill_mask(
+        self, texts: Sequence[str], **options: "Unpack[Options]"
+    ) -> list[list[list[MaskAnswer]]]: ...
+
+    def fill_mask(self, texts: Any, **options: Any) -> Any:
+        """Gives, for each [MASK] of each text, the most probable tokens, the best first."""
+        return self._ask(methods.FILL_MASK, requests.text_rows(texts), **options)
+
+    def from_ids(
+        self,
+        input_ids: requests.Ids,
+        attention_mask: requests.Ids | None = None,
+        **options: "Unpack[Options]",
+    ) -> Any:
+        """Classifies what the caller has tokenized.
+
+        Args:
+            input_ids: Token ids of B rows of any lengths, or of one.
+            attention_mask: 1 for each id, 0 for padding; by default nothing is padding.
+            **options: See the class.
+
+        Returns:
+            `Predictions`; for one row a `Prediction`.
+        """
+        return self._ask(methods.FROM_IDS, requests.id_rows(input_ids, attention_mask), **options)
+
+    def stream(
+        self,
+        rows: Iterable[str | tuple[str, str]],
+        method: str = "predict",
+        **options: "Unpack[Options]",
+    ) -> Generator[Any, None, None]:
+        """Asks about any number of rows in bounded memory.
+
+        Args:
+            rows: Texts, or pairs of texts; read as far ahead as `concurrency` needs.
+            method: "predict", "classify", "regress", "encode", "tokenize" or "fill_mask".
+            **options: See the class.
+
+        Yields:
+            The answer to each row, in order: what the method gives for one text.
+        """
+        asked = Asked(self.signature_name, methods.TEXT_METHODS[method], **options)
+        batches = requests.batch_stream(rows, asked.batch_size)
+        for part in map_in_order(
+            lambda batch: self._answer(asked, batch), batches, asked.concurrency
+        ):
+            yield from part
 
     def call(
         self,
@@ -189,66 +267,32 @@ class PredictClient:
 
         Returns:
             Arrays by output name, strings as objects of type bytes.
-
-        Raises:
-            ValueError: an input's type cannot be sent.
-            PredictError: the server gave an error, or none answered within the deadline.
         """
-        request = predict_pb2.PredictRequest(
-            model_spec=self._model_spec(signature_name or self.signature_name),
-            output_filter=outputs,
-        )
-        for name, value in inputs.items():
-            request.inputs[name].CopyFrom(tensors.to_proto(value))
-        response = self._connection.send(self._prediction.Predict, request, timeout_s)
-        return {name: tensors.to_array(proto) for name, proto in response.outputs.items()}
+        spec = self._spec(signature_name or self.signature_name)
+        request = requests.predict_arrays(spec, inputs, outputs)
+        response = self._connection.send("Predict", request, self._connection.attempts(timeout_s))
+        return read_answer(self._connection, answers.read_outputs, response)
 
     def metadata(self, timeout_s: float | None = None) -> ModelMetadata:
-        """Asks for the model's signatures.
-
-        Args:
-            timeout_s: The deadline in seconds; by default the client's.
-
-        Raises:
-            PredictError: the server gave an error, or none answered within the deadline.
-        """
-        request = get_model_metadata_pb2.GetModelMetadataRequest(
-            model_spec=self._model_spec(), metadata_field=[_SIGNATURE_DEF]
+        """Asks for the model's signatures, within the client's deadline unless told otherwise."""
+        response = self._connection.send(
+            "GetModelMetadata", self._metadata_request(), self._connection.attempts(timeout_s)
         )
-        response = self._connection.send(self._prediction.GetModelMetadata, request, timeout_s)
-        signature_defs = get_model_metadata_pb2.SignatureDefMap()
-        response.metadata[_SIGNATURE_DEF].Unpack(signature_defs)
-        self._metadata = ModelMetadata(
-            response.model_spec.name,
-            response.model_spec.version.value,
-            {
-                name: SignatureInfo(_tensor_infos(proto.inputs), _tensor_infos(proto.outputs))
-                for name, proto in signature_defs.signature_def.items()
-                # What initialises a SavedModel is listed as well, but cannot be called.
-                if proto.method_name
-            },
-        )
+        self._metadata = read_answer(self._connection, answers.read_metadata, response)
         return self._metadata
 
     def model_status(self, timeout_s: float | None = None) -> list[VersionStatus]:
         """Asks which versions the server has, and in which state.
 
-        Args:
-            timeout_s: The deadline in seconds; by default the client's.
-
-        Raises:
-            PredictError: the server gave an error, or none answered within the deadline.
+        A version label does not count here: TF Serving lists all versions.
         """
-        request = get_model_status_pb2.GetModelStatusRequest(model_spec=self._model_spec())
-        response = self._connection.send(self._model.GetModelStatus, request, timeout_s)
-        state_name = get_model_status_pb2.ModelVersionStatus.State.Name
-        return [
-            VersionStatus(version.version, state_name(version.state), version.status.error_message)
-            for version in response.model_version_status
-        ]
+        response = self._connection.send(
+            "GetModelStatus", self._status_request(), self._connection.attempts(timeout_s)
+        )
+        return read_answer(self._connection, answers.read_status, response)
 
     def wait_until_ready(self, timeout_s: float = 60.0) -> None:
-        """Waits until the server is there and the model is loaded.
+        """Waits until the server is there, and the version that the client asks is loaded.
 
         Args:
             timeout_s: How long to wait, in seconds.
@@ -257,29 +301,17 @@ class PredictClient:
             PredictError: DEADLINE_EXCEEDED with the last state seen, or any other error that
                 waiting won't mend.
         """
-        end_s = time.monotonic() + timeout_s
+        has_label = self._version_label is not None
+        readiness = Readiness(self._connection, timeout_s, has_label)
         while True:
-            remaining_s = end_s - time.monotonic()
             try:
-                states = self.model_status(max(remaining_s, 0.001))
-                if any(version.state == "AVAILABLE" for version in states):
+                if readiness.is_ready(self.model_status(readiness.remaining_s)):
+                    if has_label:
+                        self.metadata(readiness.remaining_s)
                     return
-                seen = f"its versions are {states}"
             except PredictError as error:
-                # A server that has just started does not know its models yet.
-                if error.code not in (
-                    grpc.StatusCode.DEADLINE_EXCEEDED,
-                    grpc.StatusCode.NOT_FOUND,
-                    grpc.StatusCode.UNAVAILABLE,
-                ):
-                    raise
-                seen = f"{error.code.name}: {error.details}"
-            if time.monotonic() + FIRST_BACKOFF_S >= end_s:
-                raise self._connection.error(
-                    grpc.StatusCode.DEADLINE_EXCEEDED,
-                    f"not ready within {timeout_s:g} s; last, {seen}",
-                )
-            time.sleep(FIRST_BACKOFF_S)
+                readiness.note(error)
+            time.sleep(readiness.pause_s())
 
     def close(self) -> None:
         """Closes the connection; the client is of no use after that."""
@@ -296,70 +328,32 @@ class PredictClient:
     ) -> None:
         self.close()
 
-    def _model_spec(self, signature_name: str = "") -> model_pb2.ModelSpec:
-        spec = model_pb2.ModelSpec(name=self.model_name, signature_name=signature_name)
-        if self._version is not None:
-            spec.version.value = self._version
-        if self._version_label is not None:
-            spec.version_label = self._version_label
-        return spec
-
-    def _check_inputs(
-        self, signature_name: str, columns: Mapping[str, list[str]], timeout_s: float | None
-    ) -> SignatureInfo:
-        """Checks that the signature takes exactly these columns, and gives the signature.
-
-        Metadata is asked for once. If it seems to contradict the inputs it is asked for again, for
-        the server may have a new version by now.
-        """
-        is_fresh = self._metadata is None
-        metadata = self._metadata or self.metadata(timeout_s)
-        signature = metadata.signatures.get(signature_name)
-        if signature is not None and set(signature.inputs) == set(columns):
-            return signature
-        if not is_fresh:
-            self._metadata = None
-            return self._check_inputs(signature_name, columns, timeout_s)
-        where = f"Signature {signature_name!r} of model {self.model_name!r} at {self.target}"
-        if signature is None:
-            raise self._connection.error(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                f"there is no signature {signature_name!r}, but {sorted(metadata.signatures)}",
-            )
-        if set(signature.inputs) == {signatures.TEXT, signatures.TEXT_PAIR}:
-            raise ValueError(f"{where} classifies pairs of texts: give text_pairs, too")
-        if set(signature.inputs) == {signatures.TEXT}:
-            raise ValueError(f"{where} classifies single texts: it takes no text_pairs")
-        raise ValueError(
-            f"{where} does not take texts, but {sorted(signature.inputs)}: use call() instead"
+    def _ask(self, method: methods.Method, rows: Rows, **options: "Unpack[Options]") -> Any:
+        asked = Asked(self.signature_name, method, **options)
+        parts = map_in_order(
+            lambda batch: self._answer(asked, batch),
+            rows.batches(asked.batch_size),
+            asked.concurrency,
         )
+        signature = None
+        if len(rows) == 0 and method.has_inputs:
+            signature = self._signature(asked, rows, self._connection.attempts(asked.timeout_s))
+        return asked.result(rows, list(parts), signature)
 
+    def _answer(self, asked: Asked, batch: Rows) -> Any:
+        """Asks about one batch, within one deadline."""
+        attempts = self._connection.attempts(asked.timeout_s)
+        if asked.method.has_inputs:
+            self._signature(asked, batch, attempts)
+        request = asked.method.make_request(self._spec(asked.signature_name), batch)
+        response = self._connection.send(asked.method.rpc, request, attempts)
+        return read_answer(self._connection, asked.method.read, response, len(batch))
 
-def _tensor_infos(protos: Mapping[str, meta_graph_pb2.TensorInfo]) -> dict[str, TensorInfo]:
-    return {
-        name: TensorInfo(
-            tensors.data_type_name(proto.dtype),
-            None
-            if proto.tensor_shape.unknown_rank
-            else tuple(None if dim.size < 0 else dim.size for dim in proto.tensor_shape.dim),
-        )
-        for name, proto in protos.items()
-    }
-
-
-def _join(parts: Sequence[Mapping[str, np.ndarray]]) -> Predictions:
-    """Joins the answers to consecutive requests."""
-    labels, probabilities, logits = (
-        np.concatenate([part[name] for part in parts]) for name in _OUTPUTS
-    )
-    return Predictions(
-        [label.decode("utf-8", "replace") for label in labels.tolist()], probabilities, logits
-    )
-
-
-def _no_predictions(signature: SignatureInfo) -> Predictions:
-    """Makes the answer to no texts; the number of classes is the signature's, if it tells."""
-    shape = signature.outputs.get(signatures.PROBABILITIES, TensorInfo("float", None)).shape
-    classes = (shape[-1] if shape else None) or 0
-    empty = np.zeros((0, classes), np.float32)
-    return Predictions([], empty, empty)
+    def _signature(self, asked: Asked, rows: Rows, attempts: Attempts) -> SignatureInfo:
+        """Gives the signature if it takes these rows, and complains otherwise."""
+        name, columns = asked.signature_name, rows.columns
+        if (known := self._known_signature(name, columns)) is None:
+            self.metadata(attempts.remaining_s)
+            if (known := self._known_signature(name, columns)) is None:
+                raise self._wrong_signature(name, columns)
+        return known

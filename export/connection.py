@@ -1,25 +1,33 @@
-"""A channel to a server: deadlines, retries, and errors that say who answered what."""
+"""A channel to a server: deadlines, retries, and errors that say who answered what.
+
+What the channels of threads and of asyncio share stands here, too.
+"""
 
 import random
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent import futures
 from typing import Any, TypeVar
 
 import grpc
 
-# The pause before a retry grows from the first to the second of these, in seconds, and is then
-# shortened at random, so that clients who lost a server together don't come back together.
-FIRST_BACKOFF_S = 0.1
-MAX_BACKOFF_S = 1.0
+from export.channel import FIRST_BACKOFF_S, MAX_BACKOFF_S, ChannelSettings
+from export.protos import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-_Response = TypeVar("_Response")
+_Code = grpc.StatusCode
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+_PREDICTION_RPCS = ("Predict", "Classify", "Regress", "MultiInference", "GetModelMetadata")
+_MODEL_RPCS = ("GetModelStatus",)
 
 
 class PredictError(RuntimeError):
     """The server did not answer, or answered with an error.
 
     Args:
-        code: The gRPC status code.
+        code: The gRPC status code; INTERNAL, too, for an answer that cannot be right.
         details: The server's or gRPC's explanation.
         target: The server's address.
         model_name: The model that was asked.
@@ -33,90 +41,162 @@ class PredictError(RuntimeError):
         self.model_name = model_name
 
 
-class Connection:
-    """Sends requests about one model to one server.
+class Attempts:
+    """The attempts to get one answer: how much time is left, and whether there is another one.
 
     Args:
-        target: The server's address.
-        model_name: The model's name, for error messages.
-        timeout_s: The deadline of each request, retries included, in seconds.
-        max_attempts: How often a request may be sent while the server is UNAVAILABLE; None: as
-            often as the deadline allows. Nothing else is retried.
-        max_message_bytes: The largest request or answer, in bytes.
-
-    Raises:
-        ValueError: a number makes no sense.
+        timeout_s: The time for all of them, in seconds.
+        max_attempts: How many there may be; None: any number.
     """
 
-    def __init__(
-        self,
-        target: str,
-        model_name: str,
-        *,
-        timeout_s: float,
-        max_attempts: int | None,
-        max_message_bytes: int,
-    ) -> None:
-        if timeout_s <= 0:
-            raise ValueError(f"timeout_s must be positive, not {timeout_s}")
-        if max_attempts is not None and max_attempts < 1:
-            raise ValueError(f"max_attempts must be at least 1, not {max_attempts}")
-        self.target = target
-        self.model_name = model_name
-        self._timeout_s = timeout_s
-        self._max_attempts = max_attempts
-        self.channel = grpc.insecure_channel(
-            target,
-            options=[
-                ("grpc.max_send_message_length", max_message_bytes),
-                ("grpc.max_receive_message_length", max_message_bytes),
-                # gRPC waits ever longer before it connects again, up to two minutes; a retry
-                # before that fails at once.
-                ("grpc.initial_reconnect_backoff_ms", round(1000 * FIRST_BACKOFF_S)),
-                ("grpc.max_reconnect_backoff_ms", round(1000 * MAX_BACKOFF_S)),
-                # Retries are counted here; two layers of them would multiply.
-                ("grpc.enable_retries", 0),
-            ],
+    def __init__(self, timeout_s: float, max_attempts: int | None = None) -> None:
+        self._end_s = time.monotonic() + timeout_s
+        self._left = max_attempts
+        self._backoff_s = FIRST_BACKOFF_S
+
+    @property
+    def remaining_s(self) -> float:
+        """The time left, in seconds."""
+        return max(self._end_s - time.monotonic(), 0.0)
+
+    def pause_s(self, code: grpc.StatusCode) -> float | None:
+        """Gives the pause before the next attempt, in seconds; None if there is none.
+
+        Args:
+            code: What the last attempt ended with.
+        """
+        if self._left is not None:
+            self._left -= 1
+        pause_s = self._backoff_s * random.uniform(0.5, 1.0)
+        self._backoff_s = min(2 * self._backoff_s, MAX_BACKOFF_S)
+        if code != _Code.UNAVAILABLE or self._left == 0 or pause_s >= self.remaining_s:
+            return None
+        return pause_s
+
+
+class BaseConnection:
+    """What connections of both kinds share.
+
+    Args:
+        settings: The server's address, and how to speak with it.
+    """
+
+    def __init__(self, settings: ChannelSettings) -> None:
+        self.settings = settings
+
+    def attempts(self, timeout_s: float | None) -> Attempts:
+        """Starts the clock of a request, with this timeout or the connection's."""
+        return Attempts(
+            self.settings.timeout_s if timeout_s is None else timeout_s, self.settings.max_attempts
         )
 
-    def send(
-        self, method: Callable[..., _Response], request: Any, timeout_s: float | None = None
-    ) -> _Response:
+    def error(self, code: grpc.StatusCode, details: str) -> PredictError:
+        """Makes an error that names the server and the model."""
+        return PredictError(code, details, self.settings.target, self.settings.model_name)
+
+    def rpc_error(self, error: grpc.RpcError) -> PredictError:
+        """Makes of gRPC's error one that says what to change, where that is known."""
+        code, details = error.code(), error.details() or "no details"
+        limit = self.settings.max_message_bytes
+        if code == _Code.RESOURCE_EXHAUSTED and "message larger than max" in details:
+            # Servers with an older gRPC do not say that it is theirs.
+            if "CLIENT:" in details or details.startswith("Sent"):
+                advice = (
+                    f"the limit is the client's max_message_bytes={limit}: raise it, or send "
+                    "fewer or shorter texts (batch_size)"
+                )
+            else:
+                advice = "the limit is the server's: send fewer or shorter texts (batch_size)"
+            details = f"{details}; {advice}"
+        elif code == _Code.INTERNAL and "xception serializing request" in details:
+            # Protocol buffers end at 2 GiB, whatever gRPC's limit.
+            code = _Code.RESOURCE_EXHAUSTED
+            details = f"{details} It is too large: send fewer or shorter texts (batch_size)"
+        return self.error(code, details)
+
+
+class Connection(BaseConnection):
+    """Sends requests to one server, from any thread.
+
+    Args:
+        settings: The server's address, and how to speak with it.
+
+    Raises:
+        OSError, ValueError: the TLS files cannot be used.
+    """
+
+    def __init__(self, settings: ChannelSettings) -> None:
+        super().__init__(settings)
+        target, options = settings.target, settings.options()
+        if settings.tls is None:
+            self._channel = grpc.insecure_channel(target, options)
+        else:
+            self._channel = grpc.secure_channel(target, settings.tls.credentials(), options)
+        self._rpcs = bind_rpcs(self._channel)
+        self._is_closed = False
+
+    def send(self, rpc: str, request: Any, attempts: Attempts) -> Any:
         """Sends a request, again while the server is UNAVAILABLE and there is time.
 
         Args:
-            method: A method of a stub on this connection's channel.
+            rpc: The method's name.
             request: Its request message.
-            timeout_s: The deadline in seconds; by default the connection's.
+            attempts: The request's clock.
 
         Returns:
             The answer.
 
         Raises:
             PredictError: the server gave an error, or none answered within the deadline.
+            ValueError: the connection is closed.
         """
-        end_s = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
-        attempt = 1
         while True:
+            if self._is_closed:
+                raise ValueError("This client is closed")
             try:
-                return method(request, timeout=max(end_s - time.monotonic(), 0.0))
+                return self._rpcs[rpc](
+                    request, timeout=attempts.remaining_s, metadata=self.settings.call_metadata()
+                )
             except grpc.RpcError as error:
-                code = error.code()
-                backoff_s = min(FIRST_BACKOFF_S * 2 ** (attempt - 1), MAX_BACKOFF_S)
-                backoff_s *= random.uniform(0.5, 1.0)
-                if (
-                    code != grpc.StatusCode.UNAVAILABLE
-                    or attempt == self._max_attempts
-                    or time.monotonic() + backoff_s >= end_s
-                ):
-                    raise self.error(code, error.details() or "no details") from error
-            time.sleep(backoff_s)
-            attempt += 1
-
-    def error(self, code: grpc.StatusCode, details: str) -> PredictError:
-        """Makes an error that names the server and the model."""
-        return PredictError(code, details, self.target, self.model_name)
+                pause_s = attempts.pause_s(error.code())
+                if pause_s is None:
+                    raise self.rpc_error(error) from error
+            time.sleep(pause_s)
 
     def close(self) -> None:
-        """Closes the channel."""
-        self.channel.close()
+        """Closes the channel; requests on their way end with CANCELLED."""
+        self._is_closed = True
+        self._channel.close()
+
+
+def bind_rpcs(channel: Any) -> Mapping[str, Callable[..., Any]]:
+    """Gives TF Serving's methods on a channel of either kind, by name."""
+    prediction = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    model = model_service_pb2_grpc.ModelServiceStub(channel)
+    return {name: getattr(prediction, name) for name in _PREDICTION_RPCS} | {
+        name: getattr(model, name) for name in _MODEL_RPCS
+    }
+
+
+def map_in_order(
+    function: Callable[[_Item], _Result], items: Iterable[_Item], concurrency: int
+) -> Iterator[_Result]:
+    """Calls a function for each item, some at a time, and gives the results in order.
+
+    It reads at most `2 * concurrency` items ahead. After an error nothing new is started.
+    """
+    if concurrency == 1:
+        yield from map(function, items)
+        return
+    pool = futures.ThreadPoolExecutor(concurrency, "predict")
+    pending: deque[futures.Future[_Result]] = deque()
+    try:
+        for item in items:
+            while pending and (len(pending) == 2 * concurrency or pending[0].done()):
+                yield pending.popleft().result()
+            pending.append(pool.submit(function, item))
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        # Calls on their way have deadlines, and end at once when the client is closed.
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -16,14 +16,11 @@ from export.op_registry import find_custom_ops, find_release
 from export.protos import meta_graph_pb2
 from export.releases import find_first_release, find_ignored, find_kinds, find_misfits
 from export.saved_model_files import find_ops, read_meta_graph
-from export.server_files import (
-    WARMUP_FILE,
-    ServerFileError,
-    read_batching_parameters,
-    read_warmup_requests,
-)
+from export.serving_config import BATCHING_FILE, ConfigError, read_batching_parameters
 from export.signatures import SERVING_DEFAULT
 from export.tensor_bundle import BundleError, list_variables
+from export.tfrecord import CorruptFileError
+from export.warmup import WARMUP_FILE, read_warmup
 
 Severity = Literal["error", "warning", "note"]
 
@@ -126,8 +123,8 @@ def inspect_export(directory: Path, server: str = OLDEST_SERVER) -> ExportReport
     problems = [*find_unfit(meta_graph, kinds), *_find_missing_assets(directory, meta_graph)]
     warnings = [*find_unwanted(meta_graph, kinds), *_judge_signatures(signatures)]
     variables = _try(problems, list_variables, directory / "variables" / "variables") or []
-    requests = _try(problems, read_warmup_requests, directory) or []
-    batching = _try(problems, read_batching_parameters, directory)
+    requests = _try(problems, read_warmup, directory / WARMUP_FILE) or []
+    batching = _try(problems, read_batching_parameters, directory / BATCHING_FILE)
     if not signatures:
         problems.append("it has no signature, so no request can name one")
     if ops & _VARIABLE_OPS and not variables:
@@ -176,10 +173,12 @@ def inspect_export(directory: Path, server: str = OLDEST_SERVER) -> ExportReport
 
 
 def _try(problems: list[str], read: Callable[[Path], Any], path: Path) -> Any:
-    """Reads a file; what is wrong with it becomes a problem."""
+    """Reads a file if it is there; what is wrong with it becomes a problem."""
     try:
         return read(path)
-    except (BundleError, ServerFileError) as error:
+    except FileNotFoundError:
+        return None
+    except (BundleError, ConfigError, CorruptFileError, UnicodeDecodeError) as error:
         problems.append(str(error))
         return None
 

@@ -4,10 +4,12 @@ A script, not a module: `verification` runs it by its path. It must import nothi
 since its purpose is to show that the SavedModel needs none of it.
 
 Standard input: JSON with `saved_model` (directory), `batches` (for each signature by name a list of
-`{input name: [string, ...]}`) and `sys_path` (where else to look for TensorFlow).
-Standard output: JSON, `{loader: {signature: [{output name: {"dtype", "shape", "values"}}, ...]}}`,
-one item per batch. The loaders are `tf2` (`tf.saved_model.load`, as in Python) and `session` (a
-graph and a session, as TF Serving does it).
+`{input name: array}`) and `sys_path` (where else to look for TensorFlow).
+Standard output: JSON, `{loader: {signature: [{output name: array}, ...]}}`, one item per batch. The
+loaders are `tf2` (`tf.saved_model.load`, as in Python) and `session` (a graph and a session, as TF
+Serving does it).
+An array is `{"dtype", "shape", "values"}`; its strings are bytes, each written as the character of
+its number.
 """
 
 import json
@@ -26,8 +28,8 @@ ABSENT = (
     "transformers",
 )
 
-Batches = dict[str, list[dict[str, list[str]]]]  # by signature
-Answers = dict[str, list[dict[str, Any]]]
+Arrays = dict[str, dict[str, Any]]
+Batches = dict[str, list[Arrays]]  # by signature
 
 
 def main() -> None:
@@ -47,24 +49,28 @@ def main() -> None:
         json.dump(answer, channel)
 
 
-def run_tf2(saved_model: str, batches: Batches) -> Answers:
+def run_tf2(saved_model: str, batches: Batches) -> Batches:
     """Runs batches through the TF2 loader."""
     import tensorflow as tf
 
     # The object must stay alive: it owns the variables.
     loaded = tf.saved_model.load(saved_model)
 
-    def run(signature: str, batch: dict[str, list[str]]) -> dict[str, Any]:
-        inputs = {name: tf.constant(texts, tf.string) for name, texts in batch.items()}
+    def run(signature: str, batch: Arrays) -> Arrays:
+        arrays = {name: read_array(array) for name, array in batch.items()}
+        inputs = {
+            # Without the type, an empty array of strings would become one of floats.
+            name: tf.constant(array, tf.string if array.dtype.hasobject else None)
+            for name, array in arrays.items()
+        }
         outputs = loaded.signatures[signature](**inputs)
-        return {name: describe(tensor.numpy()) for name, tensor in outputs.items()}
+        return {name: write_array(tensor.numpy()) for name, tensor in outputs.items()}
 
     return {name: [run(name, batch) for batch in each] for name, each in batches.items()}
 
 
-def run_session(saved_model: str, batches: Batches) -> Answers:
+def run_session(saved_model: str, batches: Batches) -> Batches:
     """Runs batches through the session loader."""
-    import numpy as np
     import tensorflow as tf
 
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
@@ -72,26 +78,38 @@ def run_session(saved_model: str, batches: Batches) -> Answers:
             session, [tf.saved_model.SERVING], saved_model
         )
 
-        def run(signature: str, batch: dict[str, list[str]]) -> dict[str, Any]:
+        def run(signature: str, batch: Arrays) -> Arrays:
             definition = meta_graph.signature_def[signature]
             fetches = {name: info.name for name, info in definition.outputs.items()}
             feeds = {
-                definition.inputs[name].name: np.array([text.encode() for text in texts], object)
-                for name, texts in batch.items()
+                definition.inputs[name].name: read_array(array) for name, array in batch.items()
             }
             outputs = session.run(fetches, feeds)
-            return {name: describe(array) for name, array in outputs.items()}
+            return {name: write_array(array) for name, array in outputs.items()}
 
         return {name: [run(name, batch) for batch in each] for name, each in batches.items()}
 
 
-def describe(array: Any) -> dict[str, Any]:
+def read_array(array: dict[str, Any]) -> Any:
+    """Makes a NumPy array of JSON."""
+    import numpy as np
+
+    dtype = np.dtype(array["dtype"])
+    values = array["values"]
+    if dtype.hasobject:
+        values = [value.encode("latin-1") for value in values]
+    return np.array(values, dtype).reshape(array["shape"])
+
+
+def write_array(array: Any) -> dict[str, Any]:
     """Turns an array into JSON; a float32 comes back to the bit."""
     values = array.reshape(-1).tolist()
     return {
         "dtype": str(array.dtype),
         "shape": list(array.shape),
-        "values": [value.decode() if isinstance(value, bytes) else value for value in values],
+        "values": [
+            value.decode("latin-1") if isinstance(value, bytes) else value for value in values
+        ],
     }
 
 

@@ -1,8 +1,11 @@
-"""What `PredictClient` gives back: plain Python and NumPy."""
+"""What the clients give back: NumPy arrays and plain Python, as columns or row by row.
+
+`to_dict` of a row and `to_list` of many make plain Python of it, ready for JSON.
+"""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,11 +15,13 @@ class Prediction(NamedTuple):
 
     Args:
         label: The most probable class.
+        label_id: Its index among the classes.
         probabilities: Of each class, float32 (C,).
         logits: Unnormalised scores, float32 (C,).
     """
 
     label: str
+    label_id: int
     probabilities: np.ndarray
     logits: np.ndarray
 
@@ -25,6 +30,10 @@ class Prediction(NamedTuple):
         """The label's probability."""
         return float(self.probabilities.max())
 
+    def to_dict(self) -> dict[str, Any]:
+        """Gives strings, numbers and lists by name."""
+        return _plain(self._asdict())
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictions:
@@ -32,11 +41,13 @@ class Predictions:
 
     Args:
         labels: The most probable class of each text, B strings.
+        label_ids: Their indices among the classes, int32 (B,).
         probabilities: Float32 (B, C).
         logits: Float32 (B, C).
     """
 
     labels: list[str]
+    label_ids: np.ndarray
     probabilities: np.ndarray
     logits: np.ndarray
 
@@ -44,10 +55,144 @@ class Predictions:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Prediction:
-        return Prediction(self.labels[index], self.probabilities[index], self.logits[index])
+        return Prediction(
+            self.labels[index],
+            int(self.label_ids[index]),
+            self.probabilities[index],
+            self.logits[index],
+        )
 
     def __iter__(self) -> Iterator[Prediction]:
-        return map(Prediction, self.labels, self.probabilities, self.logits)
+        return map(
+            Prediction, self.labels, self.label_ids.tolist(), self.probabilities, self.logits
+        )
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Gives a dict of plain Python for each text."""
+        return [row.to_dict() for row in self]
+
+
+class Classification(NamedTuple):
+    """The answer of TF Serving's Classify for one text.
+
+    Args:
+        classes: The classes' names, C strings.
+        scores: Of each class, float32 (C,).
+    """
+
+    classes: list[str]
+    scores: np.ndarray
+
+    @property
+    def label(self) -> str:
+        """The class with the highest score."""
+        return self.classes[int(self.scores.argmax())]
+
+    @property
+    def score(self) -> float:
+        """The highest score."""
+        return float(self.scores.max())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Gives strings, numbers and lists by name."""
+        return {"label": self.label, **_plain(self._asdict())}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classifications:
+    """The answers of TF Serving's Classify for B texts.
+
+    Args:
+        classes: The classes' names, for each text C strings.
+        scores: Float32 (B, C), in the order of `classes`.
+    """
+
+    classes: list[list[str]]
+    scores: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def __getitem__(self, index: int) -> Classification:
+        return Classification(self.classes[index], self.scores[index])
+
+    def __iter__(self) -> Iterator[Classification]:
+        return map(Classification, self.classes, self.scores)
+
+    @property
+    def labels(self) -> list[str]:
+        """The class with the highest score, for each text."""
+        return [row.label for row in self]
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Gives a dict of plain Python for each text."""
+        return [row.to_dict() for row in self]
+
+
+class Embedding(NamedTuple):
+    """The vectors of one text.
+
+    Args:
+        cls: The last hidden state of [CLS], float32 (D,).
+        mean: The mean of the last hidden states, float32 (D,).
+    """
+
+    cls: np.ndarray
+    mean: np.ndarray
+
+    def to_dict(self) -> dict[str, Any]:
+        """Gives lists by name."""
+        return _plain(self._asdict())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Embeddings:
+    """The vectors of B texts.
+
+    Args:
+        cls: The last hidden states of [CLS], float32 (B, D).
+        mean: The means of the last hidden states, float32 (B, D).
+    """
+
+    cls: np.ndarray
+    mean: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.cls)
+
+    def __getitem__(self, index: int) -> Embedding:
+        return Embedding(self.cls[index], self.mean[index])
+
+    def __iter__(self) -> Iterator[Embedding]:
+        return map(Embedding, self.cls, self.mean)
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Gives a dict of plain Python for each text."""
+        return [row.to_dict() for row in self]
+
+
+class TokenizedText(NamedTuple):
+    """The tokens of one text, or pair of texts, without padding."""
+
+    input_ids: list[int]
+    attention_mask: list[int]
+    tokens: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Gives lists by name."""
+        return self._asdict()
+
+
+class MaskAnswer(NamedTuple):
+    """A token that may stand where [MASK] is, and its probability."""
+
+    token: str
+    token_id: int
+    score: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Gives string and numbers by name."""
+        return self._asdict()
 
 
 class TensorInfo(NamedTuple):
@@ -85,3 +230,10 @@ class VersionStatus(NamedTuple):
     version: int
     state: str
     error_message: str
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in row.items()
+    }

@@ -2,9 +2,9 @@
 
 The exported one is loaded in a fresh process, which has TensorFlow and not this package. The
 expected answers come from transformers' own tokenizer and an eager call of the model, so the
-in-graph tokenizer and the traced graph are both on trial.
+in-graph tokenizer and the traced graph are both on trial, in every signature.
 
-Shapes: B rows, C classes.
+Shapes: B rows.
 """
 
 import json
@@ -14,16 +14,18 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from distilbert_tf.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.tokenizer import DistilBertTokenizer
+from export.endpoints import Endpoint, TextBatch
 from export.environment import set_serving_environment
-from export.signatures import LABEL, LOGITS, PROBABILITIES, TEXT, TEXT_PAIR
+from export.reload import read_array, write_array
+from export.served_models import Arrays, Expected
+from export.signatures import SERVING_DEFAULT
+from export.weights import rounded_in_memory
 
 RELOAD_SCRIPT = Path(__file__).with_name("reload.py")
 RELOAD_TIMEOUT_S = 900
@@ -43,31 +45,13 @@ SENTENCES = (
     "ok",
 )
 # Few tokens and many in turn: the graph holds a way for each, and packed weights must serve both.
-BATCHES: tuple[tuple[str, ...], ...] = (
-    (),
-    ("",),
-    SENTENCES,
-    SENTENCES[:1],
-    SENTENCES[:3],
-    SENTENCES[4:],
+BATCHES = tuple(
+    # The second texts are reversed, so that long meets short.
+    TextBatch(list(texts), list(reversed(texts)))
+    for texts in ((), ("",), SENTENCES, SENTENCES[:1], SENTENCES[:3], SENTENCES[4:])
 )
 
-Arrays = dict[str, np.ndarray]
-Batches = list[dict[str, list[str]]]
-
-
-class Endpoint(NamedTuple):
-    """What a signature is made from.
-
-    Attributes:
-        model: The classifier.
-        labels: The names of the classes, in the order of the logits.
-        pair: Whether it takes pairs of texts.
-    """
-
-    model: TFDistilBertForSequenceClassification
-    labels: list[str]
-    pair: bool
+ArrayBatches = list[Arrays]
 
 
 class VerificationError(RuntimeError):
@@ -75,123 +59,102 @@ class VerificationError(RuntimeError):
 
 
 def verify_saved_model(
-    directory: Path,
-    endpoints: Mapping[str, Endpoint],
-    tokenizer: DistilBertTokenizer,
-    *,
-    max_length: int,
+    directory: Path, endpoints: Mapping[str, Endpoint], *, compute_dtype: str
 ) -> float:
-    """Compares each exported classifier with the one in memory, on sentences of all kinds.
+    """Compares each endpoint with what it is made from, on sentences of all kinds.
 
     Args:
         directory: The SavedModel.
         endpoints: What its signatures were made from, by their names.
-        tokenizer: The models' tokenizer.
-        max_length: Longest row in tokens, special tokens included.
+        compute_dtype: The float type that the models compute in, a key of `TOLERANCES`.
 
     Returns:
-        The greatest difference between two logits.
+        The greatest difference between two numbers, relative to the largest of their kind (or 1).
 
     Raises:
         VerificationError: It cannot be loaded, or an answer differs; the message tells in what.
     """
-    batches = {
-        name: [_name_inputs(batch, endpoint.pair) for batch in BATCHES]
-        for name, endpoint in endpoints.items()
+    tolerance = TOLERANCES[compute_dtype]
+    feeds = {
+        name: [endpoint.feed(batch) for batch in BATCHES] for name, endpoint in endpoints.items()
     }
-    expected: dict[str, list[Arrays]] = {}
+    expected: dict[int, list[Expected]] = {}  # an endpoint may have two names
     for name, endpoint in endpoints.items():
-        # The default signature answers as one of the others: what that one gives is known by then.
-        twin = next((other for other in expected if endpoints[other] is endpoint), None)
-        expected[name] = (
-            _expect(name, endpoint, tokenizer, batches[name], max_length)
-            if twin is None
-            else expected[twin]
-        )
-    answers = _reload(directory, batches)
-    return max(
-        _check_signature(name, endpoint, batches[name], expected[name], answers)
-        for name, endpoint in endpoints.items()
-    )
-
-
-def _expect(
-    name: str,
-    endpoint: Endpoint,
-    tokenizer: DistilBertTokenizer,
-    batches: Batches,
-    max_length: int,
-) -> list[Arrays]:
-    """Gives the answers of the model in memory."""
-    answers = [_answer_in_memory(endpoint, tokenizer, batch, max_length) for batch in batches]
-    if not all(np.isfinite(answer[LOGITS]).all() for answer in answers):
-        raise VerificationError(
-            f"The model in memory for signature {name} gives logits that are not finite: its "
-            "training diverged, or its weights are damaged."
-        )
-    return answers
-
-
-def _check_signature(
-    name: str,
-    endpoint: Endpoint,
-    batches: Batches,
-    expected: list[Arrays],
-    answers: dict[str, dict[str, list[Arrays]]],
-) -> float:
-    """Checks a signature's answers by all loaders; gives their greatest difference."""
-    largest = max(float(np.abs(answer[LOGITS]).max(initial=1.0)) for answer in expected)
-    tolerance = TOLERANCES[endpoint.model.compute_dtype] * largest
+        if id(endpoint) not in expected:
+            expected[id(endpoint)] = _expect(name, endpoint, tolerance)
+    answers = _reload(directory, feeds)
     difference = 0.0
-    for loader, by_signature in answers.items():
-        where = f"signature {name}, {loader} loader"
-        for batch, want, got in zip(batches, expected, by_signature[name], strict=True):
-            _check_answer(where, batch, want, got, tolerance)
-            difference = max(difference, _difference(want, got))
+    for name, endpoint in endpoints.items():
+        for loader, by_signature in answers.items():
+            where = f"signature {name}, {loader} loader"
+            pairs = zip(expected[id(endpoint)], by_signature[name], strict=True)
+            largest = max(
+                _check_answer(where, batch, want, got, tolerance)
+                for batch, (want, got) in zip(BATCHES, pairs, strict=True)
+            )
+            difference = max(difference, largest)
     logging.info(
-        "Reloaded, logits of signature %s differ by %.1e at most (allowed: %.1e).",
-        name,
+        "Reloaded, the answers of %d signatures differ by %.1e at most (allowed: %.1e).",
+        len(endpoints),
         difference,
         tolerance,
     )
     return difference
 
 
-def _name_inputs(texts: Sequence[str], pair: bool) -> dict[str, list[str]]:
-    # Reversed, so that long meets short.
-    return {TEXT: list(texts), **({TEXT_PAIR: list(reversed(texts))} if pair else {})}
+def measure_rounding(
+    endpoints: Mapping[str, Endpoint], variables: Sequence[tf.Variable], weights: str
+) -> float:
+    """Says what storing weights in fewer bits does to the default signature's answers.
+
+    Args:
+        endpoints: The endpoints by signature.
+        variables: The variables to be rounded.
+        weights: How they are stored, one of `WEIGHTS`.
+
+    Returns:
+        The greatest difference between two numbers, such as logits; 0 for "fp32".
+
+    Raises:
+        ValueError: A variable cannot be stored so.
+    """
+    if weights == "fp32":
+        return 0.0
+    endpoint = endpoints[SERVING_DEFAULT]
+    before = [endpoint.expect(batch, 0.0) for batch in BATCHES]
+    with rounded_in_memory(variables, weights):
+        after = [endpoint.expect(batch, 0.0) for batch in BATCHES]
+    return max(
+        float(np.abs(array - rounded.outputs[name]).max(initial=0.0))
+        for exact, rounded in zip(before, after, strict=True)
+        for name, array in exact.outputs.items()
+        if array.dtype.kind == "f"
+    )
 
 
-def _answer_in_memory(
-    endpoint: Endpoint,
-    tokenizer: DistilBertTokenizer,
-    batch: dict[str, list[str]],
-    max_length: int,
-) -> Arrays:
-    logits = np.zeros((0, len(endpoint.labels)), np.float32)
-    if batch[TEXT]:
-        encoding = tokenizer(
-            *batch.values(),
-            truncation=True,
-            max_length=max_length,
-            padding=True,
-            return_tensors="tf",
-        )
-        # The fresh process computes on the CPU, as this one may hold all of a GPU's memory.
-        with tf.device("CPU"):
-            logits = endpoint.model(encoding, training=False).numpy()
-    return {
-        LOGITS: logits,
-        PROBABILITIES: tf.nn.softmax(logits).numpy(),
-        LABEL: np.array(endpoint.labels, object)[logits.argmax(axis=1)],
-    }
+def _expect(name: str, endpoint: Endpoint, tolerance: float) -> list[Expected]:
+    """Gives the answers of the model in memory."""
+    # The fresh process computes on the CPU, as this one may hold all of a GPU's memory.
+    with tf.device("CPU"):
+        answers = [endpoint.expect(batch, tolerance) for batch in BATCHES]
+    for answer in answers:
+        for output, array in answer.outputs.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise VerificationError(
+                    f"The model in memory for signature {name} gives {output} that are not "
+                    "finite: its training diverged, or its weights are damaged."
+                )
+    return answers
 
 
-def _reload(directory: Path, batches: dict[str, Batches]) -> dict[str, dict[str, list[Arrays]]]:
+def _reload(directory: Path, feeds: dict[str, ArrayBatches]) -> dict[str, dict[str, ArrayBatches]]:
     """Has a fresh process answer: by loader, signature and batch."""
     request = {
         "saved_model": os.fspath(directory.absolute()),
-        "batches": batches,
+        "batches": {
+            name: [{key: write_array(array) for key, array in feed.items()} for feed in each]
+            for name, each in feeds.items()
+        },
         "sys_path": [path for path in sys.path if path],
     }
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
@@ -222,7 +185,7 @@ def _reload(directory: Path, batches: dict[str, Batches]) -> dict[str, dict[str,
     return {
         loader: {
             signature: [
-                {name: _read_array(output) for name, output in answer.items()}
+                {name: read_array(output) for name, output in answer.items()}
                 for answer in per_batch
             ]
             for signature, per_batch in by_signature.items()
@@ -231,40 +194,65 @@ def _reload(directory: Path, batches: dict[str, Batches]) -> dict[str, dict[str,
     }
 
 
-def _read_array(output: dict[str, Any]) -> np.ndarray:
-    return np.array(output["values"], output["dtype"]).reshape(output["shape"])
-
-
 def _check_answer(
-    where: str, batch: dict[str, list[str]], want: Arrays, got: Arrays, tolerance: float
-) -> None:
-    where = f"in {where}, batch of {len(batch[TEXT])}"
-    for name, array in want.items():
-        if name not in got:
-            raise VerificationError(f"Not verified: {where}: no output {name!r}.")
-        if (got[name].shape, got[name].dtype) != (array.shape, array.dtype):
-            raise VerificationError(
-                f"Not verified: {where}: {name} is {got[name].dtype} {got[name].shape}, in memory "
-                f"{array.dtype} {array.shape}."
-            )
-    for row, text in enumerate(batch[TEXT]):
-        shown = f"{where}, text {text[:60]!r}"
-        for name in (LOGITS, PROBABILITIES):
-            difference = float(np.abs(want[name][row] - got[name][row]).max())
-            if math.isnan(difference) or difference > tolerance:
-                raise VerificationError(
-                    f"Not verified: {shown}: {name} {got[name][row].tolist()}, in memory "
-                    f"{want[name][row].tolist()}; they differ by {difference:.1e}, allowed is "
-                    f"{tolerance:.1e}."
-                )
-        # Where two classes are as good as equal, either label is right.
-        ranked = np.sort(want[LOGITS][row])
-        is_tie = ranked[-1] - ranked[-2] <= 2 * tolerance
-        if got[LABEL][row] != want[LABEL][row] and not is_tie:
-            raise VerificationError(
-                f"Not verified: {shown}: label {got[LABEL][row]!r}, in memory {want[LABEL][row]!r}."
-            )
+    where: str, batch: TextBatch, want: Expected, got: Arrays, tolerance: float
+) -> float:
+    """Compares an answer; gives the greatest relative difference of its numbers."""
+    where = f"in {where}, batch of {len(batch.texts)}"
+    if want.outputs.keys() != got.keys():
+        raise VerificationError(
+            f"Not verified: {where}: outputs {sorted(got)} instead of {sorted(want.outputs)}."
+        )
+    greatest = 0.0
+    # Numbers first: where they differ, labels do for that reason.
+    for name in sorted(want.outputs, key=lambda name: want.outputs[name].dtype.kind != "f"):
+        greatest = max(
+            greatest,
+            _check_output(
+                where, name, batch, want.outputs[name], got[name], want.is_tie, tolerance
+            ),
+        )
+    return greatest
 
 
-def _difference(want: Arrays, got: Arrays) -> float:
-    return float(np.abs(want[LOGITS] - got[LOGITS]).max(initial=0.0))
+def _check_output(
+    where: str,
+    name: str,
+    batch: TextBatch,
+    want: np.ndarray,
+    got: np.ndarray,
+    is_tie: np.ndarray,
+    tolerance: float,
+) -> float:
+    """Compares an output row by row; see `_check_answer`."""
+    # What depends on the longest row is anything in a batch without rows.
+    is_shape_right = got.shape == want.shape if len(want) else len(got) == 0
+    if not is_shape_right or got.dtype != want.dtype:
+        raise VerificationError(
+            f"Not verified: {where}: {name} is {got.dtype} {got.shape}, in memory {want.dtype} "
+            f"{want.shape}."
+        )
+    is_number = want.dtype.kind == "f"
+    largest = float(np.abs(want).max(initial=1.0)) if is_number else 1.0
+    greatest = 0.0
+    for row, text in enumerate(batch.texts):
+        shown = (
+            f"{where}, text {text[:60]!r}: {name} {_show(got[row])}, in memory {_show(want[row])}"
+        )
+        if not is_number:
+            if not is_tie[row] and np.any(got[row] != want[row]):
+                raise VerificationError(f"Not verified: {shown}.")
+            continue
+        difference = float(np.abs(want[row] - got[row]).max(initial=0.0)) / largest
+        if math.isnan(difference) or difference > tolerance:
+            raise VerificationError(
+                f"Not verified: {shown}; they differ by {difference * largest:.1e}, allowed is "
+                f"{tolerance * largest:.1e}."
+            )
+        greatest = max(greatest, difference)
+    return greatest
+
+
+def _show(values: Any) -> str:
+    shown = str(np.asarray(values).tolist())
+    return shown if len(shown) <= 200 else f"{shown[:200]}..."

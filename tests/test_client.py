@@ -66,6 +66,7 @@ def label_of(logits):
 def test_one_text_gives_one_prediction(client):
     prediction = client.predict("abc")
     assert prediction.label == "short"
+    assert prediction.label_id == 0  # the export is older and does not tell
     np.testing.assert_array_equal(prediction.logits, np.float32([3.0, 2.5, -9.0]))
     exponentials = np.exp([3.0, 2.5, -9.0])
     np.testing.assert_allclose(
@@ -154,10 +155,10 @@ def test_threads_share_a_client(client):
 
 
 def test_pairs_must_be_what_the_signature_wants(target, client):
-    with pytest.raises(ValueError, match="classifies single texts: it takes no text_pairs"):
+    with pytest.raises(ValueError, match="takes single texts: it takes no text_pairs"):
         client.predict("a", "b")
     with PredictClient(target, signature_name="pairs") as pairs:
-        with pytest.raises(ValueError, match=r"'pairs'.*classifies pairs of texts: give text_pair"):
+        with pytest.raises(ValueError, match=r"'pairs'.*takes pairs of texts: give text_pair"):
             pairs.predict("a")
         with pytest.raises(ValueError, match="There are 2 texts, but 1 text_pairs"):
             pairs.predict(["a", "b"], ["c"])
@@ -363,6 +364,7 @@ def test_a_new_version_with_other_inputs_is_noticed(tmp_path, base_path, free_po
 
 LIGHT_IMPORT = """
 import sys
+import export.async_client
 import export.client
 from export.protos import predict_pb2
 heavy = {"distilbert_tf", "keras", "tensorflow", "transformers"} & set(sys.modules)

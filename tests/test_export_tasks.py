@@ -35,6 +35,15 @@ TEXTS = [
     "not bad, and not good. " * 30,
     "ok",
 ]
+ONE_TASK = [
+    "serving_default",
+    "classify_text",
+    "classify",
+    "regress",
+    "tokenize",
+    "from_ids",
+    "encode",
+]
 SEED = 30  # with it no classifier gives all texts the same label
 QUERY = "distilbert.transformer.layer.0.attention.q_lin.weight"
 
@@ -98,7 +107,7 @@ def assert_answers(version, classifiers, signature, task):
     function = tf.saved_model.load(os.fspath(version)).signatures[signature]
     inputs = dict(zip(("text", "text_pair"), map(tf.constant, sides(task)), strict=False))
     answer = {name: tensor.numpy() for name, tensor in function(**inputs).items()}
-    assert answer.keys() == {"label", "probabilities", "logits"}
+    assert answer.keys() == {"label", "label_id", "probabilities", "logits"}
     expected = logits_in_memory(classifiers, task)
     np.testing.assert_allclose(answer["logits"], expected, atol=1e-5)
     np.testing.assert_allclose(answer["probabilities"], tf.nn.softmax(expected), atol=1e-5)
@@ -141,7 +150,9 @@ def test_holds_the_encoder_once(exported, classifiers):
 
 def test_record(exported):
     record = json.loads((exported / EXTRA_ASSETS / EXPORT_RECORD).read_text(encoding="utf-8"))
-    assert record["signatures"] == ["mnli", "qqp", "serving_default", "sst2"]
+    kinds = ["", "_classify", "_regress", "_tokenize", "_from_ids"]
+    own = [task + kind for task in LABELS for kind in kinds]
+    assert record["signatures"] == sorted([*ONE_TASK, *own])
     assert list(record["tasks"]) == list(LABELS)
     for task, described in record["tasks"].items():
         assert (described["labels"], described["pair"]) == (LABELS[task], PAIR[task])
@@ -149,7 +160,7 @@ def test_record(exported):
     # At the top stands what is true of the default signature.
     assert {name: record[name] for name in record["tasks"]["sst2"]} == record["tasks"]["sst2"]
     assert record["max_length"] == TINY_MAX_LENGTH
-    assert 0 < record["max_logit_difference"] <= 1e-4
+    assert 0 < record["max_difference"] <= 1e-5
 
 
 def test_one_wrong_signature_is_enough(classifiers, tmp_path, monkeypatch):
@@ -181,12 +192,19 @@ def test_pair_is_what_the_configuration_says_or_the_caller(classifiers, tmp_path
             verify=False,
         )
         loaded = tf.saved_model.load(os.fspath(version))
-        assert list(loaded.signatures) == ["serving_default"]
+        assert sorted(loaded.signatures) == sorted(ONE_TASK)
         inputs.append(set(loaded.signatures["serving_default"].structured_input_signature[1]))
     assert inputs == [{"text", "text_pair"}, {"text"}]
     model, _ = make_tiny_model(tmp_path / "model", fields={"text_pair": "no"})
     with pytest.raises(ValueError, match="text_pair must be true or false; got 'no'"):
         export_saved_model(model, tokenizer, tmp_path)
+
+
+def test_names_that_are_taken(classifiers, tmp_path):
+    models, tokenizer = classifiers
+    for name in ("encode", "sst2_classify"):
+        with pytest.raises(ValueError, match=f"would have a signature '{name}', but there is one"):
+            export_saved_model({"sst2": models["sst2"], name: models["qqp"]}, tokenizer, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["serving_default", "2nd", "", "a-b", "a/b", "naïve", "__init"])
@@ -359,7 +377,7 @@ def test_served_side_by_side(target, classifiers):
             assert answer.labels == [LABELS[task][i] for i in expected[task].argmax(axis=1)]
         by_default = client.predict(TEXTS)
         np.testing.assert_allclose(by_default.logits, expected["sst2"], atol=1e-5)
-        with pytest.raises(ValueError, match="'mnli'.*classifies pairs of texts: give text_pairs"):
+        with pytest.raises(ValueError, match="'mnli'.*takes pairs of texts: give text_pairs"):
             client.predict("one alone", signature_name="mnli")
         with pytest.raises(PredictError, match="no signature 'cola', but .*'qqp'"):
             client.predict("one alone", signature_name="cola")
@@ -395,4 +413,14 @@ def test_export_takes_one_model_or_several(monkeypatch, capsys, flags, models, p
     cli.main(["export", "--output=base", *flags])
     ((arguments, options),) = calls
     assert arguments == (models, "base")
-    assert options == {"version": None, "max_length": None, "pair": pair}
+    assert options == {
+        "version": None,
+        "max_length": None,
+        "pair": pair,
+        "regress_label": None,
+        "top_k": 5,
+        "weights": "fp32",
+        "max_batch_size": 32,
+        "max_latency_ms": 5.0,
+        "warmup": ["serving_default"],
+    }

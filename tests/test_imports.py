@@ -63,7 +63,12 @@ export.protos
 export.config_protos
 export.tensors
 export.results
+export.examples
+export.tfrecord
 export.publishing
+export.warmup
+export.serving_config
+export.serving_files
 export.reload
 export.data_types
 export.op_registry
@@ -72,24 +77,42 @@ export.saved_model_files
 export.releases
 export.endpoint_contracts
 export.compatibility
-export.server_files
 export.inspection
 export.signature_trial
 export.trials
 export.report_text
+export.requests
+export.answers
+export.methods
+export.channel
 export.connection
+export.async_connection
+export.client_base
 export.client
+export.async_client
+export.smoke_checks
+export.smoke_rest
+export.smoke_test
 export.server.status
 export.server.batching
 export.server.servable
 export.server.services
 export.server.model_server
 export.server
+export.tracing
+export.served_models
+export.endpoints
+export.shared_input
 export.verification
+export.weights
 export.saved_model
 distilbert_tf.launcher
 distilbert_tf.demo
 distilbert_tf.command_parts
+distilbert_tf.progress
+distilbert_tf.query_input
+distilbert_tf.query_output
+distilbert_tf.query_command
 distilbert_tf.training_commands
 distilbert_tf.serving_commands
 distilbert_tf.commands
@@ -103,10 +126,10 @@ LATE = {
 }
 
 # `distilbert_tf` never imports `export` when it is itself imported.
-LATE_ONLY = {"distilbert_tf.serving_commands"}
+LATE_ONLY = {"distilbert_tf.query_command", "distilbert_tf.serving_commands"}
 
 # What runs beside TF Serving, or instead of it, needs no model code.
-WITHOUT_DISTILBERT_TF = {"export.client", "export.server"}
+WITHOUT_DISTILBERT_TF = {"export.async_client", "export.client", "export.server"}
 
 
 class Edge(NamedTuple):

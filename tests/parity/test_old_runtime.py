@@ -32,7 +32,7 @@ LOADER = Path(__file__).parents[1] / "c_api_loader.py"
 ENVIRONMENT = "tensorflow2_12"
 TOLERANCE = 1e-5
 # What an export can be asked for; each is tried with what this one has.
-OPTIONS: list[dict[str, object]] = [{}]
+OPTIONS: list[dict[str, object]] = [{}, {"weights": "fp16"}, {"weights": "int8"}]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,165 @@
+"""The subcommand `query`: asks a server about texts, any number of them, and writes its answers."""
+
+import contextlib
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from absl import flags
+
+from distilbert_tf.command_parts import UsageError, define_address, define_pair
+from distilbert_tf.progress import Progress
+from distilbert_tf.query_input import InputRow, QueryInput
+from distilbert_tf.query_output import FORMATS, METHODS, QueryOutput
+
+
+def define_query(values: flags.FlagValues) -> None:
+    """Defines the flags of `query`."""
+    define_address(values)
+    flags.DEFINE_integer(
+        "version", None, "version to ask; the newest if not given", 1, flag_values=values
+    )
+    flags.DEFINE_string("label", None, "label of the version to ask", flag_values=values)
+    flags.DEFINE_enum("method", "predict", METHODS, "what to ask for", flag_values=values)
+    flags.DEFINE_string(
+        "signature",
+        "serving_default",
+        "endpoint of the model; of one for several tasks, a task's name",
+        flag_values=values,
+    )
+    _define_texts(values)
+    flags.DEFINE_integer("batch_size", 32, "texts in a request", 1, flag_values=values)
+    flags.DEFINE_integer("concurrency", 1, "requests at once", 1, flag_values=values)
+    flags.DEFINE_float("timeout_s", 10.0, "deadline of each request", 0.001, flag_values=values)
+    flags.DEFINE_float(
+        "wait_s", 0.0, "how long to wait for the server to be ready", 0.0, flag_values=values
+    )
+    _define_security(values)
+
+
+def _define_texts(values: flags.FlagValues) -> None:
+    define_pair(values)
+    flags.DEFINE_string(
+        "input",
+        None,
+        "file with a text in each line; standard input if there are no texts either",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "output",
+        None,
+        "file to write, complete or not at all; standard output if not given",
+        flag_values=values,
+    )
+    flags.DEFINE_enum("format", "text", FORMATS, "how answers are written", flag_values=values)
+    flags.DEFINE_boolean("json", False, "the same as --format=jsonl", flag_values=values)
+    flags.DEFINE_boolean(
+        "progress",
+        None,
+        "show progress on standard error; only on a terminal if not given",
+        flag_values=values,
+    )
+
+
+def _define_security(values: flags.FlagValues) -> None:
+    flags.DEFINE_boolean("tls", False, "speak TLS; implied by the next four", flag_values=values)
+    flags.DEFINE_string(
+        "root_certificates", None, "PEM file: who may have signed the server's", flag_values=values
+    )
+    flags.DEFINE_string("client_key", None, "PEM file, for mutual TLS", flag_values=values)
+    flags.DEFINE_string("client_certificate", None, "PEM file, for mutual TLS", flag_values=values)
+    flags.DEFINE_string(
+        "server_name", None, "name in the server's certificate, if not --host", flag_values=values
+    )
+    flags.DEFINE_multi_string(
+        "header", [], "sent with each request, as 'name: value'", flag_values=values
+    )
+
+
+def run_query(values: flags.FlagValues, words: Sequence[str]) -> None:
+    """Asks a server."""
+    if words and values.input is not None:
+        raise UsageError(f"texts are given twice: {words[0]!r} and --input={values.input}")
+    format_name = "jsonl" if values.json else values.format
+    with (
+        _client(values) as client,
+        _open(values.input) as file,
+        QueryOutput(values.output, format_name, values.method) as output,
+    ):
+        if values.wait_s:
+            client.wait_until_ready(values.wait_s)
+        name = values.input or "standard input"
+        _ask(client, QueryInput(words, file, name, values.pair), output, values)
+
+
+def _open(path: str | None) -> contextlib.AbstractContextManager[BinaryIO]:
+    return contextlib.nullcontext(sys.stdin.buffer) if path is None else Path(path).open("rb")
+
+
+def _ask(client: Any, texts: QueryInput, output: QueryOutput, values: flags.FlagValues) -> None:
+    """Writes answer after answer; if that ends early, says where."""
+    asked: deque[InputRow] = deque()  # without an answer yet
+    is_shown = values.progress
+    if is_shown is None:  # two things on one terminal would be a mess
+        is_shown = sys.stderr.isatty() and not (values.output is None and sys.stdout.isatty())
+    progress = Progress(is_shown, "texts")
+    count = 0
+    stream = client.stream(
+        _note(texts, asked),
+        values.method,
+        batch_size=1 if texts.is_typed else values.batch_size,
+        concurrency=1 if texts.is_typed else values.concurrency,
+    )
+    try:
+        with contextlib.closing(stream) as answers:
+            for answer in answers:
+                output.write(asked[0].texts, answer)
+                count += 1
+                progress.update(count, asked.popleft().share)
+        if texts.error is not None:
+            raise texts.error
+    except BaseException:
+        progress.close()
+        place = f" before {asked[0].place}" if asked else ""
+        if count:
+            sys.stderr.write(
+                f"distilbert-tf query: stopped{place}; {count} answers are in {output.place}\n"
+            )
+        raise
+    progress.close()
+
+
+def _note(rows: Iterable[InputRow], asked: deque[InputRow]) -> Iterator[Any]:
+    """Gives rows in the client's form, and notes them."""
+    for row in rows:
+        asked.append(row)
+        yield row.texts[0] if len(row.texts) == 1 else row.texts
+
+
+def _client(values: flags.FlagValues) -> Any:
+    from export.client import PredictClient, Tls
+
+    files = {
+        name: values[name].value
+        for name in ("root_certificates", "client_key", "client_certificate", "server_name")
+    }
+    has_tls = values.tls or any(value is not None for value in files.values())
+    return PredictClient(
+        f"{values.host}:{values.port}",
+        values.model_name,
+        timeout_s=values.timeout_s,
+        version=values.version,
+        version_label=values.label,
+        signature_name=values.signature,
+        tls=Tls(**files) if has_tls else None,
+        headers=dict(map(_header, values.header)),
+    )
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon:
+        raise UsageError(f"--header wants 'name: value'; got {text!r}")
+    return name.strip(), value.strip()

@@ -1,0 +1,252 @@
+"""What the servers answer, read into results; an answer that cannot be right is a ValueError.
+
+Shape legend: B rows, T tokens of the longest, C classes, D the encoder's width, M masked tokens,
+K answers for each.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from export import signatures, tensors
+from export.protos import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    inference_pb2,
+    meta_graph_pb2,
+    predict_pb2,
+    regression_pb2,
+)
+from export.results import (
+    Classifications,
+    Embeddings,
+    MaskAnswer,
+    ModelMetadata,
+    Predictions,
+    SignatureInfo,
+    TensorInfo,
+    TokenizedText,
+    VersionStatus,
+)
+
+SIGNATURE_DEF = "signature_def"  # the only metadata field that there is
+
+_STRING, _FLOAT, _INT = np.dtype(object), np.dtype(np.float32), np.dtype(np.int32)
+
+
+def read_predictions(response: predict_pb2.PredictResponse, size: int) -> Predictions:
+    """Reads a classifier's answer for `size` rows."""
+    labels = _output(response, signatures.LABEL, _STRING, size)
+    probabilities = _output(response, signatures.PROBABILITIES, _FLOAT, size, rank=2)
+    logits = _output(response, signatures.LOGITS, _FLOAT, size, rank=2)
+    if signatures.LABEL_ID in response.outputs:
+        label_ids = _output(response, signatures.LABEL_ID, _INT, size)
+    else:  # an older export
+        label_ids = logits.argmax(axis=1).astype(np.int32)
+    return Predictions(_decode(labels), label_ids, probabilities, logits)
+
+
+def join_predictions(parts: Sequence[Predictions]) -> Predictions:
+    """Joins the answers to consecutive requests."""
+    return Predictions(
+        [label for part in parts for label in part.labels],
+        np.concatenate([part.label_ids for part in parts]),
+        np.concatenate([part.probabilities for part in parts]),
+        np.concatenate([part.logits for part in parts]),
+    )
+
+
+def no_predictions(signature: SignatureInfo | None) -> Predictions:
+    """Makes the answer to no texts; the number of classes is the signature's, if it tells."""
+    empty = _empty(signature, signatures.PROBABILITIES)
+    return Predictions([], np.zeros(0, np.int32), empty, empty)
+
+
+def read_embeddings(response: predict_pb2.PredictResponse, size: int) -> Embeddings:
+    """Reads an encoder's answer."""
+    return Embeddings(
+        _output(response, signatures.CLS_EMBEDDING, _FLOAT, size, rank=2),
+        _output(response, signatures.MEAN_EMBEDDING, _FLOAT, size, rank=2),
+    )
+
+
+def join_embeddings(parts: Sequence[Embeddings]) -> Embeddings:
+    """Joins the answers to consecutive requests."""
+    return Embeddings(
+        np.concatenate([part.cls for part in parts]), np.concatenate([part.mean for part in parts])
+    )
+
+
+def no_embeddings(signature: SignatureInfo | None) -> Embeddings:
+    """Makes the answer to no texts."""
+    empty = _empty(signature, signatures.CLS_EMBEDDING)
+    return Embeddings(empty, empty)
+
+
+def read_tokens(response: predict_pb2.PredictResponse, size: int) -> list[TokenizedText]:
+    """Reads a tokenizer's answer, and takes the padding off."""
+    ids = _output(response, signatures.INPUT_IDS, _INT, size, rank=2)
+    mask = _output(response, signatures.ATTENTION_MASK, _INT, size, rank=2)
+    tokens = _output(response, signatures.TOKENS, _STRING, size, rank=2)
+    lengths = mask.sum(axis=1).tolist()
+    return [
+        TokenizedText(row_ids[:length].tolist(), [1] * length, _decode(row_tokens[:length]))
+        for row_ids, row_tokens, length in zip(ids, tokens, lengths, strict=True)
+    ]
+
+
+def read_mask_answers(
+    response: predict_pb2.PredictResponse, size: int
+) -> list[list[list[MaskAnswer]]]:
+    """Reads a masked-language model's answer: of each text, each mask, the best tokens first."""
+    tokens = _output(response, signatures.TOKENS, _STRING, size, rank=3)
+    ids = _output(response, signatures.TOKEN_IDS, _INT, size, rank=3)
+    scores = _output(response, signatures.SCORES, _FLOAT, size, rank=3)
+    return [
+        [
+            list(map(MaskAnswer, _decode(tokens[b, m]), ids[b, m].tolist(), scores[b, m].tolist()))
+            # A row with fewer masks than the longest ends with scores of 0.
+            for m in range(scores.shape[1])
+            if scores[b, m].any()
+        ]
+        for b in range(size)
+    ]
+
+
+def join_lists(parts: Sequence[list[Any]]) -> list[Any]:
+    """Joins the answers to consecutive requests."""
+    return [row for part in parts for row in part]
+
+
+def no_rows(signature: SignatureInfo | None) -> list[Any]:
+    """Makes the answer to no texts."""
+    return []
+
+
+def read_classifications(
+    response: classification_pb2.ClassificationResponse | inference_pb2.InferenceResult, size: int
+) -> Classifications:
+    """Reads the answer of Classify, or that part of MultiInference's."""
+    result = (
+        response.result
+        if isinstance(response, classification_pb2.ClassificationResponse)
+        else response.classification_result
+    )
+    rows = [row.classes for row in result.classifications]
+    _check_size("classifications", len(rows), size)
+    counts = {len(row) for row in rows}
+    if len(counts) != 1 or 0 in counts:
+        raise ValueError(f"the rows' classes are not equally many, or none: {sorted(counts)}")
+    return Classifications(
+        [[item.label for item in row] for row in rows],
+        np.array([[item.score for item in row] for row in rows], np.float32),
+    )
+
+
+def join_classifications(parts: Sequence[Classifications]) -> Classifications:
+    """Joins the answers to consecutive requests."""
+    return Classifications(
+        [row for part in parts for row in part.classes],
+        np.concatenate([part.scores for part in parts]),
+    )
+
+
+def no_classifications(signature: SignatureInfo | None) -> Classifications:
+    """Makes the answer to no texts."""
+    return Classifications([], _empty(signature, signatures.SCORES))
+
+
+def read_regressions(
+    response: regression_pb2.RegressionResponse | inference_pb2.InferenceResult, size: int
+) -> list[float]:
+    """Reads the answer of Regress, or that part of MultiInference's."""
+    result = (
+        response.result
+        if isinstance(response, regression_pb2.RegressionResponse)
+        else response.regression_result
+    )
+    _check_size("regressions", len(result.regressions), size)
+    return [item.value for item in result.regressions]
+
+
+def read_outputs(response: predict_pb2.PredictResponse) -> dict[str, np.ndarray]:
+    """Reads whatever a signature gives."""
+    return {name: _array(response, name) for name in response.outputs}
+
+
+def read_metadata(response: get_model_metadata_pb2.GetModelMetadataResponse) -> ModelMetadata:
+    """Reads the model's signatures."""
+    signature_defs = get_model_metadata_pb2.SignatureDefMap()
+    if not response.metadata[SIGNATURE_DEF].Unpack(signature_defs):
+        raise ValueError(f"metadata field {SIGNATURE_DEF!r} is missing")
+    return ModelMetadata(
+        response.model_spec.name,
+        response.model_spec.version.value,
+        {
+            name: SignatureInfo(_tensor_infos(proto.inputs), _tensor_infos(proto.outputs))
+            for name, proto in signature_defs.signature_def.items()
+            # What initialises a SavedModel is listed as well, but cannot be called.
+            if proto.method_name
+        },
+    )
+
+
+def read_status(response: get_model_status_pb2.GetModelStatusResponse) -> list[VersionStatus]:
+    """Reads the versions' states."""
+    state_name = get_model_status_pb2.ModelVersionStatus.State.Name
+    return [
+        VersionStatus(version.version, state_name(version.state), version.status.error_message)
+        for version in response.model_version_status
+    ]
+
+
+def _array(response: predict_pb2.PredictResponse, name: str) -> np.ndarray:
+    if name not in response.outputs:
+        raise ValueError(f"output {name!r} is missing; there are {sorted(response.outputs)}")
+    try:
+        return tensors.to_array(response.outputs[name])
+    except ValueError as error:
+        raise ValueError(f"output {name!r}: {error}") from error
+
+
+def _output(
+    response: predict_pb2.PredictResponse, name: str, dtype: np.dtype, size: int, rank: int = 1
+) -> np.ndarray:
+    """Reads an output of known type and rank that has a row for each row asked about."""
+    array = _array(response, name)
+    if array.dtype != dtype or array.ndim != rank:
+        raise ValueError(
+            f"output {name!r} is {array.dtype} of rank {array.ndim}, not {dtype} of rank {rank}"
+        )
+    _check_size(f"output {name!r}", len(array), size)
+    return array
+
+
+def _check_size(what: str, found: int, size: int) -> None:
+    if found != size:
+        raise ValueError(f"{what} has {found} rows, but {size} were sent")
+
+
+def _decode(strings: np.ndarray) -> list[str]:
+    return [string.decode("utf-8", "replace") for string in strings.tolist()]
+
+
+def _empty(signature: SignatureInfo | None, output: str) -> np.ndarray:
+    """Makes no rows, as wide as the signature says, if it does."""
+    info = signature and signature.outputs.get(output)
+    width = (info.shape[-1] if info and info.shape else None) or 0
+    return np.zeros((0, width), np.float32)
+
+
+def _tensor_infos(protos: Mapping[str, meta_graph_pb2.TensorInfo]) -> dict[str, TensorInfo]:
+    return {
+        name: TensorInfo(
+            tensors.data_type_name(proto.dtype),
+            None
+            if proto.tensor_shape.unknown_rank
+            else tuple(None if dim.size < 0 else dim.size for dim in proto.tensor_shape.dim),
+        )
+        for name, proto in protos.items()
+    }

@@ -1,0 +1,276 @@
+"""The client of `export.client` for asyncio."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from export import answers, methods, requests
+from export.async_connection import AsyncConnection, map_in_order
+from export.channel import ChannelSettings, Tls
+from export.client_base import Asked, BaseClient, Options, Readiness, read_answer
+from export.connection import Attempts, PredictError
+from export.requests import Rows
+from export.results import (
+    Classification,
+    Classifications,
+    Embedding,
+    Embeddings,
+    MaskAnswer,
+    ModelMetadata,
+    Prediction,
+    Predictions,
+    SignatureInfo,
+    TokenizedText,
+    VersionStatus,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["AsyncPredictClient", "PredictError", "Tls"]
+
+
+# A str is a Sequence[str], too; of overloads the first that fits counts.
+# mypy: disable-error-code="overload-overlap"
+class AsyncPredictClient(BaseClient):
+    """`PredictClient` for asyncio: the same arguments, methods, answers and errors.
+
+        async with AsyncPredictClient("127.0.0.1:8500") as client:
+            (await client.predict("A fine film.")).label
+            async for prediction in client.stream(lines, concurrency=8): ...
+
+    A client belongs to the event loop that uses it first. A task that is cancelled cancels its
+    requests.
+    """
+
+    _connection: AsyncConnection
+
+    def _connect(self, settings: ChannelSettings) -> AsyncConnection:
+        return AsyncConnection(settings)
+
+    @overload
+    async def predict(
+        self, texts: str, text_pairs: str | None = None, **options: "Unpack[Options]"
+    ) -> Prediction: ...
+
+    @overload
+    async def predict(
+        self,
+        texts: Sequence[str],
+        text_pairs: Sequence[str] | None = None,
+        **options: "Unpack[Options]",
+    ) -> Predictions: ...
+
+    async def predict(self, texts: Any, text_pairs: Any = None, **options: Any) -> Any:
+        """As `PredictClient.predict`."""
+        return await self._ask(methods.PREDICT, requests.text_rows(texts, text_pairs), **options)
+
+    @overload
+    async def classify(
+        self, texts: str, text_pairs: str | None = None, **options: "Unpack[Options]"
+    ) -> Classification: ...
+
+    @overload
+    async def classify(
+        self,
+        texts: Sequence[str],
+        text_pairs: Sequence[str] | None = None,
+        **options: "Unpack[Options]",
+    ) -> Classifications: ...
+
+    async def classify(self, texts: Any, text_pairs: Any = None, **options: Any) -> Any:
+        """As `PredictClient.classify`."""
+        return await self._ask(methods.CLASSIFY, requests.text_rows(texts, text_pairs), **options)
+
+    @overload
+    async def regress(
+        self, texts: str, text_pairs: str | None = None, **options: "Unpack[Options]"
+    ) -> float: ...
+
+    @overload
+    async def regress(
+        self,
+        texts: Sequence[str],
+        text_pairs: Sequence[str] | None = None,
+        **options: "Unpack[Options]",
+    ) -> list[float]: ...
+
+    async def regress(self, texts: Any, text_pairs: Any = None, **options: Any) -> Any:
+        """As `PredictClient.regress`."""
+        return await self._ask(methods.REGRESS, requests.text_rows(texts, text_pairs), **options)
+
+    async def multi_inference(
+        self,
+        texts: str | Sequence[str],
+        text_pairs: str | Sequence[str] | None = None,
+        *,
+        classify: Sequence[str] = (),
+        regress: Sequence[str] = (),
+        **options: "Unpack[Options]",
+    ) -> dict[str, Any]:
+        """As `PredictClient.multi_inference`."""
+        method = methods.multi_inference(classify, regress)
+        return await self._ask(method, requests.text_rows(texts, text_pairs), **options)
+
+    @overload
+    async def encode(self, texts: str, **options: "Unpack[Options]") -> Embedding: ...
+
+    @overload
+    async def encode(self, texts: Sequence[str], **options: "Unpack[Options]") -> Embeddings: ...
+
+    async def encode(self, texts: Any, **options: Any) -> Any:
+        """As `PredictClient.encode`."""
+        return await self._ask(methods.ENCODE, requests.text_rows(texts), **options)
+
+    @overload
+    async def tokenize(
+        self, texts: str, text_pairs: str | None = None, **options: "Unpack[Options]"
+    ) -> TokenizedText: ...
+
+    @overload
+    async def tokenize(
+        self,
+        texts: Sequence[str],
+        text_pairs: Sequence[str] | None = None,
+        **options: "Unpack[Options]",
+    ) -> list[TokenizedText]: ...
+
+    async def tokenize(self, texts: Any, text_pairs: Any = None, **options: Any) -> Any:
+        """As `PredictClient.tokenize`."""
+        return await self._ask(methods.TOKENIZE, requests.text_rows(texts, text_pairs), **options)
+
+    @overload
+    async def fill_mask(
+        self, texts: str, **options: "Unpack[Options]"
+    ) -> list[list[MaskAnswer]]: ...
+
+    @overload
+    async def fill_mask(
+        self, texts: Sequence[str], **options: "Unpack[Options]"
+    ) -> list[list[list[MaskAnswer]]]: ...
+
+    async def fill_mask(self, texts: Any, **options: Any) -> Any:
+        """As `PredictClient.fill_mask`."""
+        return await self._ask(methods.FILL_MASK, requests.text_rows(texts), **options)
+
+    async def from_ids(
+        self,
+        input_ids: requests.Ids,
+        attention_mask: requests.Ids | None = None,
+        **options: "Unpack[Options]",
+    ) -> Any:
+        """As `PredictClient.from_ids`."""
+        return await self._ask(
+            methods.FROM_IDS, requests.id_rows(input_ids, attention_mask), **options
+        )
+
+    async def stream(
+        self,
+        rows: Iterable[str | tuple[str, str]],
+        method: str = "predict",
+        **options: "Unpack[Options]",
+    ) -> AsyncGenerator[Any, None]:
+        """As `PredictClient.stream`."""
+        asked = Asked(self.signature_name, methods.TEXT_METHODS[method], **options)
+        batches = requests.batch_stream(rows, asked.batch_size)
+        parts = map_in_order(lambda batch: self._answer(asked, batch), batches, asked.concurrency)
+        async with contextlib.aclosing(parts):
+            async for part in parts:
+                for row in part:
+                    yield row
+
+    async def call(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        signature_name: str | None = None,
+        outputs: Sequence[str] = (),
+        timeout_s: float | None = None,
+    ) -> dict[str, np.ndarray]:
+        """As `PredictClient.call`."""
+        spec = self._spec(signature_name or self.signature_name)
+        request = requests.predict_arrays(spec, inputs, outputs)
+        response = await self._connection.send(
+            "Predict", request, self._connection.attempts(timeout_s)
+        )
+        return read_answer(self._connection, answers.read_outputs, response)
+
+    async def metadata(self, timeout_s: float | None = None) -> ModelMetadata:
+        """As `PredictClient.metadata`."""
+        response = await self._connection.send(
+            "GetModelMetadata", self._metadata_request(), self._connection.attempts(timeout_s)
+        )
+        self._metadata = read_answer(self._connection, answers.read_metadata, response)
+        return self._metadata
+
+    async def model_status(self, timeout_s: float | None = None) -> list[VersionStatus]:
+        """As `PredictClient.model_status`."""
+        response = await self._connection.send(
+            "GetModelStatus", self._status_request(), self._connection.attempts(timeout_s)
+        )
+        return read_answer(self._connection, answers.read_status, response)
+
+    async def wait_until_ready(self, timeout_s: float = 60.0) -> None:
+        """As `PredictClient.wait_until_ready`."""
+        has_label = self._version_label is not None
+        readiness = Readiness(self._connection, timeout_s, has_label)
+        while True:
+            try:
+                if readiness.is_ready(await self.model_status(readiness.remaining_s)):
+                    if has_label:
+                        await self.metadata(readiness.remaining_s)
+                    return
+            except PredictError as error:
+                readiness.note(error)
+            await asyncio.sleep(readiness.pause_s())
+
+    async def close(self) -> None:
+        """As `PredictClient.close`."""
+        await self._connection.close()
+
+    async def __aenter__(self) -> "AsyncPredictClient":
+        return self
+
+    async def __aexit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _ask(self, method: methods.Method, rows: Rows, **options: "Unpack[Options]") -> Any:
+        asked = Asked(self.signature_name, method, **options)
+        parts = map_in_order(
+            lambda batch: self._answer(asked, batch),
+            rows.batches(asked.batch_size),
+            asked.concurrency,
+        )
+        signature = None
+        if len(rows) == 0 and method.has_inputs:
+            signature = await self._signature(
+                asked, rows, self._connection.attempts(asked.timeout_s)
+            )
+        return asked.result(rows, [part async for part in parts], signature)
+
+    async def _answer(self, asked: Asked, batch: Rows) -> Any:
+        """Asks about one batch, within one deadline."""
+        attempts = self._connection.attempts(asked.timeout_s)
+        if asked.method.has_inputs:
+            await self._signature(asked, batch, attempts)
+        request = asked.method.make_request(self._spec(asked.signature_name), batch)
+        response = await self._connection.send(asked.method.rpc, request, attempts)
+        return read_answer(self._connection, asked.method.read, response, len(batch))
+
+    async def _signature(self, asked: Asked, rows: Rows, attempts: Attempts) -> SignatureInfo:
+        """Gives the signature if it takes these rows, and complains otherwise."""
+        name, columns = asked.signature_name, rows.columns
+        if (known := self._known_signature(name, columns)) is None:
+            await self.metadata(attempts.remaining_s)
+            if (known := self._known_signature(name, columns)) is None:
+                raise self._wrong_signature(name, columns)
+        return known

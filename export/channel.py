@@ -1,0 +1,130 @@
+"""How a client reaches a server: TLS, keep-alive, sizes and headers, for both kinds of channel."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+
+import grpc
+
+# The pause before a retry grows from the first to the second of these, in seconds, and is then
+# shortened at random, so that clients who lost a server together don't come back together.
+FIRST_BACKOFF_S = 0.1
+MAX_BACKOFF_S = 1.0
+
+# A stock gRPC server takes pings during a request every five minutes, and after three that come
+# sooner closes the connection (ENHANCE_YOUR_CALM); pings without a request it takes every two
+# hours, so there are none. Load balancers drop connections that idle for 350 s.
+KEEPALIVE_S = 330.0
+# How long a ping, or bytes sent, may stay unacknowledged before the connection counts as dead.
+KEEPALIVE_TIMEOUT_S = 10.0
+
+Path = str | os.PathLike[str]
+Headers = Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tls:
+    """What makes a connection secure; all files are PEM.
+
+    Args:
+        root_certificates: Who may have signed the server's certificate; by default those that gRPC
+            comes with.
+        client_key: For mutual TLS the client's private key.
+        client_certificate: For mutual TLS the client's certificate, and its signers'.
+        server_name: The name that the server's certificate must hold, if it is not the target's.
+    """
+
+    root_certificates: Path | None = None
+    client_key: Path | None = None
+    client_certificate: Path | None = None
+    server_name: str | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Reads the files.
+
+        Raises:
+            OSError: a file cannot be read.
+            ValueError: a file is not PEM, or of key and certificate one is missing.
+        """
+        if (self.client_key is None) != (self.client_certificate is None):
+            raise ValueError("Mutual TLS needs both client_key and client_certificate")
+        return grpc.ssl_channel_credentials(
+            _read_pem(self.root_certificates),
+            _read_pem(self.client_key),
+            _read_pem(self.client_certificate),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelSettings:
+    """What a connection is made from.
+
+    Args:
+        target: The server's address.
+        model_name: The model's name, for error messages.
+        timeout_s: The deadline of each request, retries included, in seconds.
+        max_attempts: How often a request may be sent while the server is UNAVAILABLE; None: as
+            often as the deadline allows. Nothing else is retried.
+        max_message_bytes: The largest request or answer, in bytes.
+        keepalive_s: How often a connection is probed while it waits for an answer, in seconds.
+        tls: Makes the connection secure; None: it is not.
+        headers: Sent with each request, or a function that gives them, asked each time.
+
+    Raises:
+        ValueError: a number makes no sense.
+    """
+
+    target: str
+    model_name: str
+    timeout_s: float
+    max_attempts: int | None
+    max_message_bytes: int
+    keepalive_s: float
+    tls: Tls | None
+    headers: Headers | Callable[[], Headers]
+
+    def __post_init__(self) -> None:
+        if self.timeout_s <= 0:
+            raise ValueError(f"timeout_s must be positive, not {self.timeout_s}")
+        if self.max_attempts is not None and self.max_attempts < 1:
+            raise ValueError(f"max_attempts must be at least 1, not {self.max_attempts}")
+        if not 0 < self.max_message_bytes < 2**31:
+            raise ValueError(
+                f"max_message_bytes must be from 1 to 2**31 - 1, not {self.max_message_bytes}"
+            )
+        if self.keepalive_s <= 0:
+            raise ValueError(f"keepalive_s must be positive, not {self.keepalive_s}")
+
+    def options(self) -> list[tuple[str, int | str]]:
+        """Gives the channel's options."""
+        options: list[tuple[str, int | str]] = [
+            ("grpc.max_send_message_length", self.max_message_bytes),
+            ("grpc.max_receive_message_length", self.max_message_bytes),
+            # gRPC waits ever longer before it connects again, up to two minutes; a retry before
+            # that fails at once.
+            ("grpc.initial_reconnect_backoff_ms", round(1000 * FIRST_BACKOFF_S)),
+            ("grpc.min_reconnect_backoff_ms", round(1000 * KEEPALIVE_TIMEOUT_S)),
+            ("grpc.max_reconnect_backoff_ms", round(1000 * MAX_BACKOFF_S)),
+            ("grpc.keepalive_time_ms", round(1000 * self.keepalive_s)),
+            ("grpc.keepalive_timeout_ms", round(1000 * KEEPALIVE_TIMEOUT_S)),
+            # Retries are counted here; two layers of them would multiply.
+            ("grpc.enable_retries", 0),
+        ]
+        if self.tls is not None and self.tls.server_name is not None:
+            options.append(("grpc.ssl_target_name_override", self.tls.server_name))
+        return options
+
+    def call_metadata(self) -> list[tuple[str, str]] | None:
+        """Gives the headers of a request, in gRPC's form."""
+        headers = self.headers() if callable(self.headers) else self.headers
+        return [(name.lower(), value) for name, value in headers.items()] or None
+
+
+def _read_pem(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    content = pathlib.Path(path).read_bytes()
+    if b"-----BEGIN " not in content:
+        raise ValueError(f"{os.fspath(path)} is not PEM: it has no line -----BEGIN ...-----")
+    return content

@@ -1,0 +1,26 @@
+"""Texts as tf.Examples: the input of Classify, Regress and MultiInference."""
+
+from collections.abc import Mapping, Sequence
+
+from export.protos import input_pb2
+
+
+def to_input(columns: Mapping[str, Sequence[str]]) -> input_pb2.Input:
+    """Makes the input message of B texts or pairs.
+
+    Args:
+        columns: B texts by feature name: `signatures.TEXT`, and `TEXT_PAIR` for pairs.
+
+    Returns:
+        A message with B tf.Examples.
+
+    Raises:
+        ValueError: The columns differ in length.
+    """
+    message = input_pb2.Input()
+    examples = message.example_list.examples
+    for row in zip(*columns.values(), strict=True):
+        example = examples.add()
+        for name, text in zip(columns, row, strict=True):
+            example.features.feature[name].bytes_list.value.append(text.encode())
+    return message

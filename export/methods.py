@@ -1,0 +1,141 @@
+"""The ways to ask a server, as a table: how rows become a request, and an answer becomes rows."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from export import answers, requests, signatures
+from export.results import SignatureInfo
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A way to ask.
+
+    Args:
+        rpc: The method of TF Serving's PredictionService.
+        endpoint: The name of the signature, or its ending where each task has its own.
+        make_request: Makes the request, from model spec and rows.
+        read: Reads the answer, given the number of rows.
+        join: Joins the answers to consecutive requests.
+        nothing: Makes the answer to no rows, from the signature, if it is known.
+        has_inputs: Whether the rows' names are the signature's inputs; else they are features.
+        first: Takes the answer to the only row.
+    """
+
+    rpc: str
+    endpoint: str
+    make_request: Callable[[Any, requests.Rows], Any]
+    read: Callable[[Any, int], Any]
+    join: Callable[[Sequence[Any]], Any]
+    nothing: Callable[[SignatureInfo | None], Any]
+    has_inputs: bool = True
+    first: Callable[[Any], Any] = lambda rows: rows[0]
+
+    def signature_of(self, task: str) -> str:
+        """Names the signature that asks a task in this way.
+
+        Args:
+            task: The signature that classifies the task's texts, or the one wanted itself.
+        """
+        if self.endpoint in (signatures.SERVING_DEFAULT, task) or task.endswith(
+            f"_{self.endpoint}"
+        ):
+            return task
+        if self.endpoint in (signatures.ENCODE, signatures.FILL_MASK) or task in (
+            signatures.SERVING_DEFAULT,
+            signatures.CLASSIFY_TEXT,
+        ):
+            return self.endpoint
+        return f"{task}_{self.endpoint}"
+
+
+_PREDICTIONS: Mapping[str, Any] = {
+    "read": answers.read_predictions,
+    "join": answers.join_predictions,
+    "nothing": answers.no_predictions,
+}
+_LISTS: Mapping[str, Any] = {"join": answers.join_lists, "nothing": answers.no_rows}
+
+PREDICT = Method("Predict", signatures.SERVING_DEFAULT, requests.predict_texts, **_PREDICTIONS)
+FROM_IDS = Method("Predict", signatures.FROM_IDS, requests.predict_ids, **_PREDICTIONS)
+ENCODE = Method(
+    "Predict",
+    signatures.ENCODE,
+    requests.predict_texts,
+    answers.read_embeddings,
+    answers.join_embeddings,
+    answers.no_embeddings,
+)
+TOKENIZE = Method(
+    "Predict", signatures.TOKENIZE, requests.predict_texts, answers.read_tokens, **_LISTS
+)
+FILL_MASK = Method(
+    "Predict", signatures.FILL_MASK, requests.predict_texts, answers.read_mask_answers, **_LISTS
+)
+CLASSIFY = Method(
+    "Classify",
+    signatures.CLASSIFY,
+    requests.classify,
+    answers.read_classifications,
+    answers.join_classifications,
+    answers.no_classifications,
+    has_inputs=False,
+)
+REGRESS = Method(
+    "Regress",
+    signatures.REGRESS,
+    requests.regress,
+    answers.read_regressions,
+    **_LISTS,
+    has_inputs=False,
+)
+
+# Those whose rows are texts, by the name of the client's method.
+TEXT_METHODS = {
+    "predict": PREDICT,
+    "encode": ENCODE,
+    "tokenize": TOKENIZE,
+    "fill_mask": FILL_MASK,
+    "classify": CLASSIFY,
+    "regress": REGRESS,
+}
+
+
+def multi_inference(classify: Sequence[str], regress: Sequence[str]) -> Method:
+    """Makes the way to ask several signatures at once.
+
+    Args:
+        classify: Signatures for Classify.
+        regress: Signatures for Regress.
+
+    Raises:
+        ValueError: no signature is named, or one twice.
+    """
+    parts = dict.fromkeys(classify, CLASSIFY) | dict.fromkeys(regress, REGRESS)
+    if not parts or len(parts) != len(classify) + len(regress):
+        raise ValueError("Name one signature or more, each once")
+    tasks = [(name, requests.CLASSIFY_METHOD) for name in classify]
+    tasks += [(name, requests.REGRESS_METHOD) for name in regress]
+
+    def read(response: Any, size: int) -> dict[str, Any]:
+        if len(response.results) != len(tasks):
+            raise ValueError(f"there are {len(response.results)} results for {len(tasks)} tasks")
+        return {
+            name: part.read(result, size)
+            for (name, part), result in zip(parts.items(), response.results, strict=True)
+        }
+
+    return Method(
+        "MultiInference",
+        "",
+        functools.partial(requests.multi_inference, tasks=tasks),
+        read,
+        lambda joined: {
+            name: part.join([answer[name] for answer in joined]) for name, part in parts.items()
+        },
+        lambda _: {name: part.nothing(None) for name, part in parts.items()},
+        has_inputs=False,
+        first=lambda answer: {name: rows[0] for name, rows in answer.items()},
+    )

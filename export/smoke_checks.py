@@ -1,0 +1,365 @@
+"""What any server of an export must get right, whatever the model has learnt.
+
+Each check takes a `Subject` and gives a note for the report; it raises `CheckFailedError` or
+`CheckSkippedError` instead, or lets the errors of a call through.
+
+Shapes: B texts, C classes.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
+from typing import Any
+
+import grpc
+import numpy as np
+
+from export import signatures
+from export.client import PredictClient, PredictError
+from export.examples import to_input
+from export.protos import (
+    classification_pb2,
+    inference_pb2,
+    prediction_service_pb2_grpc,
+    regression_pb2,
+)
+from export.results import ModelMetadata, SignatureInfo
+
+# A row's answer must not depend on its neighbours, so lengths and scripts are mixed.
+TEXTS = (
+    "The lamp flickers, but the book is too good to put down.",
+    "No.",
+    "Grüße aus Köln! Ça va? 東京は雨です。 🎈👩‍🚀",
+    "We waited for an hour at the wrong platform, and when the train left without us, everybody "
+    "laughed, even the man who had sent us there.",
+)
+EMPTY = ("", " \t\n", "\u200b")
+LONG = "A sentence that nobody would ever want to read to its end goes on and on. " * 200
+CONCURRENT = 24
+
+Columns = dict[str, list[str]]
+Arrays = Mapping[str, np.ndarray]
+_MASK = " [MASK]"
+_CLASSIFY_METHOD = "tensorflow/serving/classify"
+_REGRESS_METHOD = "tensorflow/serving/regress"
+
+
+class CheckFailedError(Exception):
+    """An answer that is wrong."""
+
+
+class CheckSkippedError(Exception):
+    """A check that does not apply here."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """The server under test.
+
+    Args:
+        client: Asks it for the model.
+        stub: Asks it for what the client has no method for.
+        timeout_s: The deadline of each call, in seconds.
+        batch_size: Rows in one request: no more than the server's `max_batch_size`.
+        tolerance: By how much two answers to one text may differ: other rows in a batch mean other
+            kernels, and another rounding.
+    """
+
+    client: PredictClient
+    stub: prediction_service_pb2_grpc.PredictionServiceStub
+    timeout_s: float = 30.0
+    batch_size: int = 8
+    tolerance: float = 1e-3
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Texts of all kinds, as many as a request may have."""
+        return TEXTS[: self.batch_size]
+
+    def metadata(self) -> ModelMetadata:
+        """Gives the model's signatures."""
+        return self.client.metadata(self.timeout_s)
+
+    def require(self, *names: str) -> None:
+        """Skips the check if the model lacks one of the signatures."""
+        for name in names:
+            if name not in self.metadata().signatures:
+                raise CheckSkippedError(f"the model has no signature {name}")
+
+    def columns(self, name: str, texts: Sequence[str]) -> Columns:
+        """Makes a signature's inputs of texts; of pairs, each text meets the one before it."""
+        signature = self.metadata().signatures[name]
+        if not takes_texts(signature):
+            raise CheckSkippedError(f"{name} takes no texts, but {sorted(signature.inputs)}")
+        texts = list(texts)
+        if signatures.TOKEN_IDS in signature.outputs:
+            texts = [text + _MASK for text in texts]
+        columns = {signatures.TEXT: texts}
+        if signatures.TEXT_PAIR in signature.inputs:
+            columns[signatures.TEXT_PAIR] = texts[-1:] + texts[:-1]
+        return columns
+
+    def call(self, inputs: Mapping[str, Any], name: str = signatures.SERVING_DEFAULT) -> Arrays:
+        """Calls a signature, and checks what holds for every answer."""
+        outputs = self.client.call(inputs, signature_name=name, timeout_s=self.timeout_s)
+        rows = len(next(iter(inputs.values())))
+        for output, array in outputs.items():
+            if array.ndim < 1 or len(array) != rows:
+                raise CheckFailedError(f"{name}: {output} has shape {array.shape} for {rows} rows")
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise CheckFailedError(f"{name}: {output} is not finite")
+        check_classes(name, outputs)
+        return outputs
+
+    def compare(self, what: str, got: Arrays, want: Arrays) -> None:
+        """Checks that two answers to the same rows are equal but for rounding."""
+        for name, array in want.items():
+            if array.dtype.kind == "f":
+                self.compare_arrays(f"{what}: {name}", got[name], array)
+
+    def compare_arrays(self, what: str, got: Any, want: Any) -> None:
+        """Checks that two arrays are equal but for rounding, relative to each row's largest."""
+        got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+        if got.shape != want.shape:
+            raise CheckFailedError(f"{what} has shape {got.shape} and {want.shape}")
+        for row, (have, need) in enumerate(zip(got, want, strict=True)):
+            allowed = self.tolerance * max(1.0, float(np.abs(need).max(initial=0.0)))
+            difference = float(np.abs(have - need).max(initial=0.0))
+            if not difference <= allowed:
+                raise CheckFailedError(
+                    f"{what} differ by {difference:.1e} in row {row}, allowed is {allowed:.1e}"
+                )
+
+
+def takes_texts(signature: SignatureInfo) -> bool:
+    """Says whether texts or pairs of texts are all that a signature wants."""
+    inputs = set(signature.inputs)
+    return signatures.TEXT in inputs and inputs <= {signatures.TEXT, signatures.TEXT_PAIR}
+
+
+def check_classes(name: str, outputs: Arrays) -> None:
+    """Checks that probabilities are some, and that the label is the likeliest class."""
+    if signatures.PROBABILITIES not in outputs:
+        return
+    probabilities = outputs[signatures.PROBABILITIES]
+    if (probabilities < 0).any() or np.abs(probabilities.sum(axis=1) - 1).max(initial=0) > 1e-3:
+        raise CheckFailedError(f"{name}: probabilities do not sum to 1: {probabilities.tolist()}")
+    best = probabilities.argmax(axis=1)
+    if signatures.LABEL_ID in outputs and not (outputs[signatures.LABEL_ID] == best).all():
+        raise CheckFailedError(f"{name}: label_id is not the likeliest class")
+    if not all(outputs.get(signatures.LABEL, [b"-"])):
+        raise CheckFailedError(f"{name}: a label is empty")
+
+
+def status(subject: Subject) -> str:
+    """A version is available, and none has failed."""
+    versions = subject.client.model_status(subject.timeout_s)
+    failed = [version for version in versions if version.error_message]
+    if failed:
+        raise CheckFailedError(f"version {failed[0].version}: {failed[0].error_message}")
+    available = [version.version for version in versions if version.state == "AVAILABLE"]
+    if not available:
+        raise CheckFailedError(f"no version is AVAILABLE: {versions}")
+    return f"versions {', '.join(map(str, available))}"
+
+
+def metadata(subject: Subject) -> str:
+    """There is a default signature that takes text."""
+    found = subject.metadata()
+    default = found.signatures.get(signatures.SERVING_DEFAULT)
+    if default is None or not takes_texts(default):
+        raise CheckFailedError(f"serving_default does not take {signatures.TEXT!r}: {default}")
+    return f"version {found.version}: {', '.join(sorted(found.signatures))}"
+
+
+def one_text(subject: Subject) -> str:
+    """A lone text has an answer."""
+    outputs = subject.call(subject.columns(signatures.SERVING_DEFAULT, TEXTS[:1]))
+    if signatures.PROBABILITIES not in outputs:
+        return ", ".join(f"{name} {array.shape}" for name, array in outputs.items())
+    label = outputs[signatures.LABEL][0].decode("utf-8", "replace")
+    return f"{label!r} {outputs[signatures.PROBABILITIES][0].max():.4f}"
+
+
+def many_texts(subject: Subject) -> str:
+    """A batch has the answers that its texts have alone."""
+    texts = [TEXTS[row % len(TEXTS)] for row in range(subject.batch_size)]
+    columns = subject.columns(signatures.SERVING_DEFAULT, texts)
+    subject.compare("a batch and single texts", _call_each(subject, columns), subject.call(columns))
+    return f"{len(texts)} rows"
+
+
+def odd_texts(subject: Subject) -> str:
+    """Texts without words, and one far too long, have answers; they leave other rows alone."""
+    texts = (TEXTS[0], *EMPTY, LONG, *TEXTS[1:])[: subject.batch_size]
+    columns = subject.columns(signatures.SERVING_DEFAULT, texts)
+    subject.compare("among odd texts, answers", subject.call(columns), _call_each(subject, columns))
+    return f"{len(texts)} rows, up to {max(map(len, texts))} characters"
+
+
+def concurrent_calls(subject: Subject) -> str:
+    """Calls that are merged into batches have their own answers."""
+    texts = [TEXTS[number % len(TEXTS)] for number in range(CONCURRENT)]
+    columns = subject.columns(signatures.SERVING_DEFAULT, texts)
+    with futures.ThreadPoolExecutor(CONCURRENT) as pool:
+        answers = _call_each(subject, columns, pool.map)
+    subject.compare("concurrent calls and single ones", answers, _call_each(subject, columns))
+    return f"{CONCURRENT} at once"
+
+
+def every_text_signature(subject: Subject) -> str:
+    """Each signature that takes texts answers them; batches equal single texts there, too."""
+    names = [
+        name
+        for name, signature in sorted(subject.metadata().signatures.items())
+        if takes_texts(signature) and name != signatures.SERVING_DEFAULT
+    ]
+    if not names:
+        raise CheckSkippedError("the model has no others")
+    for name in names:
+        columns = subject.columns(name, subject.texts)
+        batch = subject.call(columns, name)
+        first = {key: column[:1] for key, column in columns.items()}
+        alone = subject.call(first, name)
+        # What is padded to the longest row is longer in a batch.
+        same = {key: array for key, array in alone.items() if array.shape == batch[key][:1].shape}
+        subject.compare(name, {key: batch[key][:1] for key in same}, same)
+    return ", ".join(names)
+
+
+def token_ids(subject: Subject) -> str:
+    """Tokens that the model gives are what it makes of the text itself."""
+    subject.require(signatures.TOKENIZE, signatures.FROM_IDS)
+    columns = subject.columns(signatures.SERVING_DEFAULT, subject.texts)
+    tokens = subject.call(columns, signatures.TOKENIZE)
+    names = (signatures.INPUT_IDS, signatures.ATTENTION_MASK)
+    answers = subject.call({name: tokens[name] for name in names}, signatures.FROM_IDS)
+    subject.compare("ids and texts", answers, subject.call(columns))
+    return f"{tokens[signatures.INPUT_IDS].shape[1]} tokens in the longest row"
+
+
+def classify(subject: Subject) -> str:
+    """Classify gives the scores of Predict, with labels."""
+    subject.require(signatures.CLASSIFY)
+    columns = subject.columns(signatures.SERVING_DEFAULT, subject.texts)
+    request = classification_pb2.ClassificationRequest(input=to_input(columns))
+    _set_spec(subject, request.model_spec, signatures.CLASSIFY)
+    result = subject.stub.Classify(request, timeout=subject.timeout_s).result
+    return _check_classifications(subject, columns, result)
+
+
+def regress(subject: Subject) -> str:
+    """Regress gives a number for each text."""
+    subject.require(signatures.REGRESS)
+    columns = subject.columns(signatures.SERVING_DEFAULT, subject.texts)
+    request = regression_pb2.RegressionRequest(input=to_input(columns))
+    _set_spec(subject, request.model_spec, signatures.REGRESS)
+    result = subject.stub.Regress(request, timeout=subject.timeout_s).result
+    return _check_regressions(subject, result)
+
+
+def multi_inference(subject: Subject) -> str:
+    """MultiInference gives both at once."""
+    subject.require(signatures.CLASSIFY, signatures.REGRESS)
+    columns = subject.columns(signatures.SERVING_DEFAULT, subject.texts)
+    request = inference_pb2.MultiInferenceRequest(input=to_input(columns))
+    for name, method in (
+        (signatures.CLASSIFY, _CLASSIFY_METHOD),
+        (signatures.REGRESS, _REGRESS_METHOD),
+    ):
+        _set_spec(subject, request.tasks.add(method_name=method).model_spec, name)
+    results = subject.stub.MultiInference(request, timeout=subject.timeout_s).results
+    if len(results) != 2:
+        raise CheckFailedError(f"two tasks have {len(results)} results")
+    _check_regressions(subject, results[1].regression_result)
+    return _check_classifications(subject, columns, results[0].classification_result)
+
+
+def bad_requests(subject: Subject) -> str:
+    """Wrong requests hear what is wrong, and the next good one is answered."""
+    default = signatures.SERVING_DEFAULT
+    good = subject.columns(default, TEXTS[:1])
+    text = signatures.TEXT
+    invalid = grpc.StatusCode.INVALID_ARGUMENT
+    before = subject.call(good)
+    _expect(subject, "no input", {}, default, invalid)
+    _expect(subject, "another input", {**good, "no_such_input": ["x"]}, default, invalid)
+    wrong_type = {**good, text: np.array([7], np.int32)}
+    _expect(subject, "numbers for texts", wrong_type, default, invalid)
+    # Older releases call it a failed precondition.
+    codes = (invalid, grpc.StatusCode.FAILED_PRECONDITION)
+    _expect(subject, "no such signature", good, "no_such_signature", *codes)
+    if signatures.CLASSIFY in subject.metadata().signatures:
+        garbage = {signatures.EXAMPLES: [b"no tf.Example"]}
+        _expect(subject, "garbage for a tf.Example", garbage, signatures.CLASSIFY, invalid)
+    subject.compare("before and after bad requests", subject.call(good), before)
+    return "refused"
+
+
+# In the order of the report.
+CHECKS: dict[str, Callable[[Subject], str]] = {
+    "status": status,
+    "metadata": metadata,
+    "one text": one_text,
+    "many texts": many_texts,
+    "odd texts": odd_texts,
+    "concurrent calls": concurrent_calls,
+    "other signatures": every_text_signature,
+    "token ids": token_ids,
+    "Classify": classify,
+    "Regress": regress,
+    "MultiInference": multi_inference,
+    "bad requests": bad_requests,
+}
+
+
+def _call_each(subject: Subject, columns: Columns, apply: Callable[..., Any] = map) -> Arrays:
+    """Calls the default signature for each row alone, and joins the answers."""
+    rows = [
+        {name: [text] for name, text in zip(columns, row, strict=True)}
+        for row in zip(*columns.values(), strict=True)
+    ]
+    answers = list(apply(subject.call, rows))
+    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+
+
+def _set_spec(subject: Subject, spec: Any, signature_name: str) -> None:
+    spec.name, spec.signature_name = subject.client.model_name, signature_name
+
+
+def _check_classifications(subject: Subject, columns: Columns, result: Any) -> str:
+    """Compares a ClassificationResult with what Predict says."""
+    want = subject.call(columns)
+    rows = result.classifications
+    labels = [[each.label for each in row.classes] for row in rows]
+    if any(row != labels[0] for row in labels):
+        raise CheckFailedError(f"rows have different classes: {labels}")
+    scores = [[each.score for each in row.classes] for row in rows]
+    subject.compare_arrays("scores and probabilities", scores, want[signatures.PROBABILITIES])
+    best = want[signatures.PROBABILITIES].argmax(axis=1)
+    for row, label in enumerate(want[signatures.LABEL]):
+        if label.decode("utf-8", "replace") != labels[row][best[row]]:
+            raise CheckFailedError(f"Predict says {label!r}, Classify {labels[row][best[row]]!r}")
+    return ", ".join(labels[0])
+
+
+def _check_regressions(subject: Subject, result: Any) -> str:
+    values = [each.value for each in result.regressions]
+    if len(values) != len(subject.texts) or not np.isfinite(values).all():
+        raise CheckFailedError(f"{len(subject.texts)} texts have the values {values}")
+    return ", ".join(f"{value:.3f}" for value in values)
+
+
+def _expect(
+    subject: Subject, what: str, inputs: Mapping[str, Any], name: str, *codes: grpc.StatusCode
+) -> None:
+    """Checks that a request is refused with one of the codes."""
+    try:
+        subject.client.call(inputs, signature_name=name, timeout_s=subject.timeout_s)
+    except PredictError as error:
+        if error.code not in codes:
+            raise CheckFailedError(
+                f"{what} should be {codes[0].name}, but is {error.code.name}: {error.details}"
+            ) from error
+    else:
+        raise CheckFailedError(f"{what} was answered, and should be {codes[0].name}")

@@ -1,0 +1,203 @@
+"""A smoke test of a server, stock TF Serving or the local one, at any address.
+
+    python -m export.smoke_test --target=host:8500 --model_name=distilbert --rest_target=host:8501
+
+It waits until the model is ready, asks for what must hold for every export (see `smoke_checks`),
+prints a table of what it found with times, and exits with 0 if nothing failed, 1 otherwise. What
+the model or the server does not have is skipped. It needs neither TensorFlow nor the model.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import grpc
+from absl import app, flags
+
+from export.client import PredictClient, PredictError
+from export.protos import prediction_service_pb2_grpc
+from export.smoke_checks import CHECKS, CheckFailedError, CheckSkippedError, Subject
+from export.smoke_rest import rest_checks
+
+OK, SKIPPED, FAILED = "ok", "skipped", "FAILED"
+
+
+class Result(NamedTuple):
+    """What a check found.
+
+    Args:
+        name: The check's name.
+        state: "ok", "skipped" or "FAILED".
+        seconds: How long it took.
+        note: What it saw, or why it failed or was skipped.
+    """
+
+    name: str
+    state: str
+    seconds: float
+    note: str
+
+
+def run_checks(
+    subject: Subject, checks: Mapping[str, Callable[[Subject], str]]
+) -> Iterator[Result]:
+    """Runs checks one after the other.
+
+    Args:
+        subject: The server.
+        checks: By name, in order.
+
+    Yields:
+        What each found.
+    """
+    for name, check in checks.items():
+        start_s = time.monotonic()
+        state, note = _run(check, subject)
+        yield Result(name, state, time.monotonic() - start_s, note)
+
+
+def _run(check: Callable[[Subject], str], subject: Subject) -> tuple[str, str]:
+    try:
+        return OK, check(subject)
+    except CheckSkippedError as skipped:
+        return SKIPPED, str(skipped)
+    except CheckFailedError as failure:
+        return FAILED, str(failure)
+    except (PredictError, grpc.RpcError) as error:
+        code = error.code if isinstance(error, PredictError) else error.code()
+        if code == grpc.StatusCode.UNIMPLEMENTED:
+            return SKIPPED, "UNIMPLEMENTED by this server"
+        details = error.details if isinstance(error, PredictError) else error.details()
+        return FAILED, f"{code.name}: {details}"
+    except Exception as error:  # an answer that is no answer: the other checks still say something
+        return FAILED, f"{type(error).__name__}: {error}"
+
+
+def smoke_test(
+    target: str,
+    model_name: str,
+    *,
+    rest_target: str | None = None,
+    wait_s: float = 60.0,
+    timeout_s: float = 30.0,
+    batch_size: int = 8,
+    tolerance: float = 1e-3,
+    tls: Any = None,
+    report: Callable[[str], object] = sys.stdout.write,
+) -> bool:
+    """Tests a server, and reports.
+
+    Args:
+        target: Its gRPC address.
+        model_name: The model's name.
+        rest_target: Its REST address; None leaves REST out.
+        wait_s: How long to wait for the model, in seconds.
+        timeout_s: The deadline of each call, in seconds.
+        batch_size: Rows in the largest request: no more than the server's `max_batch_size`.
+        tolerance: By how much two answers to one text may differ.
+        tls: An `export.client.Tls`; None for a connection that is not secure.
+        report: Takes the lines of the report.
+
+    Returns:
+        Whether nothing failed.
+    """
+    options = {} if tls is None else {"tls": tls}
+    results = []
+    with (
+        PredictClient(target, model_name, timeout_s=timeout_s, **options) as client,
+        _open_channel(target, tls) as channel,
+    ):
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        subject = Subject(client, stub, timeout_s, batch_size, tolerance)
+        checks: dict[str, Callable[[Subject], str]] = {"ready": _make_waiting(wait_s)}
+        for result in run_checks(subject, checks | CHECKS | rest_checks(rest_target)):
+            results.append(result)
+            report(f"{result.state:<8} {result.name:<17} {_milliseconds(result)}  {result.note}\n")
+            if result == results[0] and result.state == FAILED:
+                break  # nobody is there
+    counts = {
+        state: sum(result.state == state for result in results) for state in (OK, SKIPPED, FAILED)
+    }
+    report(", ".join(f"{count} {state}" for state, count in counts.items()) + "\n")
+    return not counts[FAILED]
+
+
+def _make_waiting(wait_s: float) -> Callable[[Subject], str]:
+    def ready(subject: Subject) -> str:
+        subject.client.wait_until_ready(wait_s)
+        return subject.client.target
+
+    return ready
+
+
+def _open_channel(target: str, tls: Any) -> grpc.Channel:
+    if tls is None:
+        return grpc.insecure_channel(target)
+    options = [("grpc.ssl_target_name_override", tls.server_name)] if tls.server_name else []
+    return grpc.secure_channel(target, tls.credentials(), options)
+
+
+def _milliseconds(result: Result) -> str:
+    return f"{1000 * result.seconds:8.1f} ms"
+
+
+def _define_flags(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("target", "127.0.0.1:8500", "gRPC address", flag_values=values)
+    flags.DEFINE_string("rest_target", None, "REST address; none: no REST", flag_values=values)
+    flags.DEFINE_string("model_name", "distilbert", "name of the served model", flag_values=values)
+    flags.DEFINE_float("wait_s", 60.0, "how long to wait for the model", 0.0, flag_values=values)
+    flags.DEFINE_float("timeout_s", 30.0, "deadline of each call", 0.001, flag_values=values)
+    flags.DEFINE_integer("batch_size", 8, "most rows in a request", 1, flag_values=values)
+    flags.DEFINE_float(
+        "tolerance", 1e-3, "how far answers to one text may differ", 0.0, flag_values=values
+    )
+    flags.DEFINE_boolean("tls", False, "connect securely", flag_values=values)
+    flags.DEFINE_string("tls_ca", None, "PEM file: who signed the server", flag_values=values)
+    flags.DEFINE_string("tls_cert", None, "PEM file: the client, mutual TLS", flag_values=values)
+    flags.DEFINE_string("tls_key", None, "PEM file: the client's key", flag_values=values)
+    flags.DEFINE_string(
+        "tls_server_name", None, "name in the server's certificate", flag_values=values
+    )
+
+
+def _make_tls(values: flags.FlagValues) -> Any:
+    """Makes the client's TLS settings of the flags; None without TLS."""
+    files = (values.tls_ca, values.tls_cert, values.tls_key, values.tls_server_name)
+    if not values.tls and not any(files):
+        return None
+    from export.client import Tls
+
+    return Tls(
+        root_certificates=values.tls_ca,
+        client_certificate=values.tls_cert,
+        client_key=values.tls_key,
+        server_name=values.tls_server_name,
+    )
+
+
+def main(values: flags.FlagValues) -> int:
+    """Runs the command line.
+
+    Args:
+        values: The parsed flags.
+
+    Returns:
+        The exit status.
+    """
+    passed = smoke_test(
+        values.target,
+        values.model_name,
+        rest_target=values.rest_target,
+        wait_s=values.wait_s,
+        timeout_s=values.timeout_s,
+        batch_size=values.batch_size,
+        tolerance=values.tolerance,
+        tls=_make_tls(values),
+    )
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    _define_flags(flags.FLAGS)
+    app.run(lambda words: main(flags.FLAGS))

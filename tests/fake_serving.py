@@ -1,0 +1,226 @@
+"""A server with TF Serving's API and no TensorFlow: answers can be worked out by hand.
+
+As a program it serves on the port that its argument names, so that a test can kill it.
+"""
+
+import sys
+import time
+from concurrent import futures
+
+import grpc
+import numpy as np
+
+from export import tensors
+from export.protos import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    inference_pb2,
+    meta_graph_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+    regression_pb2,
+    types_pb2,
+)
+
+LABELS = ["kurz", "länger"]
+ENDPOINTS = {
+    "serving_default": (["text"], {"probabilities": 2}),
+    "mnli": (["text", "text_pair"], {"probabilities": 2}),
+    "mnli_tokenize": (["text", "text_pair"], {}),
+    "encode": (["text"], {"cls_embedding": 3}),
+    "tokenize": (["text"], {}),
+    "fill_mask": (["text"], {}),
+    "from_ids": (["input_ids", "attention_mask"], {"probabilities": 2}),
+}
+
+
+def size_of(text, text_pair=b""):
+    return float(len(text) + 10 * len(text_pair))
+
+
+def logits_of(*texts):
+    size = size_of(*(text.encode() if isinstance(text, str) else text for text in texts))
+    return np.float32([5.5 - size, size - 5.5])
+
+
+def signature_defs():
+    """The signatures as GetModelMetadata gives them."""
+    message = get_model_metadata_pb2.SignatureDefMap()
+    for name, (inputs, outputs) in ENDPOINTS.items():
+        signature = message.signature_def[name]
+        signature.method_name = "tensorflow/serving/predict"
+        for key in inputs:
+            signature.inputs[key].dtype = types_pb2.DT_STRING
+        for key, width in outputs.items():
+            info = meta_graph_pb2.TensorInfo(dtype=types_pb2.DT_FLOAT)
+            info.tensor_shape.dim.add(size=-1)
+            info.tensor_shape.dim.add(size=width)
+            signature.outputs[key].CopyFrom(info)
+    return message
+
+
+class FakeServing(
+    prediction_service_pb2_grpc.PredictionServiceServicer,
+    model_service_pb2_grpc.ModelServiceServicer,
+):
+    """Answers as an export would.
+
+    Args:
+        script: For each request to come a status, seconds to wait, or a function that changes the
+            answer; when it is at its end, all is well.
+        label: The one version label that there is.
+    """
+
+    def __init__(self, *script, label="stable"):
+        self.script = list(script)
+        self.label = label
+        self.requests = []
+        self.headers = []
+        self.active = self.most_active = 0
+
+    def _answer(self, request, context, make):
+        self.requests.append(request)
+        self.headers.append(dict(context.invocation_metadata()))
+        self.active += 1
+        self.most_active = max(self.most_active, self.active)
+        try:
+            step = self.script.pop(0) if self.script else 0.0
+            if isinstance(step, grpc.StatusCode):
+                context.abort(step, "as the script says")
+            if isinstance(step, float):
+                time.sleep(step)
+            answer = make(request)
+            if callable(step):
+                step(answer)
+            return answer
+        finally:
+            self.active -= 1
+
+    def Predict(self, request, context):  # noqa: N802
+        return self._answer(request, context, self._predict)
+
+    def Classify(self, request, context):  # noqa: N802
+        return self._answer(request, context, self._classify)
+
+    def Regress(self, request, context):  # noqa: N802
+        return self._answer(request, context, self._regress)
+
+    def MultiInference(self, request, context):  # noqa: N802
+        return self._answer(request, context, self._multi_inference)
+
+    def GetModelMetadata(self, request, context):  # noqa: N802
+        if request.model_spec.version_label not in ("", self.label):
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "Unrecognized servable version label")
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        response.model_spec.version.value = 7
+        response.metadata["signature_def"].Pack(signature_defs())
+        return response
+
+    def GetModelStatus(self, request, context):  # noqa: N802
+        response = get_model_status_pb2.GetModelStatusResponse()
+        available = get_model_status_pb2.ModelVersionStatus.AVAILABLE
+        response.model_version_status.add(version=7, state=available)
+        return response
+
+    def _predict(self, request):
+        inputs = {name: tensors.to_array(proto) for name, proto in request.inputs.items()}
+        response = predict_pb2.PredictResponse()
+        for name, array in self._outputs(request.model_spec.signature_name, inputs).items():
+            response.outputs[name].CopyFrom(tensors.to_proto(array, as_fields=True))
+        return response
+
+    def _outputs(self, signature_name, inputs):
+        if signature_name == "from_ids":
+            sizes = (inputs["input_ids"] * inputs["attention_mask"]).sum(axis=1)
+            return self._labels(np.stack([5.5 - sizes, sizes - 5.5], 1).astype(np.float32))
+        rows = list(zip(*(inputs[name] for name in sorted(inputs)), strict=True))
+        if signature_name in ("tokenize", "mnli_tokenize"):
+            words = [[b"[CLS]", *b" ".join(row).split()] for row in rows]
+            length = max(map(len, words))
+            counts = [length - len(row) for row in words]  # of padding
+            padded = list(zip(words, counts, strict=True))
+            return {
+                "input_ids": np.int32([[len(word) for word in w] + [0] * n for w, n in padded]),
+                "attention_mask": np.int32([[1] * len(w) + [0] * n for w, n in padded]),
+                "tokens": np.array([w + [b"[PAD]"] * n for w, n in padded], object),
+            }
+        if signature_name == "encode":
+            cls = np.float32([[size_of(*row), 0.5, -1.0] for row in rows])
+            return {"cls_embedding": cls, "mean_embedding": 2 * cls}
+        if signature_name == "fill_mask":
+            counts = [row[0].count(b"[MASK]") for row in rows]
+            shape = (len(rows), max(counts), 2)
+            tokens, scores = np.full(shape, b"", object), np.zeros(shape, np.float32)
+            ids = np.zeros(shape, np.int32)
+            for b, count in enumerate(counts):
+                for m in range(count):
+                    tokens[b, m], ids[b, m], scores[b, m] = ["bé", "to"], [m, 9], [0.5, 0.25]
+            return {"tokens": tokens, "token_ids": ids, "scores": scores}
+        return self._labels(np.stack([logits_of(*row) for row in rows]))
+
+    def _labels(self, logits):
+        ids = logits.argmax(axis=1).astype(np.int32)
+        return {
+            "label": np.array([LABELS[i] for i in ids], object),
+            "label_id": ids,
+            "probabilities": np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True),
+            "logits": logits,
+        }
+
+    def _rows(self, request):
+        for example in request.input.example_list.examples:
+            feature = example.features.feature
+            yield [
+                feature[name].bytes_list.value[0]
+                for name in ("text", "text_pair")
+                if name in feature
+            ]
+
+    def _classify(self, request):
+        response = classification_pb2.ClassificationResponse()
+        self._add_classes(request, response.result)
+        return response
+
+    def _add_classes(self, request, result):
+        for row in self._rows(request):
+            classes = result.classifications.add()
+            for label, score in zip(LABELS, logits_of(*row), strict=True):
+                classes.classes.add(label=label, score=score)
+
+    def _regress(self, request):
+        response = regression_pb2.RegressionResponse()
+        self._add_values(request, response.result)
+        return response
+
+    def _add_values(self, request, result):
+        for row in self._rows(request):
+            result.regressions.add(value=size_of(*row))
+
+    def _multi_inference(self, request):
+        response = inference_pb2.MultiInferenceResponse()
+        for task in request.tasks:
+            result = response.results.add(model_spec=task.model_spec)
+            if task.method_name == "tensorflow/serving/classify":
+                self._add_classes(request, result.classification_result)
+            else:
+                self._add_values(request, result.regression_result)
+        return response
+
+
+def start(servicer, address="127.0.0.1:0", credentials=None, options=()):
+    """Starts a server; gives it and its port."""
+    server = grpc.server(futures.ThreadPoolExecutor(16), options=options)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(servicer, server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)
+    if credentials is None:
+        port = server.add_insecure_port(address)
+    else:
+        port = server.add_secure_port(address, credentials)
+    server.start()
+    return server, port
+
+
+if __name__ == "__main__":
+    start(FakeServing(), f"127.0.0.1:{sys.argv[1]}")[0].wait_for_termination()

@@ -1,0 +1,229 @@
+"""The clients' connections: TLS, a server that is killed under load, cancelled tasks."""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import certificates
+import fake_serving
+import grpc
+import pytest
+
+from distilbert_tf import cli
+from export.async_client import AsyncPredictClient
+from export.channel import Tls
+from export.client import PredictClient, PredictError
+from export.connection import Attempts
+
+Code = grpc.StatusCode
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl to make certificates with")
+    directory = tmp_path_factory.mktemp("certificates")
+    authority = certificates.make_authority(directory)
+    for name in ("server.test", "client.test"):
+        certificates.make_certificate(directory, name, authority)
+    certificates.make_authority(directory, "stranger")
+    return directory
+
+
+def serve_tls(files, must_verify):
+    credentials = grpc.ssl_server_credentials(
+        [((files / "server.test.key").read_bytes(), (files / "server.test.crt").read_bytes())],
+        (files / "authority.crt").read_bytes() if must_verify else None,
+        must_verify,
+    )
+    server, port = fake_serving.start(fake_serving.FakeServing(), credentials=credentials)
+    return server, f"127.0.0.1:{port}"
+
+
+def ask(target, **settings):
+    """Asks with both kinds of client."""
+
+    async def ask_async():
+        async with AsyncPredictClient(target, timeout_s=2.0, **settings) as client:
+            return await client.regress("tea")
+
+    with PredictClient(target, timeout_s=2.0, **settings) as client:
+        return client.regress("tea"), asyncio.run(ask_async())
+
+
+def test_tls(files):
+    server, target = serve_tls(files, must_verify=False)
+    roots, name = files / "authority.crt", "server.test"
+    assert ask(target, tls=Tls(roots, server_name=name)) == (3.0, 3.0)
+    for tls in (Tls(roots), Tls(files / "stranger.crt", server_name=name), None):
+        with pytest.raises(PredictError) as caught:
+            ask(target, tls=tls, max_attempts=1)
+        assert caught.value.code == Code.UNAVAILABLE
+    server.stop(0)
+
+
+def test_mutual_tls(files, capsys):
+    server, target = serve_tls(files, must_verify=True)
+    roots, name = files / "authority.crt", "server.test"
+    own = {"client_key": files / "client.test.key", "client_certificate": files / "client.test.crt"}
+    assert ask(target, tls=Tls(roots, server_name=name, **own)) == (3.0, 3.0)
+    with pytest.raises(PredictError):
+        ask(target, tls=Tls(roots, server_name=name), max_attempts=1)
+    flags = {"root_certificates": roots, "server_name": name, **own}
+    words = [f"--{flag}={value}" for flag, value in flags.items()]
+    cli.main(["query", f"--port={target.split(':')[1]}", "--method=regress", *words, "tea"])
+    assert capsys.readouterr().out == "3\ttea\n"
+    server.stop(0)
+
+
+def test_tls_files_are_checked(files, tmp_path):
+    (tmp_path / "x.pem").write_text("no certificate")
+    for kind in (PredictClient, AsyncPredictClient):
+        with pytest.raises(ValueError, match="x.pem is not PEM"):
+            kind(tls=Tls(tmp_path / "x.pem"))
+        with pytest.raises(ValueError, match="needs both client_key and client_certificate"):
+            kind(tls=Tls(client_key=files / "client.test.key"))
+        with pytest.raises(FileNotFoundError, match="none.pem"):
+            kind(tls=Tls("none.pem"))
+
+
+def test_pings_are_as_rare_as_a_stock_server_wants():
+    with PredictClient() as client:
+        options = dict(client._connection.settings.options())
+    assert options["grpc.keepalive_time_ms"] > 300_000
+    assert "grpc.keepalive_permit_without_calls" not in options
+    with pytest.raises(ValueError, match="keepalive_s must be positive"):
+        PredictClient(keepalive_s=0.0)
+    with pytest.raises(ValueError, match="max_message_bytes must be from 1"):
+        PredictClient(max_message_bytes=2**31)
+
+
+def test_attempts_end_with_the_time_and_the_count():
+    attempts = Attempts(100.0)
+    pauses = [attempts.pause_s(Code.UNAVAILABLE) for _ in range(2000)]
+    bounds = [min(0.1 * 2**n, 1.0) for n in range(10)] + [1.0] * 1990
+    assert all(bound / 2 <= pause <= bound for pause, bound in zip(pauses, bounds, strict=True))
+    assert len(set(pauses[10:])) > 1900
+    assert Attempts(100.0).pause_s(Code.INTERNAL) is None
+    assert Attempts(0.01).pause_s(Code.UNAVAILABLE) is None
+    limited = Attempts(100.0, 2)
+    assert limited.pause_s(Code.UNAVAILABLE) is not None
+    assert limited.pause_s(Code.UNAVAILABLE) is None
+
+
+@pytest.fixture
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_process(port):
+    return subprocess.Popen(
+        [sys.executable, fake_serving.__file__, str(port)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
+class Load:
+    """Asks without a pause, from threads and from asyncio, and notes how each call ended."""
+
+    def __init__(self, target):
+        self.outcomes = []  # seconds, and the answer or error
+        self.is_over = False
+        self.target = target
+        self.threads = [threading.Thread(target=self._ask) for _ in range(6)]
+        self.threads.append(threading.Thread(target=lambda: asyncio.run(self._ask_async())))
+        for thread in self.threads:
+            thread.start()
+
+    def _note(self, started_s, outcome):
+        self.outcomes.append((time.monotonic() - started_s, outcome))
+
+    def _ask(self):
+        with PredictClient(self.target, timeout_s=1.0) as client:
+            while not self.is_over:
+                started_s = time.monotonic()
+                try:
+                    self._note(started_s, client.predict("tea").logits[1])
+                except PredictError as error:
+                    self._note(started_s, error)
+
+    async def _ask_async(self):
+        async def ask(client):
+            while not self.is_over:
+                started_s = time.monotonic()
+                try:
+                    self._note(started_s, (await client.predict("tea")).logits[1])
+                except PredictError as error:
+                    self._note(started_s, error)
+
+        async with AsyncPredictClient(self.target, timeout_s=1.0) as client:
+            await asyncio.gather(*[ask(client) for _ in range(6)])
+
+    def stop(self):
+        self.is_over = True
+        for thread in self.threads:
+            thread.join(10)
+        return self.outcomes
+
+
+def test_a_server_killed_under_load_and_started_again(free_port):
+    target = f"127.0.0.1:{free_port}"
+    process = start_process(free_port)
+    patient = PredictClient(target, timeout_s=30.0)
+    try:
+        patient.wait_until_ready(30.0)
+        load = Load(target)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        retried = []
+        waiting = threading.Thread(target=lambda: retried.append(patient.regress("tea")))
+        waiting.start()
+        time.sleep(1.5)
+        process = start_process(free_port)
+        waiting.join(30)
+        assert retried == [3.0], "a call from when nobody was there"
+        count = len(load.outcomes)
+        time.sleep(1.5)
+        outcomes = load.stop()
+        assert all(not thread.is_alive() for thread in load.threads)
+    finally:
+        patient.close()
+        process.kill()
+        process.wait()
+    errors = [outcome for _, outcome in outcomes if isinstance(outcome, PredictError)]
+    assert {outcome for _, outcome in outcomes if not isinstance(outcome, PredictError)} == {-2.5}
+    assert max(seconds for seconds, _ in outcomes) < 2.0
+    assert {error.code for error in errors} <= {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED}
+    assert len(outcomes) - count > 50
+    assert not any(isinstance(outcome, PredictError) for _, outcome in outcomes[-20:])
+
+
+def test_a_cancelled_task_cancels_its_requests():
+    async def run():
+        servicer = fake_serving.FakeServing(*[0.5] * 4)
+        server, port = fake_serving.start(servicer)
+        async with AsyncPredictClient(f"127.0.0.1:{port}") as client:
+            await client.predict("warm")
+            servicer.script = [0.5] * 4
+            asked = client.predict(["tea"] * 40, batch_size=1, concurrency=3)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(asked, 0.2)
+            await asyncio.sleep(0.5)
+            assert len(servicer.requests) == 4, "no further request after the three on their way"
+            servicer.script = [0.5]
+            late = asyncio.ensure_future(client.predict("late"))
+            await asyncio.sleep(0.2)
+        with pytest.raises(PredictError, match="CANCELLED: the client was closed"):
+            await late
+        server.stop(0)
+
+    asyncio.run(run())

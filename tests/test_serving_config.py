@@ -1,0 +1,264 @@
+"""The server's configuration files, made, written, read back, and refused."""
+
+import re
+
+import pytest
+from google.protobuf import text_format
+
+from distilbert_tf import cli
+from export.config_protos import BatchingParameters, MonitoringConfig
+from export.environment import serving_environment
+from export.protos import model_server_config_pb2
+from export.serving_config import (
+    ConfigError,
+    allowed_batch_sizes,
+    batching_parameters,
+    model_config,
+    monitoring_config,
+    read_batching_parameters,
+    read_model_config,
+    read_monitoring_config,
+    write_config,
+)
+from export.serving_files import parse_labels, parse_policy, write_serving_files
+from export.warmup import WARMUP_FILE, read_warmup
+
+BATCHING = """
+max_batch_size { value: 12 }
+batch_timeout_micros { value: 2500 }
+max_enqueued_batches { value: 16 }
+num_batch_threads { value: 2 }
+allowed_batch_sizes: 1
+allowed_batch_sizes: 2
+allowed_batch_sizes: 4
+allowed_batch_sizes: 8
+allowed_batch_sizes: 12
+enable_large_batch_splitting { value: true }
+"""
+
+MODELS = """
+model_config_list {
+  config {
+    name: "distilbert"
+    base_path: "/models/distilbert"
+    model_platform: "tensorflow"
+    model_version_policy { specific { versions: 3 versions: 4 } }
+    version_labels { key: "stable" value: 3 }
+    version_labels { key: "canary" value: 4 }
+  }
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("largest", "sizes"),
+    [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (8, [1, 2, 4, 8]), (33, [1, 2, 4, 8, 16, 32, 33])],
+)
+def test_allowed_sizes_double_up_to_the_largest(largest, sizes):
+    assert allowed_batch_sizes(largest) == sizes
+
+
+def test_batching_parameters_are_what_an_operator_would_write(tmp_path):
+    parameters = batching_parameters(12, 2.5, threads=2)
+    assert parameters == text_format.Parse(BATCHING, BatchingParameters())
+    path = write_config(tmp_path / "batching_params.pbtxt", parameters, "two\nlines")
+    assert path.read_text().startswith("# two\n# lines\nmax_batch_size {\n  value: 12\n}\n")
+    assert read_batching_parameters(path) == parameters
+    assert [path] == list(tmp_path.iterdir())  # nothing unfinished stays
+
+
+def test_without_threads_the_server_counts_its_processors():
+    parameters = batching_parameters()
+    assert not parameters.HasField("num_batch_threads")
+    assert parameters.max_batch_size.value == parameters.allowed_batch_sizes[-1] == 32
+    assert parameters.batch_timeout_micros.value == 5000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0,), "max_batch_size must be an integer of at least 1, not 0"),
+        ((2.5,), "max_batch_size must be an integer"),
+        ((8, -1.0), "max_latency_ms must be at least 0, not -1.0"),
+        ((8, float("nan")), "max_latency_ms must be at least 0, not nan"),
+        ((8, 5.0, 0), "threads must be an integer of at least 1, not 0"),
+    ],
+)
+def test_senseless_batching(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        batching_parameters(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ("sizes: 12", "sizes: 16", "last of .* must be max_batch_size, 12; it is 16"),
+        ("sizes: 8", "sizes: 3", r"must be positive and ascend; they are \[1, 2, 4, 3, 12\]"),
+        ("sizes: 1\n", "sizes: 0\n", "must be positive and ascend"),
+        ("value: 12", "value: 0", "max_batch_size must be"),
+        ("value: 2500", "value: -1", "batch_timeout_micros must be at least 0, not -1"),
+        ("enable_", "pad_variable_length_inputs: true enable_", r"\[CLS\].*leave it off"),
+        ("max_b", "most_b", r":2:1 : .*most_b.* \(it should be a BatchingParameters\)"),
+    ],
+)
+def test_batching_files_that_a_server_would_refuse(tmp_path, right, wrong, message):
+    path = tmp_path / "batching_params.pbtxt"
+    path.write_text(BATCHING.replace(right, wrong, 1))
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_batching_parameters(path)
+    assert str(path) in str(caught.value)
+
+
+def test_labels_alone_serve_the_versions_that_they_name(tmp_path):
+    config = model_config({"distilbert": "/models/distilbert"}, labels={"stable": 3, "canary": 4})
+    assert config == text_format.Parse(MODELS, model_server_config_pb2.ModelServerConfig())
+    path = write_config(tmp_path / "models.config", config, "for the server")
+    assert read_model_config(path) == config
+
+
+def policy_of(**options):
+    config = model_config({"m": "gs://bucket/m"}, **options)
+    return text_format.MessageToString(
+        config.model_config_list.config[0].model_version_policy, as_one_line=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "policy"),
+    [
+        ({}, "latest { num_versions: 1 }"),
+        ({"num_versions": 2}, "latest { num_versions: 2 }"),
+        ({"num_versions": 2, "labels": {"a": 1, "b": 2}}, "latest { num_versions: 2 }"),
+        ({"versions": [7, 9]}, "specific { versions: 7 versions: 9 }"),
+        ({"versions": [7, 9], "labels": {"stable": 9}}, "specific { versions: 7 versions: 9 }"),
+        ({"labels": {"stable": 9, "old": 7, "new": 9}}, "specific { versions: 7 versions: 9 }"),
+        ({"all_versions": True, "labels": {"stable": 9}}, "all { }"),
+    ],
+)
+def test_policies(options, policy):
+    assert policy_of(**options) == policy
+
+
+@pytest.mark.parametrize(
+    ("models", "options", "message"),
+    [
+        ({}, {}, "must be a model"),
+        ({"m": "models/m"}, {}, "base path of model 'm' must be absolute.*'models/m'"),
+        ({"a/b": "/m"}, {}, "'a/b' cannot be the name of a model"),
+        ({"m": "/m"}, {"num_versions": 0}, "num_versions must be"),
+        ({"m": "/m"}, {"versions": []}, "versions is empty"),
+        ({"m": "/m"}, {"versions": [0]}, "A version must be"),
+        ({"m": "/m"}, {"versions": [1], "all_versions": True}, "Give one of"),
+        ({"m": "/m"}, {"labels": {"st:able": 1}}, "'st:able' cannot be the label"),
+        ({"m": "/m"}, {"labels": {"stable": -1}}, "The version of label 'stable' must be"),
+        ({"m": "/m"}, {"versions": [1], "labels": {"b": 2}}, r"'b' is on version 2, .*: \[1\]"),
+        ({"m": "/m"}, {"num_versions": 1, "labels": {"a": 1, "b": 2}}, "on 2 versions, but num"),
+        ({"m": "/m", "n": "/n"}, {"labels": {"a": 1}}, "are those of one model"),
+    ],
+)
+def test_senseless_models(models, options, message):
+    with pytest.raises(ConfigError, match=message):
+        model_config(models, **options)
+
+
+def test_several_models():
+    config = model_config({"a": "/models/a", "b": "/models/b"}, num_versions=2)
+    config.MergeFrom(model_config({"c": "/models/c"}, labels={"stable": 1}))
+    names = [model.name for model in config.model_config_list.config]
+    assert names == ["a", "b", "c"]
+
+
+def test_monitoring(tmp_path):
+    config = monitoring_config()
+    expected = 'prometheus_config { enable: true path: "/monitoring/prometheus/metrics" }'
+    assert config == text_format.Parse(expected, MonitoringConfig())
+    assert read_monitoring_config(write_config(tmp_path / "monitoring.config", config)) == config
+    with pytest.raises(ConfigError, match="must begin with a slash"):
+        monitoring_config("metrics")
+
+
+def test_policies_and_labels_of_a_command_line():
+    assert parse_policy(None) == {}
+    assert parse_policy("latest") == {"num_versions": 1}
+    assert parse_policy("latest:3") == {"num_versions": 3}
+    assert parse_policy("all") == {"all_versions": True}
+    assert parse_policy("4,7") == {"versions": [4, 7]}
+    for wrong in ("newest", "latest:", "latest:x", "1,b", "", "all:2", "-1"):
+        with pytest.raises(ConfigError, match="The policy must be"):
+            parse_policy(wrong)
+    assert parse_labels(["stable:1", "canary:22"]) == {"stable": 1, "canary": 22}
+    for wrong in ("stable", "stable:", ":1", "stable:one"):
+        with pytest.raises(ConfigError, match="A label is written LABEL:VERSION"):
+            parse_labels([wrong])
+    with pytest.raises(ConfigError, match="given twice"):
+        parse_labels(["stable:1", "stable:2"])
+
+
+def test_the_files_of_a_version(tmp_path):
+    from test_warmup import SIGNATURES
+
+    written = write_serving_files(tmp_path, SIGNATURES, ["serving_default", "classify"], 4, 3.0)
+    assert written == [tmp_path / "batching_params.pbtxt", tmp_path / WARMUP_FILE]
+    parameters = read_batching_parameters(written[0])
+    assert list(parameters.allowed_batch_sizes) == [1, 2, 4]
+    assert parameters.batch_timeout_micros.value == 3000
+    assert len(read_warmup(written[1])) == 2 * 4
+    # No signature is in use: no warm-up.
+    (only,) = write_serving_files(tmp_path / "..", SIGNATURES, [])
+    assert only.name == "batching_params.pbtxt"
+
+
+@pytest.fixture
+def base_path(tmp_path):
+    for version in (1, 2, 10):
+        (tmp_path / "base" / str(version)).mkdir(parents=True)
+    return tmp_path / "base"
+
+
+def test_the_command_writes_what_a_server_is_started_with(base_path, tmp_path, capsys):
+    output = tmp_path / "made" / "config"
+    cli.main(
+        [
+            "serving-config",
+            f"--model_base_path={base_path}",
+            "--model_name=reviews",
+            "--labels=stable:1,canary:10",
+            "--max_batch_size=8",
+            "--threads=2",
+            f"--output={output}",
+        ]
+    )
+    names = ["models.config", "batching_params.pbtxt", "monitoring.config", "tf_serving.env"]
+    assert capsys.readouterr().out == "".join(f"wrote {output / name}\n" for name in names)
+    assert sorted(path.name for path in output.iterdir()) == sorted(names)
+    assert read_model_config(output / "models.config") == model_config(
+        {"reviews": "/models/reviews"}, labels={"stable": 1, "canary": 10}
+    )
+    assert read_batching_parameters(output / "batching_params.pbtxt") == batching_parameters(
+        8, threads=2
+    )
+    assert read_monitoring_config(output / "monitoring.config") == monitoring_config()
+    lines = (output / "tf_serving.env").read_text().splitlines()
+    assert dict(line.split("=") for line in lines if line and line[0] != "#") == (
+        serving_environment()
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--labels=stable:3"], r"There is no version 3 in .*base, but \[1, 2, 10\]"),
+        (["--policy=2,5"], "There is no version 5"),
+        (["--policy=last"], "The policy must be latest"),
+        (["--served_path=models"], "must be absolute"),
+        (["--model_base_path=./nowhere"], "no versions of a model in nowhere"),
+    ],
+)
+def test_the_command_says_what_is_wrong(base_path, tmp_path, capsys, flags, message):
+    output = tmp_path / "config"
+    arguments = [f"--model_base_path={base_path}", f"--output={output}", *flags]
+    with pytest.raises(SystemExit):
+        cli.main(["serving-config", *arguments])
+    shown = capsys.readouterr().err
+    assert re.search(message, shown)
+    assert not output.exists()
