@@ -70,7 +70,17 @@ export.warmup
 export.serving_config
 export.serving_files
 export.reload
+export.data_types
+export.op_registry
+export.tensor_bundle
+export.saved_model_files
+export.releases
+export.endpoint_contracts
 export.compatibility
+export.inspection
+export.signature_trial
+export.trials
+export.report_text
 export.requests
 export.answers
 export.methods
