@@ -125,7 +125,7 @@ export.server
 export.tracing
 export.served_models
 export.endpoints
-export.shared_input
+export.graph_file
 export.weights
 export.verification
 export.saved_model
