@@ -38,7 +38,7 @@ setup(
     packages=find_packages(include=["distilbert_tf", "distilbert_tf.*", "export", "export.*"]),
     package_data={
         "distilbert_tf": ["py.typed", "unicode_table.npz", "demo_data/*/*.tsv", "deploy/*"],
-        "export": ["py.typed", "op_registry.zip", "deploy/*"],
+        "export": ["*.md", "py.typed", "deploy/*"],
     },
     entry_points={"console_scripts": ["distilbert-tf=distilbert_tf.cli:main"]},
     # Upper bounds stand where releases are tied together (TensorFlow and the serving API), or
@@ -46,6 +46,7 @@ setup(
     install_requires=[
         "absl-py>=2.1",
         "grpcio>=1.67",
+        "grpcio-health-checking>=1.67",
         "h5py>=3.11",
         "huggingface-hub>=1.0",
         "keras>=3.15,<3.16",
@@ -53,6 +54,7 @@ setup(
         "matplotlib>=3.8",
         "ml-dtypes>=0.5",
         "numpy>=1.26",
+        "prometheus-client>=0.20",
         "safetensors>=0.5",
         "tensorboard>=2.20",
         "tensorflow>=2.21,<2.22",

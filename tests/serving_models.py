@@ -22,6 +22,10 @@ def _strings(name: str) -> tf.TensorSpec:
     return tf.TensorSpec([None], tf.string, name=name)
 
 
+def _read_texts(examples: tf.Tensor) -> tf.Tensor:
+    return tf.io.parse_example(examples, {"text": tf.io.FixedLenFeature([], tf.string)})["text"]
+
+
 class Endpoints(tf.Module):
     """One signature for each thing that a test wants to see."""
 
@@ -72,6 +76,16 @@ class Endpoints(tf.Module):
     def total(self, ids):
         return {"total": tf.reduce_sum(ids, axis=1)}
 
+    @tf.function(input_signature=[_strings("inputs")])
+    def classify_examples(self, inputs):
+        outputs = self._classify(tf.cast(tf.strings.length(_read_texts(inputs)), tf.float32))
+        classes = tf.tile([LABELS], [tf.size(inputs), 1])
+        return {"classes": classes, "scores": outputs["probabilities"]}
+
+    @tf.function(input_signature=[_strings("inputs")])
+    def regress_examples(self, inputs):
+        return {"outputs": tf.cast(tf.strings.length(_read_texts(inputs)), tf.float32)}
+
     @tf.function(input_signature=[tf.TensorSpec([], tf.float32, name="x")])
     def square(self, x):
         return {"y": x * x}
@@ -95,6 +109,8 @@ def save(path: str | os.PathLike[str]) -> None:
             "finite": module.finite,
             "total": module.total,
             "square": module.square,
+            "classify": module.classify_examples,
+            "regress": module.regress_examples,
             "distinct": module.distinct,
         },
     )
@@ -137,6 +153,22 @@ def set_spec(spec, name="m", version=None, label=None):
         spec.version.value = version
     if label is not None:
         spec.version_label = label
+
+
+def make_example(**features):
+    """A tf.Example of one string a feature."""
+    return tf.train.Example(
+        features=tf.train.Features(
+            feature={
+                name: tf.train.Feature(
+                    bytes_list=tf.train.BytesList(
+                        value=[text.encode() if isinstance(text, str) else text]
+                    )
+                )
+                for name, text in features.items()
+            }
+        )
+    )
 
 
 def call(stub, *args, timeout=10, **kwargs):

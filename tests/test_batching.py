@@ -1,13 +1,16 @@
 """Merging requests, without gRPC and TensorFlow: a function in the graph's place."""
 
 import threading
+import time
 
 import grpc
 import numpy as np
 import pytest
 
 from export.server import status
-from export.server.batching import Batcher, BatchingOptions
+from export.server.batching import Batcher
+from export.server.batching_options import BatchingOptions
+from export.server.direct_runner import DirectRunner
 
 
 class Graph:
@@ -181,6 +184,99 @@ def test_closing_ends_the_current_run_and_turns_the_rest_away(make_batcher, grap
     closing.join(10)
     with pytest.raises(status.RequestError, match="shutting down"):
         submit(batcher, [2])
+
+
+def test_a_large_request_lets_others_in_between(make_batcher, graph):
+    batcher = make_batcher(max_batch_size=2)
+    requests = [keep_busy(batcher, graph), submit(batcher, range(6)), submit(batcher, [7])]
+    assert results(graph, requests) == [[200], [0, 2, 4, 6, 8, 10], [14]]
+    assert [x for _, x in graph.runs[1:]] == [[0, 1], [7], [2, 3], [4, 5]]
+
+
+def test_what_is_left_of_a_large_request_shares_its_run(make_batcher, graph):
+    batcher = make_batcher(max_batch_size=4)
+    requests = [keep_busy(batcher, graph), submit(batcher, range(6))]
+    requests += [submit(batcher, [x]) for x in (7, 8)]
+    assert results(graph, requests) == [[200], [0, 2, 4, 6, 8, 10], [14], [16]]
+    assert [x for _, x in graph.runs[1:]] == [[0, 1, 2, 3], [7, 8, 4, 5]]
+
+
+def test_long_texts_run_alone(make_batcher):
+    runs = []
+
+    def graph(name, inputs):
+        runs.append(len(inputs["x"]))
+        if len(runs) == 1:
+            assert go_on.wait(10)
+        return {"y": inputs["x"]}
+
+    go_on = threading.Event()
+    batcher = Batcher(graph, BatchingOptions())
+    texts = [[b"first"], [b"short"], [b"long" * 2**18], [b"also short"]]
+    requests = [submit(batcher, np.array(text, object)) for text in texts[:1]]
+    while not runs:
+        time.sleep(0.001)
+    requests += [submit(batcher, np.array(text, object)) for text in texts[1:]]
+    go_on.set()
+    assert [request.result(10)["y"].tolist() for request in requests] == texts
+    assert runs == [1, 2, 1]
+    batcher.close()
+
+
+def test_batches_are_filled_up_to_allowed_sizes(make_batcher, graph):
+    batcher = make_batcher(max_batch_size=8, allowed_batch_sizes=(2, 8))
+    requests = [keep_busy(batcher, graph)]
+    requests += [submit(batcher, x) for x in ([1], [2, 3], [])]
+    assert results(graph, requests) == [[200], [2], [4, 6], []]
+    assert [x for _, x in graph.runs] == [[100, 100], [1, 2, 3, 1, 1, 1, 1, 1]]
+    # A run without rows has none to repeat.
+    assert results(graph, [submit(batcher, [])]) == [[]]
+
+
+def test_several_threads_run_at_the_same_time(make_batcher, graph):
+    batcher = make_batcher(num_threads=2)
+    requests = [submit(batcher, [1]), submit(batcher, [2], name="g")]
+    end_s = time.monotonic() + 10
+    while len(graph.runs) < 2:
+        assert time.monotonic() < end_s
+        time.sleep(0.001)
+    assert results(graph, requests) == [[2], [4]]
+
+
+def test_one_bad_request_among_many_costs_few_runs(make_batcher, graph):
+    batcher = make_batcher()
+    first = keep_busy(batcher, graph)
+    bad = submit(batcher, [-1])
+    good = [submit(batcher, [x]) for x in range(31)]
+    assert results(graph, [first, *good]) == [[200], *([2 * x] for x in range(31))]
+    assert bad.exception(10).code == grpc.StatusCode.INVALID_ARGUMENT
+    assert len(graph.runs) <= 2 + 2 * 5
+
+
+def test_limits_of_rows_and_bytes(make_batcher, graph):
+    batcher = make_batcher(max_request_rows=4, max_queue_rows=5, max_queue_bytes=64)
+    first = keep_busy(batcher, graph)
+    with pytest.raises(status.RequestError, match="Task size 5 is larger than .* size 4") as caught:
+        submit(batcher, range(5))
+    assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
+    waiting = submit(batcher, range(4))
+    with pytest.raises(status.RequestError, match="1 requests with 4 rows wait") as caught:
+        submit(batcher, [1, 2])
+    assert caught.value.code == grpc.StatusCode.UNAVAILABLE
+    with pytest.raises(status.RequestError, match="need 800 bytes") as caught:
+        submit(batcher, np.zeros([1, 100]))
+    assert caught.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert results(graph, [first, waiting]) == [[200], [0, 2, 4, 6]]
+    # What has left the queue is no longer counted.
+    assert results(graph, [submit(batcher, range(4))]) == [[0, 2, 4, 6]]
+
+
+def test_unbatched_requests_run_by_themselves(graph):
+    graph.go_on.set()
+    runner = DirectRunner(graph)
+    assert submit(runner, range(100)).result()["y"].tolist() == list(range(0, 200, 2))
+    assert submit(runner, [-1]).exception().code == grpc.StatusCode.INVALID_ARGUMENT
+    runner.close()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
-PICTURES = {"01_quickstart.ipynb": 3, "02_finetuning.ipynb": 3}
+PICTURES = {"01_quickstart.ipynb": 3, "02_finetuning.ipynb": 3, "03_serving.ipynb": 3}
 
 
 def test_the_notebooks_are_there() -> None:

@@ -25,7 +25,7 @@ from tensorflow_serving.apis import (
 
 from export.client import PredictClient, PredictError
 from export.server import ModelServer
-from export.server.batching import BatchingOptions
+from export.server.batching_options import BatchingOptions
 
 Code = grpc.StatusCode
 REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -64,7 +64,11 @@ def busy(stub, gate):
 
 def wait_for_queue(server, length):
     """Waits until that many requests are in the server's queue."""
-    wait_for(lambda: len(server._batcher._queue) == length)
+    wait_for(lambda: len(batcher_of(server)._queue) == length)
+
+
+def batcher_of(server):
+    return server._models.find("m")._current.loaded._runner
 
 
 def assert_alive(stub):
@@ -261,8 +265,8 @@ def test_the_newest_version_is_chosen_by_number(tmp_path):
 
 PROGRAM = """
 import sys
-from export.server import serve
-serve(sys.argv[1], "m", port=int(sys.argv[2]), grace_s=60.0)
+from export.server import ModelServer, serve
+serve(ModelServer(sys.argv[1], "m", port=int(sys.argv[2])), grace_s=60.0)
 print("ended well")
 """
 

@@ -17,14 +17,16 @@ class Ours(InferenceWorker):
     def prepare(self, checkpoint: str, artefacts: str, options: dict[str, Any]) -> None:
         """Writes the three SavedModels: ids, text, and pairs of texts."""
         from distilbert_tf import DistilBertTokenizer, TFDistilBertForSequenceClassification
-        from export.saved_model import export_saved_model, trace_logits
+        from export.saved_model import export_saved_model
+        from export.tracing import trace_by_size
 
         model = TFDistilBertForSequenceClassification.from_pretrained(checkpoint)
         tokenizer = DistilBertTokenizer.from_pretrained(checkpoint)
 
         @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)] * 2)
         def classify(ids: tf.Tensor, mask: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {"logits": trace_logits(model, {"input_ids": ids, "attention_mask": mask})}
+            inputs = {"input_ids": ids, "attention_mask": mask}
+            return {"logits": trace_by_size(model, mask, lambda: model(inputs, training=False))}
 
         module = tf.Module()
         module.classify = classify

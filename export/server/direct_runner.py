@@ -1,0 +1,45 @@
+"""What runs requests when batching is turned off."""
+
+from collections.abc import Callable, Mapping
+from concurrent import futures
+
+import numpy as np
+
+from export.server import status
+from export.server.batching import RunFunction
+from export.server.signature import Arrays
+
+
+class DirectRunner:
+    """Runs every request at once, in its own thread: batching turned off.
+
+    Args:
+        run: See `Batcher`.
+        on_run: See `Batcher`.
+    """
+
+    def __init__(
+        self, run: RunFunction, *, on_run: Callable[[int, float], None] = lambda rows, wait_s: None
+    ) -> None:
+        self._run = run
+        self._on_run = on_run
+
+    def submit(
+        self,
+        signature_name: str,
+        inputs: Mapping[str, np.ndarray],
+        *,
+        is_batched: bool,
+        is_active: Callable[[], bool] = lambda: True,
+    ) -> futures.Future[Arrays]:
+        """Runs a request, and gives a future that is done."""
+        future: futures.Future[Arrays] = futures.Future()
+        self._on_run(len(next(iter(inputs.values()))) if is_batched else 1, 0.0)
+        try:
+            future.set_result(self._run(signature_name, inputs))
+        except status.RequestError as error:
+            future.set_exception(error)
+        return future
+
+    def close(self) -> None:
+        """Does nothing: nothing is ever left over."""

@@ -1,0 +1,229 @@
+"""Classify, Regress and MultiInference over the wire, as TF Serving has them."""
+
+from concurrent import futures
+
+import grpc
+import numpy as np
+import pytest
+import serving_models
+import tensorflow as tf
+from serving_models import make_example, set_spec
+from tensorflow_serving.apis import (
+    classification_pb2,
+    inference_pb2,
+    regression_pb2,
+)
+
+Code = grpc.StatusCode
+CLASSIFY = "tensorflow/serving/classify"
+REGRESS = "tensorflow/serving/regress"
+TEXTS = ["abc", "", "a longer text than that", "naïve façade"]
+
+
+def fill_input(request, texts):
+    request.input.example_list.SetInParent()
+    for text in texts:
+        request.input.example_list.examples.add().CopyFrom(make_example(text=text))
+
+
+def request_of(request_class, texts=("abc",), *, signature, name="m", **spec):
+    request = request_class()
+    set_spec(request.model_spec, name, **spec)
+    request.model_spec.signature_name = signature
+    fill_input(request, texts)
+    return request
+
+
+def classification(texts=("abc",), signature="classify", **spec):
+    return request_of(classification_pb2.ClassificationRequest, texts, signature=signature, **spec)
+
+
+def regression(texts=("abc",), signature="regress", **spec):
+    return request_of(regression_pb2.RegressionRequest, texts, signature=signature, **spec)
+
+
+def multi(tasks, texts=("abc",)):
+    request = inference_pb2.MultiInferenceRequest()
+    for name, signature, method in tasks:
+        task = request.tasks.add(method_name=method)
+        set_spec(task.model_spec, name)
+        task.model_spec.signature_name = signature
+    fill_input(request, texts)
+    return request
+
+
+def scores_of(result):
+    return [[one.score for one in row.classes] for row in result.classifications]
+
+
+def values_of(result):
+    return [row.value for row in result.regressions]
+
+
+def expected_scores(texts):
+    return tf.nn.softmax([serving_models.logits_of(text) for text in texts]).numpy()
+
+
+def sizes_of(texts):
+    return [len(text.encode()) for text in texts]
+
+
+def refusal(method, request):
+    with pytest.raises(grpc.RpcError) as caught:
+        method(request, timeout=10)
+    return caught.value.code(), caught.value.details()
+
+
+def test_classify(stub):
+    response = stub.Classify(classification(TEXTS), timeout=10)
+    np.testing.assert_allclose(scores_of(response.result), expected_scores(TEXTS), rtol=1e-6)
+    for row in response.result.classifications:
+        assert [one.label for one in row.classes] == list(serving_models.LABELS)
+    spec = response.model_spec
+    assert (spec.name, spec.version.value, spec.signature_name) == ("m", 30, "classify")
+
+
+def test_regress(stub):
+    response = stub.Regress(regression(TEXTS), timeout=10)
+    assert values_of(response.result) == sizes_of(TEXTS)
+    spec = response.model_spec
+    assert (spec.name, spec.version.value, spec.signature_name) == ("m", 30, "regress")
+
+
+def test_the_context_is_merged_into_each_example(stub):
+    request = classification(())
+    batch = request.input.example_list_with_context
+    batch.context.CopyFrom(make_example(text="from the context"))
+    batch.examples.add().CopyFrom(make_example(other="x"))
+    batch.examples.add().CopyFrom(make_example(text="its own"))
+    scores = scores_of(stub.Classify(request, timeout=10).result)
+    np.testing.assert_allclose(scores, expected_scores(["from the context", "its own"]), rtol=1e-6)
+
+
+def test_multi_inference(stub):
+    request = multi([("m", "regress", REGRESS), ("m", "classify", CLASSIFY)], TEXTS)
+    first, second = stub.MultiInference(request, timeout=10).results
+    assert values_of(first.regression_result) == sizes_of(TEXTS)
+    np.testing.assert_allclose(
+        scores_of(second.classification_result), expected_scores(TEXTS), rtol=1e-6
+    )
+    assert [first.model_spec.signature_name, second.model_spec.signature_name] == [
+        "regress",
+        "classify",
+    ]
+    assert first.model_spec.version.value == 30
+
+
+def test_concurrent_calls_get_their_own_rows(stub):
+    requests = [[f"{i}" * (i + row) for row in range(1 + i % 3)] for i in range(32)]
+    with futures.ThreadPoolExecutor(16) as pool:
+        answers = list(
+            pool.map(lambda texts: stub.Regress(regression(texts), timeout=30), requests)
+        )
+    for texts, answer in zip(requests, answers, strict=True):
+        assert values_of(answer.result) == sizes_of(texts)
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "message"),
+    [
+        (classification_pb2.ClassificationRequest(), Code.INVALID_ARGUMENT, "Missing ModelSpec"),
+        (classification(name=""), Code.INVALID_ARGUMENT, "ModelSpec has no name specified."),
+        (classification(name="other"), Code.NOT_FOUND, "Latest(other)"),
+        (classification(version=3), Code.NOT_FOUND, "Specific(m, 3)"),
+        (classification(()), Code.INVALID_ARGUMENT, "Input is empty."),
+        (
+            classification(signature="none"),
+            Code.INVALID_ARGUMENT,
+            "No signature was found with the name: none",
+        ),
+        (
+            classification(signature="pairs"),
+            Code.INVALID_ARGUMENT,
+            "Expected one input Tensor. Signature pairs has {text,text_pair}",
+        ),
+        (
+            classification(signature=""),
+            Code.INVALID_ARGUMENT,
+            "Expected one or two output Tensors, found 3: signature serving_default",
+        ),
+        (
+            classification(signature="regress"),
+            Code.FAILED_PRECONDITION,
+            'at least one of "classes" or "scores". Signature regress has {outputs}',
+        ),
+        (
+            classification(signature="finite"),
+            Code.FAILED_PRECONDITION,
+            "No classification inputs found in SignatureDef: finite has {x}, not inputs",
+        ),
+    ],
+)
+def test_classify_refuses(stub, request_, code, message):
+    assert (refused := refusal(stub.Classify, request_))[0] == code, refused
+    assert message in refused[1]
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "message"),
+    [
+        (regression(()), Code.INVALID_ARGUMENT, "Input is empty."),
+        (
+            regression(signature="classify"),
+            Code.INVALID_ARGUMENT,
+            "Expected one output Tensor, found 2",
+        ),
+        (
+            regression(signature="distinct"),
+            Code.FAILED_PRECONDITION,
+            "No regression inputs found in SignatureDef: distinct has {text}, not inputs",
+        ),
+    ],
+)
+def test_regress_refuses(stub, request_, code, message):
+    assert (refused := refusal(stub.Regress, request_))[0] == code, refused
+    assert message in refused[1]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "code", "message"),
+    [
+        ([], Code.INVALID_ARGUMENT, "ModelSpec has no name specified."),
+        (
+            [("m", "regress", REGRESS), ("", "classify", CLASSIFY)],
+            Code.INVALID_ARGUMENT,
+            "Found ModelSpec with an empty model name.",
+        ),
+        (
+            [("m", "regress", REGRESS), ("n", "classify", CLASSIFY)],
+            Code.INVALID_ARGUMENT,
+            "must access the same model name: got m and n",
+        ),
+        (
+            [("m", "regress", REGRESS), ("m", "regress", REGRESS)],
+            Code.INVALID_ARGUMENT,
+            "Duplicate evaluation of signature: regress",
+        ),
+        (
+            [("m", "regress", "tensorflow/serving/predict")],
+            Code.UNIMPLEMENTED,
+            "Unsupported signature method_name: 'tensorflow/serving/predict'",
+        ),
+        (
+            [("m", "regress", REGRESS), ("m", "nothing", CLASSIFY)],
+            Code.INVALID_ARGUMENT,
+            "No signature was found with the name: nothing",
+        ),
+    ],
+)
+def test_multi_inference_refuses(stub, tasks, code, message):
+    assert (refused := refusal(stub.MultiInference, multi(tasks)))[0] == code, refused
+    assert message in refused[1]
+
+
+def test_an_example_without_the_feature_is_named(stub):
+    request = classification(())
+    request.input.example_list.examples.add().CopyFrom(make_example(other="x"))
+    code, message = refusal(stub.Classify, request)
+    assert code == Code.INVALID_ARGUMENT
+    assert "text" in message

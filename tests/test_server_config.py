@@ -1,0 +1,122 @@
+"""The files and flags that a server is started with."""
+
+import argparse
+
+import pytest
+from absl import flags as absl_flags
+
+from distilbert_tf import serving_commands
+from export.server import command
+from export.server.batching_config import read_batching_options
+from export.server.batching_options import BatchingOptions
+from export.server.monitoring_config import read_monitoring_path
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_file(text):
+        (tmp_path / "file.pbtxt").write_text(text)
+        return tmp_path / "file.pbtxt"
+
+    return write_file
+
+
+def test_batching_parameters(write):
+    path = write("""
+        max_batch_size { value: 64 } batch_timeout_micros { value: 2500 }
+        max_enqueued_batches { value: 3 } num_batch_threads { value: 2 }
+        allowed_batch_sizes: 1 allowed_batch_sizes: 8 allowed_batch_sizes: 16
+        enable_large_batch_splitting { value: true } max_execution_batch_size { value: 16 }
+    """)
+    assert read_batching_options(path) == BatchingOptions(
+        max_batch_size=16,
+        batch_timeout_s=0.0025,
+        max_queue_length=48,
+        max_queue_rows=48,
+        max_request_rows=64,
+        allowed_batch_sizes=(1, 8, 16),
+        num_threads=2,
+    )
+
+
+def test_what_a_batching_file_leaves_out_is_as_in_tf_serving(write):
+    options = read_batching_options(write(""))
+    assert (options.max_batch_size, options.max_request_rows) == (1000, 1000)
+    assert (options.batch_timeout_s, options.max_queue_rows) == (0.0, 10_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_batch_size: 3", "file.pbtxt: "),
+        ("max_batch_sise { value: 1 }", "max_batch_sise"),
+        ("max_batch_size { value: 0 }", "max_batch_size is 0; it must be at least 1"),
+        ("batch_timeout_micros { value: -1 }", "batch_timeout_micros is -1; it must be at least 0"),
+        ("max_enqueued_batches { value: 0 }", "max_enqueued_batches is 0"),
+        ("num_batch_threads { value: 1000 }", "num_batch_threads is 1000"),
+        ("max_execution_batch_size { value: 1 }", "needs enable_large_batch_splitting"),
+        (
+            "max_batch_size { value: 4 } max_execution_batch_size { value: 8 }"
+            "enable_large_batch_splitting { value: true }",
+            "max_execution_batch_size is 8; it must be at most max_batch_size, 4",
+        ),
+        ("allowed_batch_sizes: 4 allowed_batch_sizes: 2", r"allowed_batch_sizes are \[4, 2\]"),
+        (
+            "max_batch_size { value: 8 } allowed_batch_sizes: 4",
+            "Last entry in allowed_batch_sizes must match .* last entry was 4; expected 8",
+        ),
+    ],
+)
+def test_senseless_batching_parameters(write, text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        read_batching_options(write(text))
+    assert "file.pbtxt" in str(caught.value)
+
+
+def test_monitoring_config(write):
+    assert read_monitoring_path(write("prometheus_config { enable: true path: '/m' }")) == "/m"
+    default = "/monitoring/prometheus/metrics"
+    assert read_monitoring_path(write("prometheus_config { enable: true }")) == default
+    assert read_monitoring_path(write("prometheus_config { path: '/m' }")) is None
+    with pytest.raises(ValueError, match=r"file.pbtxt: prometheus_config.path is 'm'"):
+        read_monitoring_path(write("prometheus_config { enable: true path: 'm' }"))
+    with pytest.raises(ValueError, match=r"Monitoring config file .*file.pbtxt"):
+        read_monitoring_path(write("prometheus {}"))
+
+
+def parse(*words):
+    values = absl_flags.FlagValues()
+    serving_commands.define_serve(values)
+    values(["serve", *words])
+    return argparse.Namespace(**values.flag_values_dict())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "either --model_base_path or --model_config_file"),
+        (("--model_base_path=x", "--model_config_file=y"), "either --model_base_path or"),
+        (
+            ("--model_base_path=x", "--noenable_batching", "--batching_parameters_file=y"),
+            "--batching_parameters_file needs --enable_batching",
+        ),
+    ],
+)
+def test_flags_that_contradict_each_other(words, message):
+    with pytest.raises(ValueError, match=message):
+        command.make_server(parse(*words))
+
+
+def test_a_monitoring_page_needs_the_rest_port(write):
+    path = write("prometheus_config { enable: true }")
+    with pytest.raises(ValueError, match="needs --rest_api_port"):
+        command.make_server(parse("--model_base_path=x", f"--monitoring_config_file={path}"))
+
+
+def test_flags_become_a_server(write):
+    path = write("model_config_list {}")
+    server = command.make_server(
+        parse(f"--model_config_file={path}", "--port=7", "--rest_api_port=8")
+    )
+    assert (server.port, server.rest_port) == (7, 8)
+    assert command.make_server(parse("--model_base_path=x")).rest_port is None

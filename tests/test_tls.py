@@ -1,0 +1,205 @@
+"""TLS from an SSLConfig: real certificates, real handshakes over gRPC and HTTPS."""
+
+import contextlib
+import http.client
+import json
+import pathlib
+import shutil
+import socket
+import ssl
+import subprocess
+from concurrent import futures
+
+import grpc
+import pytest
+from google.protobuf import text_format
+from rest_core import FakeCore
+
+from export.config_protos import SSLConfig
+from export.server import tls
+from export.server.metrics import Metrics
+from export.server.rest import RestServer
+
+pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates")
+
+
+def openssl(*arguments):
+    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory):
+    """Keys and certificates, by file name: an authority, a server, a client, and a stranger."""
+    directory = tmp_path_factory.mktemp("pem")
+    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    for name in ("ca", "stranger"):
+        openssl(
+            "req", "-x509", *new_key, "-days", "2", "-subj", f"/CN={name}",
+            "-keyout", directory / f"{name}.key", "-out", directory / f"{name}.crt",
+        )  # fmt: skip
+    extensions = directory / "extensions"
+    extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    for name in ("server", "client"):
+        openssl(
+            "req", *new_key, "-subj", f"/CN={name}",
+            "-keyout", directory / f"{name}.key", "-out", directory / f"{name}.csr",
+        )  # fmt: skip
+        openssl(
+            "x509", "-req", "-in", directory / f"{name}.csr", "-days", "2",
+            "-CA", directory / "ca.crt", "-CAkey", directory / "ca.key", "-CAcreateserial",
+            "-extfile", extensions, "-out", directory / f"{name}.crt",
+        )  # fmt: skip
+    openssl(
+        "pkcs8", "-topk8", "-v2", "aes-256-cbc", "-passout", "pass:secret",
+        "-in", directory / "server.key", "-out", directory / "encrypted.key",
+    )  # fmt: skip
+    return {path.name: path.read_text() for path in directory.glob("*.[ck]*")} | {
+        "directory": directory
+    }
+
+
+def make_config(pem, **fields):
+    values = {"server_key": pem["server.key"], "server_cert": pem["server.crt"]} | fields
+    return SSLConfig(**values)
+
+
+def mutual(pem):
+    return make_config(pem, custom_ca=pem["ca.crt"], client_verify=True)
+
+
+# Reading the file.
+
+
+def test_a_file_is_read_as_tf_serving_reads_it(pem, tmp_path):
+    config = mutual(pem)
+    path = tmp_path / "ssl.pbtxt"
+    path.write_text(text_format.MessageToString(config))
+    assert tls.read_ssl_config(path) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "gist"),
+    [
+        ("model_config_list {}", "is not an SSLConfig in text format: 1:1"),
+        ("\x00\xff", "is not an SSLConfig"),
+        ("", "server_key is missing"),
+        ('server_key: "/etc/key.pem" server_cert: "/etc/cert.pem"', "contents of the file, not"),
+    ],
+)
+def test_a_file_that_is_none(tmp_path, text, gist):
+    path = tmp_path / "ssl.pbtxt"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=gist) as caught:
+        tls.read_ssl_config(path)
+    assert str(path) in str(caught.value)
+    with pytest.raises(FileNotFoundError):
+        tls.read_ssl_config(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("make", [tls.grpc_credentials, tls.ssl_context])
+@pytest.mark.parametrize(
+    ("changes", "gist"),
+    [
+        ({"server_key": ""}, "server_key is missing"),
+        ({"server_cert": ""}, "server_cert is missing"),
+        ({"server_key": "stranger.key"}, "server_key does not belong to the certificate"),
+        ({"server_key": "encrypted.key"}, "server_key is encrypted"),
+        ({"server_key": "server.crt"}, "server_key or server_cert cannot be read"),
+        ({"server_cert": "-----BEGIN CERTIFICATE-----\nAAAA\n"}, "cannot be read"),
+        ({"client_verify": True}, "client_verify needs custom_ca"),
+        ({"custom_ca": "-----BEGIN CERTIFICATE-----\nAAAA\n"}, "custom_ca holds no certificate"),
+    ],
+)
+def test_what_cannot_work_is_said_at_the_start(pem, make, changes, gist):
+    fields = {name: pem.get(value, value) for name, value in changes.items()}
+    with pytest.raises(ValueError, match=gist):
+        make(make_config(pem, **fields))
+
+
+# gRPC.
+
+
+@contextlib.contextmanager
+def grpc_port(config):
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    echo = grpc.unary_unary_rpc_method_handler(lambda request, context: request + b"!")
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("s", {"echo": echo}),))
+    port = server.add_secure_port("127.0.0.1:0", tls.grpc_credentials(config))
+    server.start()
+    try:
+        yield port
+    finally:
+        server.stop(None).wait()
+
+
+def grpc_call(port, *credentials):
+    channel_credentials = grpc.ssl_channel_credentials(*credentials)
+    with grpc.secure_channel(f"localhost:{port}", channel_credentials) as channel:
+        return channel.unary_unary("/s/echo")(b"hello", timeout=10)
+
+
+def test_grpc_with_the_servers_certificate(pem):
+    with grpc_port(make_config(pem)) as port:
+        assert grpc_call(port, pem["ca.crt"].encode()) == b"hello!"
+        with pytest.raises(grpc.RpcError):
+            grpc_call(port, pem["stranger.crt"].encode())
+
+
+def test_grpc_with_certificates_on_both_sides(pem):
+    authority = pem["ca.crt"].encode()
+    with grpc_port(mutual(pem)) as port:
+        client = (pem["client.key"].encode(), pem["client.crt"].encode())
+        assert grpc_call(port, authority, *client) == b"hello!"
+        stranger = (pem["stranger.key"].encode(), pem["stranger.crt"].encode())
+        for others in ((), stranger):
+            with pytest.raises(grpc.RpcError):
+                grpc_call(port, authority, *others)
+
+
+# HTTPS.
+
+
+@contextlib.contextmanager
+def rest_server(config):
+    with RestServer(FakeCore(), Metrics(), port=0, tls=tls.ssl_context(config)) as server:
+        yield server
+
+
+def rest_call(server, pem, client=None):
+    context = ssl.create_default_context(cadata=pem["ca.crt"])
+    if client:
+        directory = pathlib.Path(pem["directory"])
+        context.load_cert_chain(directory / f"{client}.crt", directory / f"{client}.key")
+    connection = http.client.HTTPSConnection("127.0.0.1", server.port, context=context, timeout=20)
+    with contextlib.closing(connection):
+        lengths = []
+        for text in ("abc", "x" * 3_000_000):  # on one connection
+            connection.request("POST", "/v1/models/m:predict", json.dumps({"instances": [text]}))
+            answer = json.loads(connection.getresponse().read())
+            lengths.append(answer["predictions"][0]["length"])
+        return lengths
+
+
+def test_https(pem):
+    with rest_server(make_config(pem)) as server:
+        assert rest_call(server, pem) == [3, 3_000_000]
+
+
+def test_https_with_certificates_on_both_sides(pem):
+    with rest_server(mutual(pem)) as server:
+        assert rest_call(server, pem, "client") == [3, 3_000_000]
+        for other in (None, "stranger"):
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                rest_call(server, pem, other)
+
+
+def test_a_client_without_tls_or_without_a_word_does_not_hurt_others(pem):
+    with rest_server(make_config(pem)) as server:
+        silent = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+        plain = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+        with silent, plain:
+            plain.sendall(b"GET /v1/models/m HTTP/1.1\r\n\r\n" * 20)
+            assert rest_call(server, pem) == [3, 3_000_000]
+            with contextlib.suppress(ConnectionError):
+                while data := plain.recv(1000):
+                    assert b"HTTP/" not in data
