@@ -14,7 +14,10 @@ import pytest
 from exporting import TINY_MAX_LENGTH, make_tiny_model
 
 from benchmarks.environments import python_of
-from distilbert_tf.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.heads import (
+    TFDistilBertForMaskedLM,
+    TFDistilBertForSequenceClassification,
+)
 from distilbert_tf.tokenizer import DistilBertTokenizer
 from export.inspection import inspect_export
 from export.saved_model import export_saved_model
@@ -54,7 +57,11 @@ def _show(capsys: pytest.CaptureFixture[str], what: str, old: Trial, largest: di
 
 
 def assert_same_on_both(
-    directory: Path, old_python: str, what: str, capsys: pytest.CaptureFixture[str]
+    directory: Path,
+    old_python: str,
+    what: str,
+    capsys: pytest.CaptureFixture[str],
+    varied: str = "logits",
 ) -> None:
     report = inspect_export(directory)
     assert (report.first_server, report.is_servable) == ("2.12", True)
@@ -75,7 +82,7 @@ def assert_same_on_both(
     _show(capsys, what, old, largest)
     # Or the comparison would prove little.
     answers = new.answers["tf2"]["serving_default"]
-    assert np.ptp(np.concatenate([each["logits"] for each in answers]), axis=0).min() > 0.1
+    assert np.ptp(np.concatenate([each[varied] for each in answers]), axis=0).min() > 0.1
 
 
 @pytest.mark.parametrize("pair", [False, True], ids=["single", "pair"])
@@ -86,6 +93,26 @@ def test_tiny_model(old_python, pair, tmp_path, capsys):
     )
     what = f"tiny model, {'pairs' if pair else 'single texts'}"
     assert_same_on_both(version, old_python, what, capsys)
+
+
+def test_several_tasks(old_python, tmp_path, capsys):
+    first, tokenizer = make_tiny_model(tmp_path / "model")
+    fields = {"id2label": {0: "different", 1: "same"}, "text_pair": True}
+    second, _ = make_tiny_model(tmp_path / "model", seed=8, fields=fields, encoder=first.distilbert)
+    version = export_saved_model(
+        {"mood": first, "twins": second}, tokenizer, tmp_path / "base",
+        max_length=TINY_MAX_LENGTH, verify=False,
+    )  # fmt: skip
+    assert_same_on_both(version, old_python, "tiny model, two tasks", capsys)
+
+
+def test_masked_lm(old_python, tmp_path, capsys):
+    classifier, tokenizer = make_tiny_model(tmp_path / "model")
+    model = TFDistilBertForMaskedLM(classifier.config)
+    version = export_saved_model(
+        model, tokenizer, tmp_path / "base", max_length=TINY_MAX_LENGTH, verify=False
+    )
+    assert_same_on_both(version, old_python, "tiny masked LM", capsys, varied="scores")
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
