@@ -10,13 +10,14 @@ from typing import Any, Literal, NamedTuple
 
 from google.protobuf import json_format
 
+from export.batching_parameters import BATCHING_FILE, PADDING_WARNING, read_batching_parameters
 from export.compatibility import OLDEST_SERVER, find_unfit, find_unwanted, find_xla_markers
+from export.config_files import ConfigError
 from export.endpoint_contracts import SignatureContract, describe_signatures, find_contract_faults
 from export.op_registry import find_custom_ops, find_release
 from export.protos import meta_graph_pb2
 from export.releases import find_first_release, find_ignored, find_kinds, find_misfits
 from export.saved_model_files import find_ops, read_meta_graph
-from export.serving_config import BATCHING_FILE, ConfigError, read_batching_parameters
 from export.signatures import SERVING_DEFAULT
 from export.tensor_bundle import BundleError, list_variables
 from export.tfrecord import CorruptFileError
@@ -125,6 +126,8 @@ def inspect_export(directory: Path, server: str = OLDEST_SERVER) -> ExportReport
     variables = _try(problems, list_variables, directory / "variables" / "variables") or []
     requests = _try(problems, read_warmup, directory / WARMUP_FILE) or []
     batching = _try(problems, read_batching_parameters, directory / BATCHING_FILE)
+    if batching is not None and batching.pad_variable_length_inputs:
+        warnings.append(f"{BATCHING_FILE}: {PADDING_WARNING}")
     if not signatures:
         problems.append("it has no signature, so no request can name one")
     if ops & _VARIABLE_OPS and not variables:
@@ -178,7 +181,7 @@ def _try(problems: list[str], read: Callable[[Path], Any], path: Path) -> Any:
         return read(path)
     except FileNotFoundError:
         return None
-    except (BundleError, ConfigError, CorruptFileError, UnicodeDecodeError) as error:
+    except (BundleError, ConfigError, CorruptFileError) as error:
         problems.append(str(error))
         return None
 

@@ -4,9 +4,11 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from export import serving_config
+from export.batching_parameters import BATCHING_FILE, batching_parameters
+from export.config_files import ConfigError, write_config
 from export.environment import ENV_FILE
 from export.publishing import list_versions
+from export.serving_config import model_config, monitoring_config
 from export.warmup import SignatureDefs, make_warmup, write_warmup
 
 MODELS_FILE = "models.config"
@@ -55,15 +57,11 @@ def write_serving_files(
         ValueError: A number makes no sense, or no request can be made up for a signature.
     """
     directory = Path(version_directory)
-    parameters = serving_config.batching_parameters(max_batch_size, max_latency_ms)
+    parameters = batching_parameters(max_batch_size, max_latency_ms)
     logs = make_warmup(
         signature_defs, signatures_to_warm, parameters.allowed_batch_sizes, max_length=max_length
     )
-    written = [
-        serving_config.write_config(
-            directory / serving_config.BATCHING_FILE, parameters, _BATCHING_COMMENT
-        )
-    ]
+    written = [write_config(directory / BATCHING_FILE, parameters, _BATCHING_COMMENT)]
     if logs:
         written.append(write_warmup(directory, logs))
     return written
@@ -105,21 +103,20 @@ def write_server_files(
     """
     labels = labels or {}
     policy_options = parse_policy(policy)
-    models = serving_config.model_config(
+    models = model_config(
         {model_name: served_path or f"/models/{model_name}"}, labels=labels, **policy_options
     )
-    parameters = serving_config.batching_parameters(max_batch_size, max_latency_ms, threads)
+    parameters = batching_parameters(max_batch_size, max_latency_ms, threads)
     wanted = {*labels.values(), *(policy_options.get("versions") or ())}
     _check_versions_exist(Path(model_base_path), wanted)
     directory = Path(output)
     directory.mkdir(parents=True, exist_ok=True)
-    write = serving_config.write_config
     environment = directory / ENV_FILE.name
     environment.write_bytes(ENV_FILE.read_bytes())
     return [
-        write(directory / MODELS_FILE, models, _MODELS_COMMENT),
-        write(directory / serving_config.BATCHING_FILE, parameters, _SERVER_BATCHING_COMMENT),
-        write(directory / MONITORING_FILE, serving_config.monitoring_config(), _MONITORING_COMMENT),
+        write_config(directory / MODELS_FILE, models, _MODELS_COMMENT),
+        write_config(directory / BATCHING_FILE, parameters, _SERVER_BATCHING_COMMENT),
+        write_config(directory / MONITORING_FILE, monitoring_config(), _MONITORING_COMMENT),
         environment,
     ]
 
@@ -146,7 +143,7 @@ def parse_policy(policy: str | None) -> dict:
     numbers = policy.split(",")
     if all(map(_is_number, numbers)):
         return {"versions": [int(number) for number in numbers]}
-    raise serving_config.ConfigError(
+    raise ConfigError(
         f"The policy must be latest, latest:N, all, or version numbers with commas; got {policy!r}."
     )
 
@@ -164,11 +161,9 @@ def parse_labels(pairs: Iterable[str]) -> dict[str, int]:
     for pair in pairs:
         label, _, version = pair.rpartition(":")
         if not label or not _is_number(version):
-            raise serving_config.ConfigError(
-                f"A label is written LABEL:VERSION, such as stable:3; got {pair!r}."
-            )
+            raise ConfigError(f"A label is written LABEL:VERSION, such as stable:3; got {pair!r}.")
         if label in labels:
-            raise serving_config.ConfigError(f"Label {label!r} is given twice.")
+            raise ConfigError(f"Label {label!r} is given twice.")
         labels[label] = int(version)
     return labels
 

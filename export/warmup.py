@@ -82,7 +82,7 @@ def make_warmup(
         signature_defs: The SavedModel's signatures by name.
         signature_names: Those to warm up: the ones that clients will use. Each costs load time, and
             memory where weights are packed.
-        batch_sizes: What the batching allows; see `serving_config.allowed_batch_sizes`.
+        batch_sizes: What the batching allows; see `batching_parameters.allowed_batch_sizes`.
         model_name: A name for `model_spec`; any will do.
         max_length: The longest row of token ids that the model takes; texts are cut by the graph.
 

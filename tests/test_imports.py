@@ -67,6 +67,8 @@ export.examples
 export.tfrecord
 export.publishing
 export.warmup
+export.config_files
+export.batching_parameters
 export.serving_config
 export.serving_files
 export.reload
@@ -104,7 +106,6 @@ export.server.connections
 export.server.rest
 export.server.batching_options
 export.server.batching
-export.server.monitoring_config
 export.server.signature
 export.server.servable
 export.server.direct_runner

@@ -11,12 +11,12 @@ import serving_models
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
+from export.batching_parameters import BATCHING_FILE
 from export.compatibility import check_saved_model
 from export.inspection import ExportReport, Finding, inspect_export
 from export.protos import attr_value_pb2, saved_model_pb2, types_pb2
 from export.report_text import describe_report, format_report
 from export.saved_model_files import CompatibilityError
-from export.serving_config import BATCHING_FILE
 from export.tensor_bundle import BundleError, list_variables
 from export.warmup import WARMUP_FILE
 
@@ -385,6 +385,16 @@ def test_batching_parameters(model, text, message):
     assert found == [] if message is None else message in found[0]
     if message is None:
         assert inspect_export(model).batching
+
+
+def test_padding_is_a_warning(model):
+    before = len(inspect_export(model).findings)
+    (model / BATCHING_FILE).write_text("pad_variable_length_inputs: true")
+    report = inspect_export(model)
+    assert len(report.findings) == before + 1
+    (text,) = (each.text for each in report.findings if BATCHING_FILE in each.text)
+    assert text.endswith("leave it off")
+    assert errors(report) == []
 
 
 def test_variables_as_tensorflow_lists_them(tmp_path):

@@ -8,8 +8,7 @@ from rest_core import FakeCore
 
 from export.server.metrics import Metrics
 from export.server.rest_api import RestApi
-
-METRICS_PATH = "/monitoring/prometheus/metrics"
+from export.serving_config import METRICS_PATH
 
 
 @pytest.fixture

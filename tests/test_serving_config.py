@@ -6,19 +6,23 @@ import pytest
 from google.protobuf import text_format
 
 from distilbert_tf import cli
+from export.batching_parameters import (
+    allowed_batch_sizes,
+    batching_parameters,
+    number_of,
+    read_batching_parameters,
+)
+from export.config_files import ConfigError, write_config
 from export.config_protos import BatchingParameters, MonitoringConfig
 from export.environment import serving_environment
 from export.protos import model_server_config_pb2
 from export.serving_config import (
-    ConfigError,
-    allowed_batch_sizes,
-    batching_parameters,
+    METRICS_PATH,
+    metrics_path_of,
     model_config,
     monitoring_config,
-    read_batching_parameters,
     read_model_config,
     read_monitoring_config,
-    write_config,
 )
 from export.serving_files import parse_labels, parse_policy, write_serving_files
 from export.warmup import WARMUP_FILE, read_warmup
@@ -97,7 +101,17 @@ def test_senseless_batching(arguments, message):
         ("sizes: 1\n", "sizes: 0\n", "must be positive and ascend"),
         ("value: 12", "value: 0", "max_batch_size must be"),
         ("value: 2500", "value: -1", "batch_timeout_micros must be at least 0, not -1"),
-        ("enable_", "pad_variable_length_inputs: true enable_", r"\[CLS\].*leave it off"),
+        ("value: 16", "value: 0", "max_enqueued_batches must be"),
+        ("value: 2 }", "value: 0 }", "num_batch_threads must be"),
+        ("max_b", "max_execution_batch_size { value: 8 } max_b", "must be max_ex.*, 8; it is 12"),
+        ("max_b", "max_execution_batch_size { value: 0 } max_b", "max_execution_.* at least 1"),
+        ("max_b", "max_execution_batch_size { value: 16 } max_b", "at most .*, 12; it is 16"),
+        (
+            "splitting { value: true }",
+            "splitting {} max_execution_batch_size { value: 8 }",
+            "needs enable_large_batch",
+        ),
+        ("max_batch_size { value: 12 }", "", r"last of .*, 1000; it is 12"),
         ("max_b", "most_b", r":2:1 : .*most_b.* \(it should be a BatchingParameters\)"),
     ],
 )
@@ -107,6 +121,14 @@ def test_batching_files_that_a_server_would_refuse(tmp_path, right, wrong, messa
     with pytest.raises(ConfigError, match=message) as caught:
         read_batching_parameters(path)
     assert str(path) in str(caught.value)
+
+
+def test_what_a_batching_file_leaves_out(tmp_path):
+    path = tmp_path / "batching_params.pbtxt"
+    path.write_text("pad_variable_length_inputs: true")  # a server takes it
+    parameters = read_batching_parameters(path)
+    names = ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches")
+    assert [number_of(parameters, name) for name in names] == [1000, 0, 10]
 
 
 def test_labels_alone_serve_the_versions_that_they_name(tmp_path):
@@ -172,9 +194,33 @@ def test_monitoring(tmp_path):
     config = monitoring_config()
     expected = 'prometheus_config { enable: true path: "/monitoring/prometheus/metrics" }'
     assert config == text_format.Parse(expected, MonitoringConfig())
-    assert read_monitoring_config(write_config(tmp_path / "monitoring.config", config)) == config
-    with pytest.raises(ConfigError, match="must begin with a slash"):
+    path = write_config(tmp_path / "monitoring.config", config)
+    assert read_monitoring_config(path) == config
+    with pytest.raises(ConfigError, match="must begin with a slash; it is 'metrics'"):
         monitoring_config("metrics")
+    for text, expected in [
+        ("prometheus_config { enable: true path: '/m' }", "/m"),
+        ("prometheus_config { enable: true }", METRICS_PATH),
+        ("prometheus_config { path: 'm' }", None),
+    ]:
+        path.write_text(text)
+        assert metrics_path_of(read_monitoring_config(path)) == expected
+    for text, message in [
+        ("prometheus_config { enable: true path: 'm' }", "monitoring.config: prometheus_config.pa"),
+        ("prometheus {}", "monitoring.config:1:1 : .*should be a MonitoringConfig"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            read_monitoring_config(path)
+
+
+def test_files_that_are_no_text(tmp_path):
+    path = tmp_path / "models.config"
+    path.write_bytes(b"# fine\nmodel_config_list {}\xff")
+    with pytest.raises(ConfigError, match="models.config:2:21 : this is not UTF-8"):
+        read_model_config(path)
+    with pytest.raises(FileNotFoundError):
+        read_model_config(tmp_path / "nowhere")
 
 
 def test_policies_and_labels_of_a_command_line():

@@ -20,6 +20,7 @@ from google.protobuf import text_format
 import export
 from distilbert_tf.commands import COMMANDS
 from export import serving_config, serving_files
+from export.batching_parameters import batching_parameters, read_batching_parameters
 from export.config_protos import BatchingParameters, MonitoringConfig
 from export.environment import serving_environment
 from export.protos import model_server_config_pb2
@@ -150,7 +151,7 @@ def test_kubernetes_has_the_same_models_and_batches(
     }
     assert parsed["models.config"] == serving_config.read_model_config(DEPLOY / "models.config")
     threads = int(container["resources"]["requests"]["cpu"])
-    assert parsed["batching_params.pbtxt"] == serving_config.batching_parameters(threads=threads)
+    assert parsed["batching_params.pbtxt"] == batching_parameters(threads=threads)
     assert parsed["monitoring.config"] == serving_config.monitoring_config()
     assert written.keys() == MESSAGES.keys()
 
@@ -258,7 +259,7 @@ def test_threads_are_as_many_as_the_processors_asked_for(
 
 def test_calls_that_fill_the_queue_have_a_thread_each(image_flags: dict[str, str]) -> None:
     """Otherwise gRPC turns calls away before batches are full."""
-    parameters = serving_config.read_batching_parameters(DEPLOY / "batching_params.pbtxt")
+    parameters = read_batching_parameters(DEPLOY / "batching_params.pbtxt")
     assert int(image_flags["grpc_max_threads"]) >= 4 * parameters.max_batch_size.value
 
 

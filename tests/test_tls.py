@@ -80,8 +80,8 @@ def test_a_file_is_read_as_tf_serving_reads_it(pem, tmp_path):
 @pytest.mark.parametrize(
     ("text", "gist"),
     [
-        ("model_config_list {}", "is not an SSLConfig in text format: 1:1"),
-        ("\x00\xff", "is not an SSLConfig"),
+        ("model_config_list {}", r"ssl.pbtxt:1:1 : .*\(it should be a SSLConfig\)"),
+        ("\x00\xff", r"ssl.pbtxt:1:2 : .*\(it should be a SSLConfig\)"),
         ("", "server_key is missing"),
         ('server_key: "/etc/key.pem" server_cert: "/etc/cert.pem"', "contents of the file, not"),
     ],

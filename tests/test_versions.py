@@ -18,7 +18,7 @@ from tensorflow_serving.apis import (
 )
 
 from export.server import ModelServer
-from export.server.model_config import ModelSettings, VersionPolicy, read_model_config
+from export.server.model_config import ModelSettings, VersionPolicy, read_settings_file
 from export.server.versions import LoadOptions
 
 Code = grpc.StatusCode
@@ -184,7 +184,10 @@ def break_batching(path):
         (break_graph, "saved_model.pb is damaged"),
         (break_warmup, "Record 1 of "),
         (break_warmup_request, "gets INVALID_ARGUMENT: input size does not match signature"),
-        (break_batching, "batching_params.pbtxt: max_batch_size is 0; it must be at least 1"),
+        (
+            break_batching,
+            "batching_params.pbtxt: max_batch_size must be an integer of at least 1",
+        ),
         (lambda path: (path / "saved_model.pb").unlink(), "saved_model.pb"),
     ],
     ids=["graph", "warm-up file", "warm-up request", "batching", "no graph"],
@@ -357,7 +360,7 @@ def three(made, tmp_path):
 def start_config(start, tmp_path, text, **kwargs):
     file = tmp_path / "models.config"
     file.write_text(text)
-    return start(models=read_model_config(file), **kwargs)
+    return start(models=read_settings_file(file), **kwargs)
 
 
 def test_policies(start, three, tmp_path):
@@ -451,4 +454,4 @@ def test_config_files_that_are_wrong(tmp_path, text, message):
     file = tmp_path / "models.config"
     file.write_text(text)
     with pytest.raises(ValueError, match=message):
-        read_model_config(file)
+        read_settings_file(file)

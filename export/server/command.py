@@ -4,10 +4,10 @@ from typing import Any
 
 from export.server import tls
 from export.server.batching_config import read_batching_options
-from export.server.model_config import read_model_config
+from export.server.model_config import read_settings_file
 from export.server.model_server import ModelServer, serve
-from export.server.monitoring_config import read_monitoring_path
 from export.server.versions import LoadOptions
+from export.serving_config import metrics_path_of, read_monitoring_config
 
 
 def run(flags: Any) -> None:
@@ -32,7 +32,7 @@ def make_server(flags: Any) -> ModelServer:
         raise ValueError("--batching_parameters_file needs --enable_batching.")
     monitoring_path = None
     if flags.monitoring_config_file:
-        monitoring_path = read_monitoring_path(flags.monitoring_config_file)
+        monitoring_path = metrics_path_of(read_monitoring_config(flags.monitoring_config_file))
         if monitoring_path and not flags.rest_api_port:
             raise ValueError("--monitoring_config_file needs --rest_api_port.")
     return ModelServer(
@@ -40,7 +40,7 @@ def make_server(flags: Any) -> ModelServer:
         flags.model_name,
         flags.host,
         flags.port,
-        models=read_model_config(flags.model_config_file) if flags.model_config_file else None,
+        models=read_settings_file(flags.model_config_file) if flags.model_config_file else None,
         batching=(
             read_batching_options(flags.batching_parameters_file)
             if flags.batching_parameters_file

@@ -2,8 +2,9 @@
 
 import pathlib
 
+from export.batching_parameters import BATCHING_FILE
 from export.server import warmup
-from export.server.batching_config import BATCHING_FILE, read_batching_options
+from export.server.batching_config import read_batching_options
 from export.server.batching_options import BatchingOptions
 from export.server.loaded_version import LoadedVersion
 from export.server.metrics import Metrics

@@ -9,9 +9,9 @@ import os
 import pathlib
 from collections.abc import Collection, Mapping
 
-from google.protobuf import text_format
-
+from export.config_files import errors_name
 from export.protos import model_server_config_pb2
+from export.serving_config import read_model_config
 
 _PLATFORM = "tensorflow"
 
@@ -57,19 +57,16 @@ class ModelSettings:
     labels: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
-def read_model_config(path: str | os.PathLike[str]) -> list[ModelSettings]:
+def read_settings_file(path: str | os.PathLike[str]) -> list[ModelSettings]:
     """Reads a model config file, as for TF Serving's `--model_config_file`.
 
     Raises:
-        OSError: there is no such file.
-        ValueError: it is no ModelServerConfig, or says what cannot be served.
+        OSError: it cannot be read.
+        ConfigError: it is no ModelServerConfig, or says what cannot be served.
     """
-    config = model_server_config_pb2.ModelServerConfig()
-    try:
-        text_format.Parse(pathlib.Path(path).read_text(encoding="utf-8"), config)
+    config = read_model_config(path)
+    with errors_name(path):
         return read_settings(config)
-    except (text_format.ParseError, UnicodeDecodeError, ValueError) as error:
-        raise ValueError(f"Model config file {path}: {error}") from error
 
 
 def read_settings(config: model_server_config_pb2.ModelServerConfig) -> list[ModelSettings]:

@@ -19,8 +19,8 @@ import tempfile
 from typing import Any, NoReturn
 
 import grpc
-from google.protobuf import text_format
 
+from export.config_files import errors_name, read_config
 from export.config_protos import SSLConfig
 
 _PEM_FIELDS = ("server_key", "server_cert", "custom_ca")
@@ -37,18 +37,12 @@ def read_ssl_config(path: str | os.PathLike[str]) -> Any:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not an `SSLConfig`, a field is missing or is not PEM text, or the key is
+        ConfigError: it is not an `SSLConfig`, a field is missing or is not PEM text, or the key is
             not the certificate's.
     """
-    path = pathlib.Path(path)
-    try:
-        config = text_format.Parse(path.read_text(encoding="utf-8"), SSLConfig())
-    except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not an SSLConfig in text format: {error}") from error
-    try:
+    config = read_config(path, SSLConfig())
+    with errors_name(path):
         ssl_context(config)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
     return config
 
 
