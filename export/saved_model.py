@@ -30,9 +30,9 @@ from export.publishing import check_version, publish, working_directory
 from export.served_models import ServedClassifier, ServedEncoder, ServedMaskedLM, ServedModel
 from export.serving_files import write_serving_files
 from export.verification import measure_rounding, verify_saved_model
+from export.warmup import EXTRA_ASSETS
 from export.weights import rounded_in_memory, stored_as
 
-EXTRA_ASSETS = "assets.extra"  # a server reads its warm-up requests there, and nothing else
 EXPORT_RECORD = "export.json"
 
 # What TF Serving and all its clients can name; TensorFlow's own begin with two underscores.

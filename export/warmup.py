@@ -36,8 +36,10 @@ from export.signatures import (
 )
 from export.tfrecord import CorruptFileError, read_records, write_records
 
-WARMUP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
+EXTRA_ASSETS = "assets.extra"  # a server reads its warm-up requests there, and nothing else
+WARMUP_FILE = Path(EXTRA_ASSETS, "tf_serving_warmup_requests")
 MAX_RECORDS = 1000  # the server's own limit; with more, it refuses to load the version
+KINDS = ("predict_log", "classify_log", "regress_log", "multi_inference_log")  # of requests
 
 _SHORT = (
     "The soup was cold, but the waiter was kind.",
@@ -150,8 +152,11 @@ def read_warmup(path: str | os.PathLike[str]) -> list[Any]:
         except DecodeError as error:
             raise CorruptFileError(f"{where} is no PredictionLog: {error}") from error
         kind = log.WhichOneof("log_type")
-        if kind in (None, "session_run_log"):
-            raise CorruptFileError(f"{where} is no request that a server can run, but {kind}.")
+        if kind not in KINDS:
+            raise CorruptFileError(
+                f"{where} is no request that a server can run: its log_type is {kind}, not one of "
+                f"{', '.join(KINDS)}."
+            )
         logs.append(log)
     if len(logs) > MAX_RECORDS:
         raise CorruptFileError(

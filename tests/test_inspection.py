@@ -18,6 +18,7 @@ from export.protos import attr_value_pb2, saved_model_pb2, types_pb2
 from export.report_text import describe_report, format_report
 from export.saved_model_files import CompatibilityError
 from export.tensor_bundle import BundleError, list_variables
+from export.tfrecord import write_records
 from export.warmup import WARMUP_FILE
 
 AttrValue = attr_value_pb2.AttrValue
@@ -345,9 +346,7 @@ def make_log(name):
 def write_warmup(model, records):
     file = model / WARMUP_FILE
     file.parent.mkdir(exist_ok=True)
-    with tf.io.TFRecordWriter(str(file)) as writer:
-        for record in records:
-            writer.write(record)
+    write_records(file, records)
     return file
 
 

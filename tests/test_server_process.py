@@ -21,6 +21,8 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from export.warmup import WARMUP_FILE
+
 Code = grpc.StatusCode
 State = get_model_status_pb2.ModelVersionStatus
 REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -94,8 +96,8 @@ def cut_graph(path):
 
 
 def damage_warmup(path):
-    (path / "assets.extra").mkdir()
-    (path / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"\0" * 100)
+    (path / WARMUP_FILE).parent.mkdir()
+    (path / WARMUP_FILE).write_bytes(b"\0" * 100)
 
 
 @pytest.mark.slow

@@ -17,9 +17,11 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from export.server import ModelServer
+from export.server import ModelServer, warmup
 from export.server.model_config import ModelSettings, VersionPolicy, read_settings_file
 from export.server.versions import LoadOptions
+from export.tfrecord import write_records
+from export.warmup import KINDS, WARMUP_FILE
 
 Code = grpc.StatusCode
 State = get_model_status_pb2.ModelVersionStatus
@@ -153,15 +155,16 @@ def break_graph(path):
 
 
 def break_warmup(path):
-    (path / "assets.extra").mkdir()
-    (path / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"no TFRecord")
+    (path / WARMUP_FILE).parent.mkdir()
+    (path / WARMUP_FILE).write_bytes(b"this is no TFRecord")
 
 
 def write_warmup(path, *logs):
-    (path / "assets.extra").mkdir()
-    with tf.io.TFRecordWriter(str(path / "assets.extra" / "tf_serving_warmup_requests")) as writer:
-        for log in logs:
-            writer.write(log if isinstance(log, bytes) else log.SerializeToString())
+    (path / WARMUP_FILE).parent.mkdir()
+    write_records(
+        path / WARMUP_FILE,
+        (log if isinstance(log, bytes) else log.SerializeToString() for log in logs),
+    )
 
 
 def predict_log(inputs):
@@ -182,8 +185,11 @@ def break_batching(path):
     ("damage", "message"),
     [
         (break_graph, "saved_model.pb is damaged"),
-        (break_warmup, "Record 1 of "),
-        (break_warmup_request, "gets INVALID_ARGUMENT: input size does not match signature"),
+        (break_warmup, f"{WARMUP_FILE}: record 0, at byte 0: the checksum of its length is wrong"),
+        (
+            break_warmup_request,
+            "record 1 gets INVALID_ARGUMENT: input size does not match",
+        ),
         (
             break_batching,
             "batching_params.pbtxt: max_batch_size must be an integer of at least 1",
@@ -264,18 +270,25 @@ def test_warmup_requests_are_run(made, start, tmp_path):
     assert outputs["run"].tolist() == [4]
 
 
+def test_every_kind_of_request_can_be_run():
+    assert set(warmup._CALLS) == set(KINDS)
+
+
 def test_at_most_a_thousand_warmup_requests(made, tmp_path):
     publish(made, "a", tmp_path / "1")
     write_warmup(tmp_path / "1", *[predict_log({"text": ["x"]})] * 1001)
-    with pytest.raises(ValueError, match=r"exceeds the maximum \(1000\)"):
+    with pytest.raises(ValueError, match="1001 records; a server refuses more than 1000"):
         ModelServer(tmp_path, "m", port=0).start()
 
 
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        (b"\xff" * 20, "Record 1 of .*: not a PredictionLog"),
-        (prediction_log_pb2.PredictionLog(), "Unsupported log_type for warmup: None"),
+        (b"\xff" * 20, "record 0 is no PredictionLog"),
+        (
+            prediction_log_pb2.PredictionLog(),
+            "record 0 is no request .* log_type is None, not",
+        ),
     ],
 )
 def test_records_that_are_no_requests(made, tmp_path, record, message):
@@ -434,7 +447,7 @@ def test_a_config_that_cannot_be_served_changes_nothing(start, three, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model_config_list {", "models.config: .*"),
+        ("model_config_list {", r"models.config:1:19 : .*ModelServerConfig"),
         ("custom_model_config {}", "Only a model_config_list is supported"),
         ("model_config_list { config { base_path: 'x' } }", "A model has no name"),
         ("model_config_list { config { name: 'm' } }", "Model m has no base_path"),

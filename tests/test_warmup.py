@@ -164,7 +164,7 @@ def test_whole_records_that_are_no_requests(tmp_path):
             prediction_log_pb2.PredictionLog(
                 session_run_log=prediction_log_pb2.SessionRunLog()
             ).SerializeToString(),
-            "but session_run_log",
+            "log_type is session_run_log, not one",
         ),
     ]:
         write_records(tmp_path / "file", [record])

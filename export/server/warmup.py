@@ -10,18 +10,11 @@ tensorflow_serving/servables/tensorflow.
 import pathlib
 import time
 
-import tensorflow as tf
 from absl import logging
-from google.protobuf import message
 
-from export.protos import prediction_log_pb2
 from export.server import inference, status
 from export.server.loaded_version import LoadedVersion
-
-WARMUP_FILE = pathlib.Path("assets.extra", "tf_serving_warmup_requests")
-MAX_RECORDS = 1000
-
-_FRAME_BYTES = 16  # a record's length and checksums
+from export.warmup import WARMUP_FILE, read_warmup
 
 # What answers the request of each kind of log.
 _CALLS = {
@@ -49,38 +42,14 @@ def run(version: LoadedVersion, path: pathlib.Path) -> int:
     if not file.exists():
         return 0
     started_s = time.monotonic()
-    count = size = 0
-    try:
-        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
-            count += 1
-            size += len(record) + _FRAME_BYTES
-            if count > MAX_RECORDS:
-                raise ValueError(f"Number of warmup records exceeds the maximum ({MAX_RECORDS})")
-            _run_record(version, record)
-        if size != file.stat().st_size:
-            # TensorFlow takes a few left-over bytes for the end.
-            raise tf.errors.DataLossError(None, None, f"truncated record at {size}")
-    except tf.errors.DataLossError as error:
-        raise ValueError(
-            f"Record {count + 1} of {file} is damaged: {error.message}. Please verify your warmup "
-            "data is in TFRecord format."
-        ) from error
-    except status.RequestError as error:
-        raise ValueError(
-            f"Record {count} of {file} gets {error.code.name}: {error.message}"
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"Record {count} of {file}: {error}") from error
-    logging.info("Warmed up with %d requests in %.1f s", count, time.monotonic() - started_s)
-    return count
-
-
-def _run_record(version: LoadedVersion, record: bytes) -> None:
-    try:
-        log = prediction_log_pb2.PredictionLog.FromString(record)
-    except message.DecodeError as error:
-        raise ValueError(f"not a PredictionLog: {error}") from error
-    kind = log.WhichOneof("log_type")
-    if kind not in _CALLS:
-        raise ValueError(f"Unsupported log_type for warmup: {kind}; there are {', '.join(_CALLS)}")
-    _CALLS[kind](version, getattr(log, kind).request, lambda: True)
+    logs = read_warmup(file)
+    for number, log in enumerate(logs):
+        kind = log.WhichOneof("log_type")
+        try:
+            _CALLS[kind](version, getattr(log, kind).request, lambda: True)
+        except status.RequestError as error:
+            raise ValueError(
+                f"{file}: record {number} gets {error.code.name}: {error.message}"
+            ) from error
+    logging.info("Warmed up with %d requests in %.1f s", len(logs), time.monotonic() - started_s)
+    return len(logs)
