@@ -20,6 +20,8 @@ from pathlib import Path
 
 from absl import logging
 
+from export.version_numbers import taken_numbers
+
 WORK_PREFIX = ".exporting-"
 _LOCK = "lock"
 _NAME_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
@@ -41,16 +43,8 @@ def check_version(base_path: Path, version: int | None) -> None:
         return
     if isinstance(version, bool) or not 1 <= version <= _MAX_VERSION:
         raise ValueError(f"A version is an integer from 1 to 2**63 - 1; got {version!r}.")
-    if version in list_versions(base_path):
+    if version in taken_numbers(base_path):
         raise FileExistsError(_taken(base_path, version))
-
-
-def list_versions(base_path: Path) -> set[int]:
-    """Lists the numbers that are taken, by whatever kind of file."""
-    if not base_path.is_dir():
-        return set()
-    names = (path.name for path in base_path.iterdir())
-    return {int(name) for name in names if name.isascii() and name.isdigit()}
 
 
 @contextlib.contextmanager
@@ -97,8 +91,8 @@ def publish(directory: Path, base_path: Path, version: int | None) -> Path:
     """
     _sync_tree(directory)
     while True:
-        number = max(list_versions(base_path), default=0) + 1 if version is None else version
-        if version is not None and version in list_versions(base_path):
+        number = max(taken_numbers(base_path), default=0) + 1 if version is None else version
+        if version is not None and version in taken_numbers(base_path):
             raise FileExistsError(_taken(base_path, version))
         target = base_path / str(number)
         try:
@@ -115,7 +109,7 @@ def publish(directory: Path, base_path: Path, version: int | None) -> Path:
 
 
 def _taken(base_path: Path, version: int) -> str:
-    highest = max(list_versions(base_path), default=version)
+    highest = max(taken_numbers(base_path), default=version)
     return (
         f"{base_path} has a version {version} already. Versions are never overwritten, since a "
         f"server may hold them: leave out the number for the next one ({highest + 1})."

@@ -23,10 +23,11 @@ from distilbert_tf.multitask_checkpoint import find_task_directories, load_class
 from distilbert_tf.tokenizer import DistilBertTokenizer
 from distilbert_tf.version import __version__
 from export import signatures as names
-from export.compatibility import OLDEST_SERVER, check_saved_model, read_meta_graph
+from export.compatibility import OLDEST_SERVER, check_saved_model
 from export.endpoints import Tokenization, make_endpoints
 from export.graph_file import edit_graph
 from export.publishing import check_version, publish, working_directory
+from export.saved_model_files import read_meta_graph
 from export.served_models import ServedClassifier, ServedEncoder, ServedMaskedLM, ServedModel
 from export.serving_files import write_serving_files
 from export.verification import measure_rounding, verify_saved_model

@@ -17,6 +17,10 @@ class CompatibilityError(ValueError):
     """A SavedModel that a stock TF Serving could not load or run."""
 
 
+class MissingModelError(CompatibilityError, FileNotFoundError):
+    """There is no SavedModel in a directory."""
+
+
 class Place(NamedTuple):
     """Where a node stands.
 
@@ -42,7 +46,8 @@ def read_meta_graph(directory: Path) -> meta_graph_pb2.MetaGraphDef:
         The graph whose one tag is "serve".
 
     Raises:
-        CompatibilityError: There is no SavedModel, it is damaged, or no graph has that tag.
+        MissingModelError: There is no SavedModel.
+        CompatibilityError: It is damaged, or no graph has that tag.
         OSError: The file cannot be read.
     """
     saved_model = _read_saved_model(directory)
@@ -71,18 +76,17 @@ def find_ops(meta_graph: meta_graph_pb2.MetaGraphDef) -> frozenset[str]:
 
 
 def _read_saved_model(directory: Path) -> saved_model_pb2.SavedModel:
-    binary, text = directory / _BINARY, directory / _TEXT
+    file = directory / _BINARY
     try:
-        if binary.is_file():
-            return saved_model_pb2.SavedModel.FromString(binary.read_bytes())
-        if text.is_file():
-            contents = text.read_text(encoding="utf-8")
+        if file.is_file():
+            return saved_model_pb2.SavedModel.FromString(file.read_bytes())
+        file = directory / _TEXT
+        if file.is_file():
+            contents = file.read_text(encoding="utf-8")
             return text_format.Parse(contents, saved_model_pb2.SavedModel())
     except (DecodeError, text_format.ParseError, UnicodeDecodeError) as error:
-        raise CompatibilityError(
-            f"{directory} holds no SavedModel: its file is damaged or cut off ({error})."
-        ) from error
-    raise CompatibilityError(f"{directory} is no SavedModel: {_guess_mistake(directory)}")
+        raise CompatibilityError(f"{file} is damaged or cut off: {error}.") from error
+    raise MissingModelError(f"{directory} is no SavedModel: {_guess_mistake(directory)}")
 
 
 def _guess_mistake(directory: Path) -> str:

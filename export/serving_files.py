@@ -7,8 +7,8 @@ from pathlib import Path
 from export.batching_parameters import BATCHING_FILE, batching_parameters
 from export.config_files import ConfigError, write_config
 from export.environment import ENV_FILE
-from export.publishing import list_versions
 from export.serving_config import model_config, monitoring_config
+from export.version_numbers import find_versions
 from export.warmup import SignatureDefs, make_warmup, write_warmup
 
 MODELS_FILE = "models.config"
@@ -173,10 +173,10 @@ def _is_number(text: str) -> bool:
 
 
 def _check_versions_exist(base_path: Path, wanted: set[int]) -> None:
-    there = list_versions(base_path)
+    there = find_versions(base_path) if base_path.is_dir() else {}
     if not there:
         raise FileNotFoundError(f"There are no versions of a model in {base_path}.")
-    if missing := wanted - there:
+    if missing := wanted - there.keys():
         raise FileNotFoundError(
             f"There is no version {min(missing)} in {base_path}, but {sorted(there)}."
         )

@@ -17,7 +17,8 @@ from exporting import (
     wait_until,
 )
 
-from export.publishing import WORK_PREFIX, check_version, list_versions, publish, working_directory
+from export.publishing import WORK_PREFIX, check_version, publish, working_directory
+from export.version_numbers import find_versions
 
 TEXTS = ["the film was very good", "it was not", "boringly bad, and never good! " * 9, ""]
 
@@ -77,12 +78,12 @@ def test_kill_at_any_moment_leaves_no_broken_version(tmp_path, exporter, tiny):
             os.kill(pid, signal.SIGKILL)
             wait_for_stage(base, pid, "no such stage", known=interrupted)
         interrupted.update(works(base))
-        for version in list_versions(base) - checked:
+        for version in find_versions(base).keys() - checked:
             assert_answers(base / str(version), tiny)
             checked.add(version)
     assert len(interrupted) >= 3  # the kills did hit exports half-way
 
-    highest = max(list_versions(base), default=0)
+    highest = max(find_versions(base), default=0)
     assert exporter.export(base) == {"version": str(base / str(highest + 1))}
     assert_answers(base / str(highest + 1), tiny)
     assert works(base) == []
@@ -154,7 +155,7 @@ def test_a_name_taken_at_the_last_moment(tmp_path, monkeypatch):
     (tmp_path / "1" / "file").touch()
     # As if the other export's rename came between the listing and this one's rename.
     listings = iter([set(), {1}])
-    monkeypatch.setattr("export.publishing.list_versions", lambda base: next(listings))
+    monkeypatch.setattr("export.publishing.taken_numbers", lambda base: next(listings))
     (tmp_path / "new").mkdir()
     assert publish(tmp_path / "new", tmp_path, None) == tmp_path / "2"
     (tmp_path / "newer").mkdir()

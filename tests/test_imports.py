@@ -65,6 +65,7 @@ export.tensors
 export.results
 export.examples
 export.tfrecord
+export.version_numbers
 export.publishing
 export.warmup
 export.config_files

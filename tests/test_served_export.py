@@ -6,8 +6,8 @@ import tensorflow as tf
 from exporting import LABELS, TINY_MAX_LENGTH, make_tiny_model
 
 from export import signatures
-from export.compatibility import read_meta_graph
 from export.saved_model import export_saved_model
+from export.saved_model_files import read_meta_graph
 from export.server import ModelServer
 from export.serving_files import write_serving_files
 from export.smoke_test import smoke_test

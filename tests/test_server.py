@@ -234,13 +234,13 @@ def test_nothing_to_serve(tmp_path, base_path):
 
 def test_a_damaged_model(tmp_path):
     (tmp_path / "7").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"7/saved_model.pb"):
+    with pytest.raises(FileNotFoundError, match=r"7 is no SavedModel: it has no saved_model.pb"):
         ModelServer(tmp_path, "m", port=0).start()
     (tmp_path / "7" / "saved_model.pb").write_bytes(b"\xff" * 10)
     with pytest.raises(ValueError, match=r"7/saved_model.pb is damaged"):
         ModelServer(tmp_path, "m", port=0).start()
     (tmp_path / "7" / "saved_model.pb").write_bytes(b"")
-    with pytest.raises(ValueError, match="tagged 'serve'"):
+    with pytest.raises(ValueError, match="no graphs at all"):
         ModelServer(tmp_path, "m", port=0).start()
 
 

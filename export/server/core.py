@@ -132,10 +132,10 @@ class ServerCore:
             self._models.reload(read_settings(request.config))
         except LabelError as error:
             raise status.RequestError(grpc.StatusCode.FAILED_PRECONDITION, str(error)) from error
-        except ValueError as error:
-            raise status.invalid(str(error)) from error
         except OSError as error:
             raise status.not_found(f"{type(error).__name__}: {error}") from error
+        except ValueError as error:
+            raise status.invalid(str(error)) from error
         response = model_management_pb2.ReloadConfigResponse()
         response.status.SetInParent()
         return response

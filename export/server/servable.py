@@ -9,9 +9,9 @@ import grpc
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from google.protobuf import message
 
-from export.protos import meta_graph_pb2, saved_model_pb2
+from export.protos import meta_graph_pb2
+from export.saved_model_files import read_meta_graph
 from export.server import status
 from export.server.signature import Arrays, Signature, braces
 
@@ -31,7 +31,10 @@ class Servable:
     def __init__(self, name: str, version: int, path: pathlib.Path) -> None:
         self.name = name
         self.version = version
-        self.signature_defs = _read_signature_defs(path)
+        # Copies: a part of a message keeps all of it in memory, and the graph is large.
+        self.signature_defs = {
+            key: _copy(proto) for key, proto in read_meta_graph(path).signature_def.items()
+        }
         try:
             # The restored object owns the variables that the endpoints use.
             self._model: Any = tf.saved_model.load(os.fspath(path))
@@ -97,23 +100,6 @@ class Servable:
                 grpc.StatusCode.INVALID_ARGUMENT, signature_name, inputs, quote
             ) from error
         return {name: tensor.numpy() for name, tensor in outputs.items()}
-
-
-def _read_signature_defs(path: pathlib.Path) -> dict[str, meta_graph_pb2.SignatureDef]:
-    """Reads the SignatureDefs of the graph tagged "serve" from saved_model.pb."""
-    saved_model = saved_model_pb2.SavedModel()
-    try:
-        saved_model.ParseFromString((path / "saved_model.pb").read_bytes())
-    except message.DecodeError as error:
-        raise ValueError(f"{path / 'saved_model.pb'} is damaged: {error}") from error
-    for meta_graph in saved_model.meta_graphs:
-        if tf.saved_model.SERVING in meta_graph.meta_info_def.tags:
-            # Copies: a part of a message keeps all of it in memory, and the graph is large.
-            return {
-                name: _copy(signature_def)
-                for name, signature_def in meta_graph.signature_def.items()
-            }
-    raise ValueError(f"No graph in {path} is tagged {tf.saved_model.SERVING!r}")
 
 
 def _copy(proto: meta_graph_pb2.SignatureDef) -> meta_graph_pb2.SignatureDef:

@@ -1,4 +1,4 @@
-"""A model's versions on the disk."""
+"""What a model's base path and its versions' directories hold."""
 
 import os
 import pathlib
@@ -6,22 +6,6 @@ import pathlib
 from export.server.model_config import ModelSettings
 
 Fingerprint = frozenset[tuple[str, int, int]]
-
-
-def find_versions(base_path: str | os.PathLike[str]) -> dict[int, pathlib.Path]:
-    """Lists a model's versions: the sub-directories with numbers for names, as in TF Serving.
-
-    Whatever has another name is not a version, so an export that is being written or was
-    interrupted is never served.
-
-    Raises:
-        FileNotFoundError, NotADirectoryError: the base path is not a directory.
-    """
-    return {
-        int(path.name): path
-        for path in pathlib.Path(base_path).iterdir()
-        if path.name.isascii() and path.name.isdigit() and path.is_dir()
-    }
 
 
 def explain_nothing(settings: ModelSettings) -> str:

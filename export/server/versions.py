@@ -28,12 +28,8 @@ from export.server import status
 from export.server.loaded_version import LoadedVersion
 from export.server.metrics import Metrics
 from export.server.model_config import ModelSettings
-from export.server.version_directories import (
-    Fingerprint,
-    explain_nothing,
-    find_versions,
-    fingerprint_of,
-)
+from export.server.version_directories import Fingerprint, explain_nothing, fingerprint_of
+from export.version_numbers import find_versions
 
 _States = get_model_status_pb2.ModelVersionStatus
 
