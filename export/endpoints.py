@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from distilbert_tf.tokenizer import DistilBertTokenizer
 from export import signatures as names
-from export.protos import example_pb2
+from export.examples import to_input
 from export.served_models import (
     Arrays,
     Expected,
@@ -193,15 +193,12 @@ class _FromExamples(Endpoint):
 
     def feed(self, batch: TextBatch) -> Arrays:
         """See `Endpoint.feed`."""
-        sides = (batch.texts, batch.text_pairs)[: len(self.features)]
-        examples = [self._write_example(texts) for texts in zip(*sides, strict=True)]
+        columns = dict(zip(self.features, (batch.texts, batch.text_pairs), strict=False))
+        examples = [
+            example.SerializeToString(deterministic=True)
+            for example in to_input(columns).example_list.examples
+        ]
         return {names.EXAMPLES: np.array(examples, object)}
-
-    def _write_example(self, texts: tuple[str, ...]) -> bytes:
-        example = example_pb2.Example()
-        for name, text in zip(self.features, texts, strict=True):
-            example.features.feature[name].bytes_list.value.append(text.encode())
-        return example.SerializeToString(deterministic=True)
 
     @abc.abstractmethod
     def _select(self, probabilities: tf.Tensor) -> dict[str, tf.Tensor]:

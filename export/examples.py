@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from export.protos import input_pb2
 
 
-def to_input(columns: Mapping[str, Sequence[str]]) -> input_pb2.Input:
+def to_input(columns: Mapping[str, Sequence[str | bytes]]) -> input_pb2.Input:
     """Makes the input message of B texts or pairs.
 
     Args:
-        columns: B texts by feature name: `signatures.TEXT`, and `TEXT_PAIR` for pairs.
+        columns: B texts by feature name: `signatures.TEXT`, and `TEXT_PAIR` for pairs. Bytes are
+            UTF-8.
 
     Returns:
         A message with B tf.Examples.
@@ -20,7 +21,8 @@ def to_input(columns: Mapping[str, Sequence[str]]) -> input_pb2.Input:
     message = input_pb2.Input()
     examples = message.example_list.examples
     for row in zip(*columns.values(), strict=True):
-        example = examples.add()
+        feature = examples.add().features.feature
         for name, text in zip(columns, row, strict=True):
-            example.features.feature[name].bytes_list.value.append(text.encode())
+            value = text.encode() if isinstance(text, str) else text
+            feature[name].bytes_list.value.append(value)
     return message

@@ -116,8 +116,8 @@ def multi_inference(classify: Sequence[str], regress: Sequence[str]) -> Method:
     parts = dict.fromkeys(classify, CLASSIFY) | dict.fromkeys(regress, REGRESS)
     if not parts or len(parts) != len(classify) + len(regress):
         raise ValueError("Name one signature or more, each once")
-    tasks = [(name, requests.CLASSIFY_METHOD) for name in classify]
-    tasks += [(name, requests.REGRESS_METHOD) for name in regress]
+    tasks = [(name, signatures.CLASSIFY_METHOD) for name in classify]
+    tasks += [(name, signatures.REGRESS_METHOD) for name in regress]
 
     def read(response: Any, size: int) -> dict[str, Any]:
         if len(response.results) != len(tasks):

@@ -8,19 +8,16 @@ from typing import Any
 import numpy as np
 
 from export import signatures, tensors
+from export.examples import to_input
 from export.protos import (
     classification_pb2,
     inference_pb2,
-    input_pb2,
     model_pb2,
     predict_pb2,
     regression_pb2,
     tensor_pb2,
     types_pb2,
 )
-
-CLASSIFY_METHOD = "tensorflow/serving/classify"
-REGRESS_METHOD = "tensorflow/serving/regress"
 
 Text = str | bytes
 Ids = Sequence[Any] | np.ndarray  # of rows, or of one row
@@ -156,12 +153,12 @@ def predict_arrays(
 
 def classify(spec: model_pb2.ModelSpec, rows: Rows) -> classification_pb2.ClassificationRequest:
     """Asks for TF Serving's Classify."""
-    return classification_pb2.ClassificationRequest(model_spec=spec, input=_examples(rows))
+    return classification_pb2.ClassificationRequest(model_spec=spec, input=to_input(rows.columns))
 
 
 def regress(spec: model_pb2.ModelSpec, rows: Rows) -> regression_pb2.RegressionRequest:
     """Asks for TF Serving's Regress."""
-    return regression_pb2.RegressionRequest(model_spec=spec, input=_examples(rows))
+    return regression_pb2.RegressionRequest(model_spec=spec, input=to_input(rows.columns))
 
 
 def multi_inference(
@@ -172,23 +169,14 @@ def multi_inference(
     Args:
         spec: The model; its signature does not count.
         rows: The texts.
-        tasks: Signature's name and method, `CLASSIFY_METHOD` or `REGRESS_METHOD`.
+        tasks: Signature's name and method, `signatures.CLASSIFY_METHOD` or
+            `REGRESS_METHOD`.
     """
-    request = inference_pb2.MultiInferenceRequest(input=_examples(rows))
+    request = inference_pb2.MultiInferenceRequest(input=to_input(rows.columns))
     for signature_name, method_name in tasks:
         task = request.tasks.add(model_spec=spec, method_name=method_name)
         task.model_spec.signature_name = signature_name
     return request
-
-
-def _examples(rows: Rows) -> input_pb2.Input:
-    """Packs each row's texts into a tf.Example, as features of the inputs' names."""
-    message = input_pb2.Input()
-    for values in zip(*rows.columns.values(), strict=True):
-        feature = message.example_list.examples.add().features.feature
-        for name, value in zip(rows.columns, values, strict=True):
-            feature[name].bytes_list.value.append(value)
-    return message
 
 
 def _encode(name: str, texts: Text | Iterable[Any], start: int = 0) -> list[bytes]:

@@ -19,6 +19,10 @@ TOKENIZE = "tokenize"  # TEXT[, TEXT_PAIR] -> INPUT_IDS, ATTENTION_MASK, TOKENS
 FILL_MASK = "fill_mask"  # TEXT -> TOKENS, TOKEN_IDS, SCORES
 FROM_IDS = "from_ids"  # INPUT_IDS, ATTENTION_MASK -> as SERVING_DEFAULT
 
+# What a task of a MultiInference request asks its signature for.
+CLASSIFY_METHOD = "tensorflow/serving/classify"
+REGRESS_METHOD = "tensorflow/serving/regress"
+
 # Inputs.
 TEXT = "text"  # string (B,)
 TEXT_PAIR = "text_pair"  # string (B,), pair tasks only

@@ -14,15 +14,10 @@ from typing import Any
 import grpc
 import numpy as np
 
-from export import signatures
+from export import requests, signatures
 from export.client import PredictClient, PredictError
-from export.examples import to_input
-from export.protos import (
-    classification_pb2,
-    inference_pb2,
-    prediction_service_pb2_grpc,
-    regression_pb2,
-)
+from export.protos import model_pb2, prediction_service_pb2_grpc
+from export.requests import Rows
 from export.results import ModelMetadata, SignatureInfo
 
 # A row's answer must not depend on its neighbours, so lengths and scripts are mixed.
@@ -40,8 +35,6 @@ CONCURRENT = 24
 Columns = dict[str, list[str]]
 Arrays = Mapping[str, np.ndarray]
 _MASK = " [MASK]"
-_CLASSIFY_METHOD = "tensorflow/serving/classify"
-_REGRESS_METHOD = "tensorflow/serving/regress"
 
 
 class CheckFailedError(Exception):
@@ -242,8 +235,7 @@ def classify(subject: Subject) -> str:
     """Classify gives the scores of Predict, with labels."""
     subject.require(signatures.CLASSIFY)
     columns = subject.columns(signatures.SERVING_DEFAULT, subject.texts)
-    request = classification_pb2.ClassificationRequest(input=to_input(columns))
-    _set_spec(subject, request.model_spec, signatures.CLASSIFY)
+    request = requests.classify(_spec(subject, signatures.CLASSIFY), Rows(columns))
     result = subject.stub.Classify(request, timeout=subject.timeout_s).result
     return _check_classifications(subject, columns, result)
 
@@ -252,8 +244,7 @@ def regress(subject: Subject) -> str:
     """Regress gives a number for each text."""
     subject.require(signatures.REGRESS)
     columns = subject.columns(signatures.SERVING_DEFAULT, subject.texts)
-    request = regression_pb2.RegressionRequest(input=to_input(columns))
-    _set_spec(subject, request.model_spec, signatures.REGRESS)
+    request = requests.regress(_spec(subject, signatures.REGRESS), Rows(columns))
     result = subject.stub.Regress(request, timeout=subject.timeout_s).result
     return _check_regressions(subject, result)
 
@@ -262,12 +253,11 @@ def multi_inference(subject: Subject) -> str:
     """MultiInference gives both at once."""
     subject.require(signatures.CLASSIFY, signatures.REGRESS)
     columns = subject.columns(signatures.SERVING_DEFAULT, subject.texts)
-    request = inference_pb2.MultiInferenceRequest(input=to_input(columns))
-    for name, method in (
-        (signatures.CLASSIFY, _CLASSIFY_METHOD),
-        (signatures.REGRESS, _REGRESS_METHOD),
-    ):
-        _set_spec(subject, request.tasks.add(method_name=method).model_spec, name)
+    tasks = [
+        (signatures.CLASSIFY, signatures.CLASSIFY_METHOD),
+        (signatures.REGRESS, signatures.REGRESS_METHOD),
+    ]
+    request = requests.multi_inference(_spec(subject), Rows(columns), tasks)
     results = subject.stub.MultiInference(request, timeout=subject.timeout_s).results
     if len(results) != 2:
         raise CheckFailedError(f"two tasks have {len(results)} results")
@@ -323,8 +313,8 @@ def _call_each(subject: Subject, columns: Columns, apply: Callable[..., Any] = m
     return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
 
-def _set_spec(subject: Subject, spec: Any, signature_name: str) -> None:
-    spec.name, spec.signature_name = subject.client.model_name, signature_name
+def _spec(subject: Subject, signature_name: str = "") -> model_pb2.ModelSpec:
+    return model_pb2.ModelSpec(name=subject.client.model_name, signature_name=signature_name)
 
 
 def _check_classifications(subject: Subject, columns: Columns, result: Any) -> str:

@@ -31,9 +31,6 @@ from export.server import status
 from export.server.loaded_version import LoadedVersion
 from export.server.signature import Arrays, Signature, braces
 
-CLASSIFY_METHOD = "tensorflow/serving/classify"
-REGRESS_METHOD = "tensorflow/serving/regress"
-
 IsActive = Callable[[], bool]
 
 
@@ -120,15 +117,15 @@ def multi_inference(
         if name in tasks:
             raise status.invalid(f"Duplicate evaluation of signature: {name}")
         tasks[name] = _find(version, name)
-        if task.method_name == CLASSIFY_METHOD:
+        if task.method_name == signatures.CLASSIFY_METHOD:
             _check_classify(tasks[name])
-        elif task.method_name == REGRESS_METHOD:
+        elif task.method_name == signatures.REGRESS_METHOD:
             _check_regress(tasks[name])
         else:
             raise status.RequestError(
                 grpc.StatusCode.UNIMPLEMENTED,
                 f"Unsupported signature method_name: {task.method_name!r}; there are "
-                f"{CLASSIFY_METHOD} and {REGRESS_METHOD}.",
+                f"{signatures.CLASSIFY_METHOD} and {signatures.REGRESS_METHOD}.",
             )
     examples = _read_examples(request.input)
     inputs = {signatures.EXAMPLES: examples}
@@ -138,7 +135,7 @@ def multi_inference(
     for task, future in zip(request.tasks, waiting, strict=True):
         result = response.results.add()
         _set_spec(result.model_spec, version, _signature_name(task.model_spec))
-        if task.method_name == CLASSIFY_METHOD:
+        if task.method_name == signatures.CLASSIFY_METHOD:
             _write_classes(future.result(), len(examples), result.classification_result)
         else:
             _write_values(future.result(), len(examples), result.regression_result)
