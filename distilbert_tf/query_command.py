@@ -64,15 +64,9 @@ def _define_texts(values: flags.FlagValues) -> None:
 
 
 def _define_security(values: flags.FlagValues) -> None:
-    flags.DEFINE_boolean("tls", False, "speak TLS; implied by the next four", flag_values=values)
-    flags.DEFINE_string(
-        "root_certificates", None, "PEM file: who may have signed the server's", flag_values=values
-    )
-    flags.DEFINE_string("client_key", None, "PEM file, for mutual TLS", flag_values=values)
-    flags.DEFINE_string("client_certificate", None, "PEM file, for mutual TLS", flag_values=values)
-    flags.DEFINE_string(
-        "server_name", None, "name in the server's certificate, if not --host", flag_values=values
-    )
+    from export.tls_flags import define_tls
+
+    define_tls(values)
     flags.DEFINE_multi_string(
         "header", [], "sent with each request, as 'name: value'", flag_values=values
     )
@@ -139,13 +133,9 @@ def _note(rows: Iterable[InputRow], asked: deque[InputRow]) -> Iterator[Any]:
 
 
 def _client(values: flags.FlagValues) -> Any:
-    from export.client import PredictClient, Tls
+    from export.client import PredictClient
+    from export.tls_flags import make_tls
 
-    files = {
-        name: values[name].value
-        for name in ("root_certificates", "client_key", "client_certificate", "server_name")
-    }
-    has_tls = values.tls or any(value is not None for value in files.values())
     return PredictClient(
         f"{values.host}:{values.port}",
         values.model_name,
@@ -153,7 +143,7 @@ def _client(values: flags.FlagValues) -> Any:
         version=values.version,
         version_label=values.label,
         signature_name=values.signature,
-        tls=Tls(**files) if has_tls else None,
+        tls=make_tls(values),
         headers=dict(map(_header, values.header)),
     )
 

@@ -19,6 +19,7 @@ from export.client import PredictClient, PredictError
 from export.protos import prediction_service_pb2_grpc
 from export.smoke_checks import CHECKS, CheckFailedError, CheckSkippedError, Subject
 from export.smoke_rest import rest_checks
+from export.tls_flags import define_tls, make_tls
 
 OK, SKIPPED, FAILED = "ok", "skipped", "FAILED"
 
@@ -152,28 +153,7 @@ def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_float(
         "tolerance", 1e-3, "how far answers to one text may differ", 0.0, flag_values=values
     )
-    flags.DEFINE_boolean("tls", False, "connect securely", flag_values=values)
-    flags.DEFINE_string("tls_ca", None, "PEM file: who signed the server", flag_values=values)
-    flags.DEFINE_string("tls_cert", None, "PEM file: the client, mutual TLS", flag_values=values)
-    flags.DEFINE_string("tls_key", None, "PEM file: the client's key", flag_values=values)
-    flags.DEFINE_string(
-        "tls_server_name", None, "name in the server's certificate", flag_values=values
-    )
-
-
-def _make_tls(values: flags.FlagValues) -> Any:
-    """Makes the client's TLS settings of the flags; None without TLS."""
-    files = (values.tls_ca, values.tls_cert, values.tls_key, values.tls_server_name)
-    if not values.tls and not any(files):
-        return None
-    from export.client import Tls
-
-    return Tls(
-        root_certificates=values.tls_ca,
-        client_certificate=values.tls_cert,
-        client_key=values.tls_key,
-        server_name=values.tls_server_name,
-    )
+    define_tls(values)
 
 
 def main(values: flags.FlagValues) -> int:
@@ -193,7 +173,7 @@ def main(values: flags.FlagValues) -> int:
         timeout_s=values.timeout_s,
         batch_size=values.batch_size,
         tolerance=values.tolerance,
-        tls=_make_tls(values),
+        tls=make_tls(values),
     )
     return 0 if passed else 1
 

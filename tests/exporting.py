@@ -14,9 +14,10 @@ import signal
 import string
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from waiting import wait_until
 
 LABELS = ["negativ", "neutral – weder/noch", "positiv 👍"]
 WORDS = ["the", "film", "was", "good", "bad", "not", "very", "never", "boring", "it", "##ly", "##s"]
@@ -98,15 +99,6 @@ def wait_for_result(result: Path, timeout_s=120) -> dict:
     """Waits for an outcome: {"version": path} or {"error": text}."""
     wait_until(result.exists, timeout_s)
     return json.loads(result.read_text(encoding="utf-8"))
-
-
-def wait_until(condition, timeout_s=120):
-    """Waits for a condition to hold."""
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline_s:
-            raise TimeoutError(f"not within {timeout_s} s")
-        time.sleep(0.002)
 
 
 def main(model_directory):

@@ -119,6 +119,9 @@ class FakeServing(
         return response
 
     def GetModelStatus(self, request, context):  # noqa: N802
+        return self._answer(request, context, self._status)
+
+    def _status(self, request):
         response = get_model_status_pb2.GetModelStatusResponse()
         available = get_model_status_pb2.ModelVersionStatus.AVAILABLE
         response.model_version_status.add(version=7, state=available)

@@ -1,9 +1,30 @@
-"""A running server and stubs for it: fixtures of the server's tests.
+"""Models, a running server, and stubs for it: fixtures of the server's tests.
 
 They import what they need when they are asked for, since every test run loads this file.
 """
 
+import socket
+
 import pytest
+
+
+@pytest.fixture
+def free_port():
+    """A port where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """SavedModels whose label is their directory's name: a, b and c."""
+    import serving_models
+
+    path = tmp_path_factory.mktemp("made")
+    for label in "abc":
+        serving_models.save_constant(path / label, label)
+    return path
 
 
 @pytest.fixture(scope="module")

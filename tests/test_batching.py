@@ -1,11 +1,11 @@
 """Merging requests, without gRPC and TensorFlow: a function in the graph's place."""
 
 import threading
-import time
 
 import grpc
 import numpy as np
 import pytest
+from waiting import wait_until
 
 from export.server import status
 from export.server.batching import Batcher
@@ -214,8 +214,7 @@ def test_long_texts_run_alone(make_batcher):
     batcher = Batcher(graph, BatchingOptions())
     texts = [[b"first"], [b"short"], [b"long" * 2**18], [b"also short"]]
     requests = [submit(batcher, np.array(text, object)) for text in texts[:1]]
-    while not runs:
-        time.sleep(0.001)
+    wait_until(lambda: runs)
     requests += [submit(batcher, np.array(text, object)) for text in texts[1:]]
     go_on.set()
     assert [request.result(10)["y"].tolist() for request in requests] == texts
@@ -236,10 +235,7 @@ def test_batches_are_filled_up_to_allowed_sizes(make_batcher, graph):
 def test_several_threads_run_at_the_same_time(make_batcher, graph):
     batcher = make_batcher(num_threads=2)
     requests = [submit(batcher, [1]), submit(batcher, [2], name="g")]
-    end_s = time.monotonic() + 10
-    while len(graph.runs) < 2:
-        assert time.monotonic() < end_s
-        time.sleep(0.001)
+    wait_until(lambda: len(graph.runs) >= 2)
     assert results(graph, requests) == [[2], [4]]
 
 

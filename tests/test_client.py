@@ -2,21 +2,18 @@
 
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import time
 from concurrent import futures
 
+import fake_serving
 import grpc
 import numpy as np
 import pytest
 import serving_models
 from tensorflow_serving.apis import (
     get_model_status_pb2,
-    model_service_pb2_grpc,
-    predict_pb2,
-    prediction_service_pb2_grpc,
 )
 
 from export.client import PredictClient, PredictError
@@ -47,13 +44,6 @@ def client(target):
     with PredictClient(target) as open_client:
         open_client.wait_until_ready(10.0)
         yield open_client
-
-
-@pytest.fixture
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def label_of(logits):
@@ -220,49 +210,15 @@ def test_senseless_options_are_errors(options):
 # Deadlines and retries.
 
 
-class Scripted(
-    prediction_service_pb2_grpc.PredictionServiceServicer,
-    model_service_pb2_grpc.ModelServiceServicer,
-):
-    """Answers Predict and GetModelStatus with the statuses of a script, then well; counts calls."""
-
-    def __init__(self, *script):
-        self.script = list(script)
-        self.calls = 0
-
-    def _act(self, context):
-        self.calls += 1
-        step = self.script.pop(0) if self.script else Code.OK
-        if isinstance(step, float):
-            time.sleep(step)
-        elif step != Code.OK:
-            context.abort(step, "as the script says")
-
-    def Predict(self, request, context):  # noqa: N802
-        self._act(context)
-        return predict_pb2.PredictResponse()
-
-    def GetModelStatus(self, request, context):  # noqa: N802
-        self._act(context)
-        response = get_model_status_pb2.GetModelStatusResponse()
-        loading = get_model_status_pb2.ModelVersionStatus.LOADING
-        available = get_model_status_pb2.ModelVersionStatus.AVAILABLE
-        response.model_version_status.add(version=1, state=available if self.calls > 3 else loading)
-        return response
-
-
 @pytest.fixture
 def run_script():
     """Starts a server with a script; gives a client of it and the script."""
     stack = []
 
     def run(*script, **options):
-        servicer = Scripted(*script)
-        server = grpc.server(futures.ThreadPoolExecutor(2))
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(servicer, server)
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)
-        client = PredictClient(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}", **options)
-        server.start()
+        servicer = fake_serving.FakeServing(*script)
+        server, port = fake_serving.start(servicer)
+        client = PredictClient(f"127.0.0.1:{port}", **options)
         stack.append((client, server))
         return client, servicer
 
@@ -274,8 +230,8 @@ def run_script():
 
 def test_unavailable_is_retried(run_script):
     client, servicer = run_script(Code.UNAVAILABLE, Code.UNAVAILABLE)
-    assert client.call({}) == {}
-    assert servicer.calls == 3
+    assert client.regress("tea") == 3.0
+    assert len(servicer.requests) == 3
 
 
 @pytest.mark.parametrize(
@@ -284,42 +240,45 @@ def test_unavailable_is_retried(run_script):
 def test_nothing_else_is_retried(run_script, code):
     client, servicer = run_script(code)
     with pytest.raises(PredictError, match="as the script says") as caught:
-        client.call({})
+        client.regress("tea")
     assert caught.value.code == code
-    assert servicer.calls == 1
+    assert len(servicer.requests) == 1
 
 
 def test_attempts_can_be_limited(run_script):
     client, servicer = run_script(*[Code.UNAVAILABLE] * 9, max_attempts=3)
     with pytest.raises(PredictError) as caught:
-        client.call({})
-    assert (caught.value.code, servicer.calls) == (Code.UNAVAILABLE, 3)
+        client.regress("tea")
+    assert (caught.value.code, len(servicer.requests)) == (Code.UNAVAILABLE, 3)
 
 
 def test_retries_end_with_the_deadline(run_script):
     client, servicer = run_script(*[Code.UNAVAILABLE] * 99, timeout_s=1.0)
     started_s = time.monotonic()
     with pytest.raises(PredictError) as caught:
-        client.call({})
+        client.regress("tea")
     assert time.monotonic() - started_s < 1.5
     assert caught.value.code == Code.UNAVAILABLE
-    assert 3 <= servicer.calls <= 10
+    assert 3 <= len(servicer.requests) <= 10
 
 
 def test_a_slow_server_costs_the_deadline_and_not_more(run_script):
     client, servicer = run_script(3.0, timeout_s=0.3)
     started_s = time.monotonic()
     with pytest.raises(PredictError) as caught:
-        client.call({})
+        client.regress("tea")
     assert 0.25 < time.monotonic() - started_s < 1.5
     assert caught.value.code == Code.DEADLINE_EXCEEDED
-    assert servicer.calls == 1
+    assert len(servicer.requests) == 1
 
 
 def test_wait_until_ready_waits_for_loading(run_script):
-    client, servicer = run_script(Code.UNAVAILABLE, Code.NOT_FOUND)
+    def load(answer):
+        answer.model_version_status[0].state = get_model_status_pb2.ModelVersionStatus.LOADING
+
+    client, servicer = run_script(Code.UNAVAILABLE, Code.NOT_FOUND, load)
     client.wait_until_ready(10.0)
-    assert servicer.calls == 4
+    assert len(servicer.requests) == 4
 
 
 def test_wait_until_ready_gives_up(run_script, free_port):

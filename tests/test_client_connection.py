@@ -2,9 +2,7 @@
 
 import asyncio
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -26,8 +24,6 @@ Code = grpc.StatusCode
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    if shutil.which("openssl") is None:
-        pytest.skip("there is no openssl to make certificates with")
     directory = tmp_path_factory.mktemp("certificates")
     authority = certificates.make_authority(directory)
     for name in ("server.test", "client.test"):
@@ -57,6 +53,7 @@ def ask(target, **settings):
         return client.regress("tea"), asyncio.run(ask_async())
 
 
+@certificates.needs_openssl
 def test_tls(files):
     server, target = serve_tls(files, must_verify=False)
     roots, name = files / "authority.crt", "server.test"
@@ -68,6 +65,7 @@ def test_tls(files):
     server.stop(0)
 
 
+@certificates.needs_openssl
 def test_mutual_tls(files, capsys):
     server, target = serve_tls(files, must_verify=True)
     roots, name = files / "authority.crt", "server.test"
@@ -82,6 +80,7 @@ def test_mutual_tls(files, capsys):
     server.stop(0)
 
 
+@certificates.needs_openssl
 def test_tls_files_are_checked(files, tmp_path):
     (tmp_path / "x.pem").write_text("no certificate")
     for kind in (PredictClient, AsyncPredictClient):
@@ -115,13 +114,6 @@ def test_attempts_end_with_the_time_and_the_count():
     limited = Attempts(100.0, 2)
     assert limited.pause_s(Code.UNAVAILABLE) is not None
     assert limited.pause_s(Code.UNAVAILABLE) is None
-
-
-@pytest.fixture
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def start_process(port):

@@ -14,8 +14,8 @@ from exporting import (
     exporter_process,
     make_tiny_model,
     wait_for_result,
-    wait_until,
 )
+from waiting import wait_until
 
 from export.publishing import WORK_PREFIX, check_version, publish, working_directory
 from export.version_numbers import find_versions

@@ -88,6 +88,7 @@ export.requests
 export.answers
 export.methods
 export.channel
+export.tls_flags
 export.connection
 export.async_connection
 export.client_base

@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import fake_serving
 import grpc
 import pytest
+from waiting import wait_until
 
 from distilbert_tf import cli
 from distilbert_tf.progress import Progress
@@ -210,10 +210,8 @@ def test_control_c(port, tmp_path):
     process = _start(port, f"--output={out}", "--batch_size=2")
     process.stdin.write("a\nbb\n" * 2 + "ccc\n" * 4 + "an unfinished batch\n")
     process.stdin.flush()
-    end_s = time.monotonic() + 60
-    while not (found := list(tmp_path.iterdir())) or not found[0].stat().st_size:
-        assert time.monotonic() < end_s
-        time.sleep(0.05)
+    wait_until(lambda: any(path.stat().st_size for path in tmp_path.iterdir()))
+    found = list(tmp_path.iterdir())
     process.send_signal(signal.SIGINT)
     shown = process.stderr.read()
     assert process.wait(30) == 130

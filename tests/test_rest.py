@@ -10,6 +10,7 @@ from concurrent import futures
 
 import pytest
 from rest_core import FakeCore
+from waiting import wait_until
 
 from export.server import rest
 from export.server.metrics import Metrics
@@ -74,13 +75,6 @@ def is_closed(connection):
 def assert_alive(server):
     with connect(server) as connection:
         assert ask(connection, ["abc", ""]) == [3, 0]
-
-
-def wait_for(condition):
-    end_s = time.monotonic() + 20.0
-    while not condition():
-        assert time.monotonic() < end_s, "waited in vain"
-        time.sleep(0.01)
 
 
 def open_connections(server):
@@ -150,7 +144,7 @@ def test_many_clients_at_once(server):
     with futures.ThreadPoolExecutor(64) as pool:
         for i, answers in enumerate(pool.map(work, range(64))):
             assert answers == [[i, 1]] * 10
-    wait_for(lambda: open_connections(server) == 0)
+    wait_until(lambda: open_connections(server) == 0)
 
 
 def test_http_1_0_and_connection_close_end_the_connection(server):
@@ -270,7 +264,7 @@ def test_a_client_that_stops_in_a_request_is_hung_up_on(impatient, cut):
         connection.sendall(request_bytes(["a" * 100])[:cut])
         assert is_closed(connection)
     assert time.monotonic() - start_s < 4.0
-    wait_for(lambda: open_connections(impatient) == 0)
+    wait_until(lambda: open_connections(impatient) == 0)
     assert_alive(impatient)
 
 
@@ -290,7 +284,7 @@ def test_a_client_that_does_not_read_its_answer_is_hung_up_on(monkeypatch, impat
     with connect(impatient) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.sendall(request_bytes(["x" * 20_000_000]))
-        wait_for(lambda: open_connections(impatient) == 0)
+        wait_until(lambda: open_connections(impatient) == 0)
     assert_alive(impatient)
 
 
@@ -302,7 +296,7 @@ def test_half_a_request_and_gone(server):
     with connect(server) as connection:  # with a reset
         connection.sendall(data[:50])
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    wait_for(lambda: open_connections(server) == 0)
+    wait_until(lambda: open_connections(server) == 0)
     assert_alive(server)
 
 
@@ -322,7 +316,7 @@ def test_a_client_gone_when_its_answer_is_ready(server, core, monkeypatch):
         assert core.started.wait(20)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     core.go_on.set()
-    wait_for(lambda: open_connections(server) == 0)
+    wait_until(lambda: open_connections(server) == 0)
     assert_alive(server)
 
 
@@ -332,7 +326,7 @@ def test_idle_connections_make_room_for_new_ones(start):
         idle = [stack.enter_context(connect(server)) for _ in range(3)]
         for connection in idle:
             connection.sendall(b"POST")  # half a request does not keep a place, either
-        wait_for(lambda: open_connections(server) == 3)
+        wait_until(lambda: open_connections(server) == 3)
         time.sleep(0.05)
         good = stack.enter_context(connect(server))
         for _ in range(10):
@@ -348,7 +342,7 @@ def test_when_all_are_at_work_a_new_client_gets_503(start, core):
         one.sendall(request_bytes(["wait"]))
         other.sendall(request_bytes(["wait"]))
         places = server._listener.connections._waiting_since
-        wait_for(lambda: list(places.values()) == [None, None])
+        wait_until(lambda: list(places.values()) == [None, None])
         with connect(server) as late:
             code, headers, answer = read_answer(late)
         assert (code, headers["Connection"]) == (503, "close")

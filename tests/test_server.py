@@ -22,6 +22,7 @@ from tensorflow_serving.apis import (
     get_model_status_pb2,
     prediction_service_pb2_grpc,
 )
+from waiting import wait_until
 
 from export.client import PredictClient, PredictError
 from export.server import ModelServer
@@ -43,20 +44,13 @@ def calls(stub, texts, gate="", timeout=30):
     return call(stub, inputs, signature=serving_models.CALLS, timeout=timeout)
 
 
-def wait_for(condition):
-    end_s = time.monotonic() + 60.0
-    while not condition():
-        assert time.monotonic() < end_s, "waited in vain"
-        time.sleep(0.01)
-
-
 @contextlib.contextmanager
 def busy(stub, gate):
     """Keeps the graph busy while the body runs; gives the future of that request's outputs."""
     with futures.ThreadPoolExecutor(1) as pool:
         blocker = pool.submit(calls, stub, ["blocker"], gate)
         try:
-            wait_for(gate.with_suffix(".started").exists)
+            wait_until(gate.with_suffix(".started").exists)
             yield blocker
         finally:
             gate.touch()
@@ -64,7 +58,7 @@ def busy(stub, gate):
 
 def wait_for_queue(server, length):
     """Waits until that many requests are in the server's queue."""
-    wait_for(lambda: len(batcher_of(server)._queue) == length)
+    wait_until(lambda: len(batcher_of(server)._queue) == length)
 
 
 def batcher_of(server):
@@ -282,10 +276,8 @@ def start_process(base_path, port):
 
 
 @pytest.mark.slow
-def test_killed_restarted_and_ended(base_path, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def test_killed_restarted_and_ended(base_path, tmp_path, free_port):
+    port = free_port
     processes = [start_process(base_path, port)]
     try:
         with (
@@ -298,7 +290,7 @@ def test_killed_restarted_and_ended(base_path, tmp_path):
                 name = serving_models.CALLS
                 inputs = call_inputs(["held"], gate)
                 answer = pool.submit(client.call, inputs, signature_name=name, timeout_s=timeout_s)
-                wait_for(gate.with_suffix(".started").exists)
+                wait_until(gate.with_suffix(".started").exists)
                 return answer
 
             # Nobody is there yet: the request is sent again until the server is up.
@@ -319,7 +311,7 @@ def test_killed_restarted_and_ended(base_path, tmp_path):
             answer = hold(tmp_path / "b", timeout_s=180.0)
             processes[1].send_signal(signal.SIGTERM)
             with PredictClient(f"127.0.0.1:{port}", "m", timeout_s=0.5) as late:
-                wait_for(lambda: is_refused(late))
+                wait_until(lambda: is_refused(late))
             (tmp_path / "b").touch()
             assert answer.result()["echo"].tolist() == [b"held"]
             output, errors = processes[1].communicate(timeout=60)

@@ -5,7 +5,6 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -13,13 +12,13 @@ import time
 
 import grpc
 import pytest
-import serving_models
-from serving_models import make_request
+from serving_models import make_request, publish
 from tensorflow_serving.apis import (
     get_model_status_pb2,
     model_service_pb2_grpc,
     prediction_service_pb2_grpc,
 )
+from waiting import wait_until
 
 from export.warmup import WARMUP_FILE
 
@@ -70,24 +69,7 @@ def states(port):
 
 
 def wait_for_states(port, expected):
-    end_s = time.monotonic() + 60
-    while (found := states(port)) != expected:
-        assert time.monotonic() < end_s, found
-        time.sleep(0.05)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    path = tmp_path_factory.mktemp("made")
-    for label in "abc":
-        serving_models.save_constant(path / label, label)
-    return path
-
-
-def publish(made, label, path, damage=lambda path: None):
-    shutil.copytree(made / label, path.with_suffix(".tmp"))
-    damage(path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").rename(path)
+    wait_until(lambda: states(port) == expected)
 
 
 def cut_graph(path):
@@ -101,11 +83,9 @@ def damage_warmup(path):
 
 
 @pytest.mark.slow
-def test_no_request_fails_while_versions_come_break_and_go(made, tmp_path):
+def test_no_request_fails_while_versions_come_break_and_go(made, tmp_path, free_port):
+    port = free_port
     publish(made, "a", tmp_path / "1")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "distilbert_tf.cli", "serve", f"--model_base_path={tmp_path}"),

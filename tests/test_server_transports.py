@@ -1,11 +1,10 @@
 """gRPC and REST of one server: the same models behind both, counted on one page."""
 
 import json
-import shutil
 import ssl
-import subprocess
 import urllib.request
 
+import certificates
 import grpc
 import pytest
 import serving_models
@@ -65,21 +64,13 @@ def test_it_can_be_started_again(base_path):
             assert "AVAILABLE" in fetch(server, "/v1/models/m")
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate")
+@certificates.needs_openssl
 def test_tls_on_both_ports(base_path, tmp_path):
-    key, certificate = tmp_path / "key", tmp_path / "certificate"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt"),
-            *("ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=localhost"),
-            *("-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    authority = certificates.make_authority(tmp_path)
+    key, certificate = certificates.make_certificate(tmp_path, "localhost", authority)
     config = SSLConfig(server_key=key.read_text(), server_cert=certificate.read_text())
-    credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
-    trusting = ssl.create_default_context(cafile=certificate)
+    credentials = grpc.ssl_channel_credentials(authority[1].read_bytes())
+    trusting = ssl.create_default_context(cafile=authority[1])
     server = ModelServer(base_path, "m", "localhost", 0, rest_port=0, ssl_config=config)
     with server, grpc.secure_channel(f"localhost:{server.port}", credentials) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)

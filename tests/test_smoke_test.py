@@ -1,20 +1,17 @@
 """The smoke test passes on the local server, and sees what is wrong with bad ones."""
 
-import http.server
-import json
 import os
 import re
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
+import serving_models
 import tensorflow as tf
 
-from export.client import PredictClient
 from export.server import ModelServer
+from export.serving_config import METRICS_PATH
 from export.smoke_test import FAILED, OK, SKIPPED, smoke_test
 
 ROOT = Path(__file__).parents[1]
@@ -203,66 +200,19 @@ def test_ids_and_masks_are_compared_with_texts(tmp_path):
         assert table.states["other signatures"] == OK, "".join(table)
 
 
-class RestServer(http.server.ThreadingHTTPServer):
-    """TF Serving's REST of the model, by way of its gRPC; wrong by `shift`."""
-
-    def __init__(self, client, shift=0.0):
-        super().__init__(("127.0.0.1", 0), RestHandler)
-        self.client, self.shift = client, shift
-
-
-class RestHandler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        if self.path == "/v1/models/m":
-            self.answer(200, {"model_version_status": [{"version": "30", "state": "AVAILABLE"}]})
-        else:
-            self.answer(404, {"error": "not found"})
-
-    def do_POST(self):
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.path != "/v1/models/m:predict":
-            self.answer(404, {"error": "not found"})
-            return
-        rows = request.get("instances")
-        columns = request.get("inputs") or {}
-        if isinstance(rows, list):
-            columns = {"text": [row["text"] for row in rows]}
-        if set(columns) != {"text"}:
-            self.answer(400, {"error": "bad inputs"})
-            return
-        outputs = self.server.client.call(columns)
-        plain = {
-            name: [item.decode() for item in array]
-            if array.dtype == object
-            else (array + np.float32(self.server.shift)).tolist()
-            for name, array in outputs.items()
-        }
-        if rows is None:
-            self.answer(200, {"outputs": plain})
-        else:
-            names = list(plain)
-            values = zip(*plain.values(), strict=True)
-            predictions = [dict(zip(names, row, strict=True)) for row in values]
-            self.answer(200, {"predictions": predictions})
-
-    def answer(self, code, content):
-        self.send_response(code)
-        self.end_headers()
-        self.wfile.write(json.dumps(content).encode())
-
-    def log_message(self, *arguments):
-        pass
-
-
-@pytest.mark.parametrize(("shift", "state"), [(0.0, OK), (0.1, FAILED)])
-def test_rest_answers_as_grpc_does(target, shift, state):
-    with PredictClient(target, "m") as client, RestServer(client, shift) as rest:
-        threading.Thread(target=rest.serve_forever, daemon=True).start()
-        passed, table = run(target, rest_target=f"127.0.0.1:{rest.server_port}")
-        rest.shutdown()
-    assert passed == (state == OK)
-    assert table.states["REST predict"] == state, "".join(table)
-    assert table.states["REST status"] == table.states["REST bad request"] == OK, "".join(table)
+def test_rest_answers_as_grpc_does(tmp_path, base_path, target):
+    serving_models.save_constant(tmp_path / "1", "short")
+    for path, state in ((base_path, OK), (tmp_path, FAILED)):
+        # The second has another model of the same name.
+        with ModelServer(path, "m", port=0, rest_port=0, monitoring_path=METRICS_PATH) as rest:
+            passed, table = run(target, rest_target=f"127.0.0.1:{rest.rest_port}")
+        assert passed == (state == OK)
+        assert table.states["REST predict"] == state, "".join(table)
+        for name in ("REST status", "REST bad request", "metrics"):
+            assert table.states[name] == OK, "".join(table)
+    with ModelServer(base_path, "m", port=0, rest_port=0) as rest:
+        passed, table = run(target, rest_target=f"http://127.0.0.1:{rest.rest_port}/")
+    assert passed
     assert table.states["metrics"] == SKIPPED
 
 

@@ -4,12 +4,11 @@ import contextlib
 import http.client
 import json
 import pathlib
-import shutil
 import socket
 import ssl
-import subprocess
 from concurrent import futures
 
+import certificates
 import grpc
 import pytest
 from google.protobuf import text_format
@@ -20,39 +19,19 @@ from export.server import tls
 from export.server.metrics import Metrics
 from export.server.rest import RestServer
 
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates")
-
-
-def openssl(*arguments):
-    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, timeout=60)
+pytestmark = certificates.needs_openssl
 
 
 @pytest.fixture(scope="module")
 def pem(tmp_path_factory):
     """Keys and certificates, by file name: an authority, a server, a client, and a stranger."""
     directory = tmp_path_factory.mktemp("pem")
-    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    for name in ("ca", "stranger"):
-        openssl(
-            "req", "-x509", *new_key, "-days", "2", "-subj", f"/CN={name}",
-            "-keyout", directory / f"{name}.key", "-out", directory / f"{name}.crt",
-        )  # fmt: skip
-    extensions = directory / "extensions"
-    extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    authority = certificates.make_authority(directory, "ca")
+    certificates.make_authority(directory, "stranger")
+    hosts = "DNS:localhost,IP:127.0.0.1"
     for name in ("server", "client"):
-        openssl(
-            "req", *new_key, "-subj", f"/CN={name}",
-            "-keyout", directory / f"{name}.key", "-out", directory / f"{name}.csr",
-        )  # fmt: skip
-        openssl(
-            "x509", "-req", "-in", directory / f"{name}.csr", "-days", "2",
-            "-CA", directory / "ca.crt", "-CAkey", directory / "ca.key", "-CAcreateserial",
-            "-extfile", extensions, "-out", directory / f"{name}.crt",
-        )  # fmt: skip
-    openssl(
-        "pkcs8", "-topk8", "-v2", "aes-256-cbc", "-passout", "pass:secret",
-        "-in", directory / "server.key", "-out", directory / "encrypted.key",
-    )  # fmt: skip
+        certificates.make_certificate(directory, name, authority, hosts)
+    certificates.encrypt_key(directory / "server.key", directory / "encrypted.key")
     return {path.name: path.read_text() for path in directory.glob("*.[ck]*")} | {
         "directory": directory
     }

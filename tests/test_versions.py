@@ -8,7 +8,7 @@ import grpc
 import pytest
 import serving_models
 import tensorflow as tf
-from serving_models import call, make_request, set_spec
+from serving_models import call, make_request, publish, set_spec
 from tensorflow_serving.apis import (
     get_model_status_pb2,
     model_management_pb2,
@@ -16,6 +16,7 @@ from tensorflow_serving.apis import (
     prediction_log_pb2,
     prediction_service_pb2_grpc,
 )
+from waiting import wait_until
 
 from export.server import ModelServer, warmup
 from export.server.model_config import ModelSettings, VersionPolicy, read_settings_file
@@ -26,15 +27,6 @@ from export.warmup import KINDS, WARMUP_FILE
 Code = grpc.StatusCode
 State = get_model_status_pb2.ModelVersionStatus
 LOADING = LoadOptions(poll_wait_s=0.02, max_num_load_retries=1, retry_interval_s=0.1)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """SavedModels whose label is their directory's name: a, b and c."""
-    path = tmp_path_factory.mktemp("made")
-    for label in "abc":
-        serving_models.save_constant(path / label, label)
-    return path
 
 
 class Running:
@@ -68,14 +60,8 @@ class Running:
         text_format.Parse(text, request.config)
         return self.models.HandleReloadConfigRequest(request, timeout=30)
 
-    def wait_for(self, condition):
-        end_s = time.monotonic() + 30
-        while not condition():
-            assert time.monotonic() < end_s, "waited in vain"
-            time.sleep(0.01)
-
     def wait_for_state(self, version, state):
-        self.wait_for(lambda: self.states().get(version, (None,))[0] == state)
+        wait_until(lambda: self.states().get(version, (None,))[0] == state)
 
 
 @pytest.fixture
@@ -93,19 +79,12 @@ def start():
         server.stop()
 
 
-def publish(made, label, path):
-    """Makes a version appear at once, as an export does."""
-    path.parent.mkdir(exist_ok=True)
-    shutil.copytree(made / label, path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").rename(path)
-
-
 def test_a_new_version_takes_over_and_the_old_one_goes(made, start, tmp_path):
     publish(made, "a", tmp_path / "1")
     running = start(tmp_path, "m")
     assert running.label() == "a"
     publish(made, "b", tmp_path / "2")
-    running.wait_for(lambda: running.label() == "b")
+    wait_until(lambda: running.label() == "b")
     running.wait_for_state(1, State.END)
     assert running.states() == {2: (State.AVAILABLE, ""), 1: (State.END, "")}
     assert running.code(version=1) == Code.NOT_FOUND
@@ -125,7 +104,7 @@ def test_a_deleted_version_is_unloaded_and_the_one_before_is_back(made, start, t
     publish(made, "b", tmp_path / "2")
     running = start(tmp_path, "m")
     shutil.rmtree(tmp_path / "2")
-    running.wait_for(lambda: running.label() == "a")
+    wait_until(lambda: running.label() == "a")
     running.wait_for_state(2, State.END)
     shutil.rmtree(tmp_path / "1")
     running.wait_for_state(1, State.END)
@@ -143,7 +122,7 @@ def test_a_base_path_that_is_away_for_a_while_changes_nothing(made, start, tmp_p
     assert running.label() == "a"
     (tmp_path / "away").rename(tmp_path / "base")
     publish(made, "b", tmp_path / "base" / "2")
-    running.wait_for(lambda: running.label() == "b")
+    wait_until(lambda: running.label() == "b")
 
 
 def break_variables(path):
@@ -201,17 +180,15 @@ def break_batching(path):
 def test_a_broken_version_is_not_served_and_says_why(made, start, tmp_path, damage, message):
     publish(made, "a", tmp_path / "1")
     running = start(tmp_path, "m")
-    shutil.copytree(made / "b", tmp_path / "2.tmp")
-    damage(tmp_path / "2.tmp")
-    (tmp_path / "2.tmp").rename(tmp_path / "2")
-    running.wait_for(lambda: 2 in running.states() and running.states()[2][0] == State.END)
+    publish(made, "b", tmp_path / "2", damage)
+    wait_until(lambda: 2 in running.states() and running.states()[2][0] == State.END)
     assert message in running.states()[2][1]
     assert running.label() == "a"
     assert running.states()[1] == (State.AVAILABLE, "")
     # Mended, it is tried again.
     shutil.rmtree(tmp_path / "2")
     publish(made, "b", tmp_path / "2")
-    running.wait_for(lambda: running.label() == "b")
+    wait_until(lambda: running.label() == "b")
 
 
 def test_variables_that_are_missing(made, tmp_path):
@@ -229,10 +206,10 @@ def test_a_half_written_version_is_served_when_it_is_whole(made, start, tmp_path
     running.wait_for_state(2, State.END)
     graph = (made / "b" / "saved_model.pb").read_bytes()
     (tmp_path / "2" / "saved_model.pb").write_bytes(graph[: len(graph) // 2])
-    running.wait_for(lambda: "damaged" in running.states()[2][1])
+    wait_until(lambda: "damaged" in running.states()[2][1])
     assert running.label() == "a"
     shutil.copytree(made / "b", tmp_path / "2", dirs_exist_ok=True)
-    running.wait_for(lambda: running.label() == "b")
+    wait_until(lambda: running.label() == "b")
 
 
 def test_loading_is_tried_again_so_often(made, tmp_path):
@@ -332,7 +309,7 @@ def test_a_request_ends_on_the_version_that_it_began_on(made, start, tmp_path):
     request = make_request({"text": ["held"], "gate": [str(gate)]}, signature=serving_models.CALLS)
     held = running.predictions.Predict.future(request, timeout=60)
     try:
-        running.wait_for(gate.with_suffix(".started").exists)
+        wait_until(gate.with_suffix(".started").exists)
         publish(made, "b", tmp_path / "2")
         running.wait_for_state(1, State.UNLOADING)
         assert running.label() == "b"
