@@ -100,8 +100,13 @@ def define_pair(values: flags.FlagValues) -> None:
     )
 
 
+def define_model_name(values: flags.FlagValues) -> None:
+    """Defines --model_name."""
+    flags.DEFINE_string("model_name", "distilbert", "name of the served model", flag_values=values)
+
+
 def define_address(values: flags.FlagValues) -> None:
     """Defines --model_name, --host and --port."""
-    flags.DEFINE_string("model_name", "distilbert", "name of the served model", flag_values=values)
+    define_model_name(values)
     flags.DEFINE_string("host", "127.0.0.1", "address of the server", flag_values=values)
     flags.DEFINE_integer("port", 8500, "port of the server", 0, 65535, flag_values=values)

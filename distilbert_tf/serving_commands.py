@@ -10,6 +10,7 @@ from distilbert_tf.command_parts import (
     UsageError,
     define_address,
     define_max_length,
+    define_model_name,
     required,
     say,
 )
@@ -45,12 +46,7 @@ def define_export(values: flags.FlagValues) -> None:
         "how weights are stored; once loaded they are float32",
         flag_values=values,
     )
-    flags.DEFINE_integer(
-        "max_batch_size", 32, "most rows that a server computes at once", 1, flag_values=values
-    )
-    flags.DEFINE_float(
-        "max_latency_ms", 5.0, "how long a request may wait for others", 0.0, flag_values=values
-    )
+    _define_batching(values)
     flags.DEFINE_list(
         "warmup",
         ["serving_default"],
@@ -65,6 +61,15 @@ def define_export(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_integer(
         "top_k", 5, "words that `fill_mask` gives for each mask", 1, flag_values=values
+    )
+
+
+def _define_batching(values: flags.FlagValues) -> None:
+    flags.DEFINE_integer(
+        "max_batch_size", 32, "most rows that a server computes at once", 1, flag_values=values
+    )
+    flags.DEFINE_float(
+        "max_latency_ms", 5.0, "how long a request may wait for others", 0.0, flag_values=values
     )
 
 
@@ -158,7 +163,7 @@ def define_serving_config(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "model_base_path", None, "directory with numbered versions", flag_values=values
     )
-    flags.DEFINE_string("model_name", "distilbert", "name of the served model", flag_values=values)
+    define_model_name(values)
     flags.DEFINE_string(
         "served_path",
         None,
@@ -175,10 +180,7 @@ def define_serving_config(values: flags.FlagValues) -> None:
     flags.DEFINE_list(
         "labels", [], "labels of versions, such as stable:1,canary:2", flag_values=values
     )
-    flags.DEFINE_integer("max_batch_size", 32, "most rows in a batch", 1, flag_values=values)
-    flags.DEFINE_float(
-        "max_latency_ms", 5.0, "how long a request may wait for others", 0.0, flag_values=values
-    )
+    _define_batching(values)
     flags.DEFINE_integer(
         "threads",
         None,

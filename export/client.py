@@ -9,7 +9,6 @@ Shape legend: B texts, T tokens, C classes.
 
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -320,12 +319,7 @@ class PredictClient(BaseClient):
     def __enter__(self) -> "PredictClient":
         return self
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _ask(self, method: methods.Method, rows: Rows, **options: "Unpack[Options]") -> Any:

@@ -14,11 +14,9 @@ from typing import Any
 import grpc
 import numpy as np
 
-from export import requests, signatures
+from export import signatures
 from export.client import PredictClient, PredictError
-from export.protos import model_pb2, prediction_service_pb2_grpc
-from export.requests import Rows
-from export.results import ModelMetadata, SignatureInfo
+from export.results import Classifications, ModelMetadata, SignatureInfo
 
 # A row's answer must not depend on its neighbours, so lengths and scripts are mixed.
 TEXTS = (
@@ -51,7 +49,6 @@ class Subject:
 
     Args:
         client: Asks it for the model.
-        stub: Asks it for what the client has no method for.
         timeout_s: The deadline of each call, in seconds.
         batch_size: Rows in one request: no more than the server's `max_batch_size`.
         tolerance: By how much two answers to one text may differ: other rows in a batch mean other
@@ -59,7 +56,6 @@ class Subject:
     """
 
     client: PredictClient
-    stub: prediction_service_pb2_grpc.PredictionServiceStub
     timeout_s: float = 30.0
     batch_size: int = 8
     tolerance: float = 1e-3
@@ -235,34 +231,31 @@ def classify(subject: Subject) -> str:
     """Classify gives the scores of Predict, with labels."""
     subject.require(signatures.CLASSIFY)
     columns = subject.columns(signatures.SERVING_DEFAULT, subject.texts)
-    request = requests.classify(_spec(subject, signatures.CLASSIFY), Rows(columns))
-    result = subject.stub.Classify(request, timeout=subject.timeout_s).result
-    return _check_classifications(subject, columns, result)
+    answers = subject.client.classify(*columns.values(), timeout_s=subject.timeout_s)
+    return _check_classifications(subject, columns, answers)
 
 
 def regress(subject: Subject) -> str:
     """Regress gives a number for each text."""
     subject.require(signatures.REGRESS)
     columns = subject.columns(signatures.SERVING_DEFAULT, subject.texts)
-    request = requests.regress(_spec(subject, signatures.REGRESS), Rows(columns))
-    result = subject.stub.Regress(request, timeout=subject.timeout_s).result
-    return _check_regressions(subject, result)
+    return _check_regressions(
+        subject, subject.client.regress(*columns.values(), timeout_s=subject.timeout_s)
+    )
 
 
 def multi_inference(subject: Subject) -> str:
     """MultiInference gives both at once."""
     subject.require(signatures.CLASSIFY, signatures.REGRESS)
     columns = subject.columns(signatures.SERVING_DEFAULT, subject.texts)
-    tasks = [
-        (signatures.CLASSIFY, signatures.CLASSIFY_METHOD),
-        (signatures.REGRESS, signatures.REGRESS_METHOD),
-    ]
-    request = requests.multi_inference(_spec(subject), Rows(columns), tasks)
-    results = subject.stub.MultiInference(request, timeout=subject.timeout_s).results
-    if len(results) != 2:
-        raise CheckFailedError(f"two tasks have {len(results)} results")
-    _check_regressions(subject, results[1].regression_result)
-    return _check_classifications(subject, columns, results[0].classification_result)
+    answers = subject.client.multi_inference(
+        *columns.values(),
+        classify=[signatures.CLASSIFY],
+        regress=[signatures.REGRESS],
+        timeout_s=subject.timeout_s,
+    )
+    _check_regressions(subject, answers[signatures.REGRESS])
+    return _check_classifications(subject, columns, answers[signatures.CLASSIFY])
 
 
 def bad_requests(subject: Subject) -> str:
@@ -313,19 +306,15 @@ def _call_each(subject: Subject, columns: Columns, apply: Callable[..., Any] = m
     return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
 
-def _spec(subject: Subject, signature_name: str = "") -> model_pb2.ModelSpec:
-    return model_pb2.ModelSpec(name=subject.client.model_name, signature_name=signature_name)
-
-
-def _check_classifications(subject: Subject, columns: Columns, result: Any) -> str:
-    """Compares a ClassificationResult with what Predict says."""
+def _check_classifications(subject: Subject, columns: Columns, answers: Classifications) -> str:
+    """Compares answers of Classify with what Predict says."""
     want = subject.call(columns)
-    rows = result.classifications
-    labels = [[each.label for each in row.classes] for row in rows]
+    labels = answers.classes
     if any(row != labels[0] for row in labels):
         raise CheckFailedError(f"rows have different classes: {labels}")
-    scores = [[each.score for each in row.classes] for row in rows]
-    subject.compare_arrays("scores and probabilities", scores, want[signatures.PROBABILITIES])
+    subject.compare_arrays(
+        "scores and probabilities", answers.scores, want[signatures.PROBABILITIES]
+    )
     best = want[signatures.PROBABILITIES].argmax(axis=1)
     for row, label in enumerate(want[signatures.LABEL]):
         if label.decode("utf-8", "replace") != labels[row][best[row]]:
@@ -333,8 +322,7 @@ def _check_classifications(subject: Subject, columns: Columns, result: Any) -> s
     return ", ".join(labels[0])
 
 
-def _check_regressions(subject: Subject, result: Any) -> str:
-    values = [each.value for each in result.regressions]
+def _check_regressions(subject: Subject, values: list[float]) -> str:
     if len(values) != len(subject.texts) or not np.isfinite(values).all():
         raise CheckFailedError(f"{len(subject.texts)} texts have the values {values}")
     return ", ".join(f"{value:.3f}" for value in values)

@@ -10,13 +10,12 @@ the model or the server does not have is skipped. It needs neither TensorFlow no
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import grpc
 from absl import app, flags
 
-from export.client import PredictClient, PredictError
-from export.protos import prediction_service_pb2_grpc
+from export.client import PredictClient, PredictError, Tls
 from export.smoke_checks import CHECKS, CheckFailedError, CheckSkippedError, Subject
 from export.smoke_rest import rest_checks
 from export.tls_flags import define_tls, make_tls
@@ -65,12 +64,10 @@ def _run(check: Callable[[Subject], str], subject: Subject) -> tuple[str, str]:
         return SKIPPED, str(skipped)
     except CheckFailedError as failure:
         return FAILED, str(failure)
-    except (PredictError, grpc.RpcError) as error:
-        code = error.code if isinstance(error, PredictError) else error.code()
-        if code == grpc.StatusCode.UNIMPLEMENTED:
+    except PredictError as error:
+        if error.code == grpc.StatusCode.UNIMPLEMENTED:
             return SKIPPED, "UNIMPLEMENTED by this server"
-        details = error.details if isinstance(error, PredictError) else error.details()
-        return FAILED, f"{code.name}: {details}"
+        return FAILED, f"{error.code.name}: {error.details}"
     except Exception as error:  # an answer that is no answer: the other checks still say something
         return FAILED, f"{type(error).__name__}: {error}"
 
@@ -84,7 +81,7 @@ def smoke_test(
     timeout_s: float = 30.0,
     batch_size: int = 8,
     tolerance: float = 1e-3,
-    tls: Any = None,
+    tls: Tls | None = None,
     report: Callable[[str], object] = sys.stdout.write,
 ) -> bool:
     """Tests a server, and reports.
@@ -97,20 +94,15 @@ def smoke_test(
         timeout_s: The deadline of each call, in seconds.
         batch_size: Rows in the largest request: no more than the server's `max_batch_size`.
         tolerance: By how much two answers to one text may differ.
-        tls: An `export.client.Tls`; None for a connection that is not secure.
+        tls: Makes the connection secure; None: it is not.
         report: Takes the lines of the report.
 
     Returns:
         Whether nothing failed.
     """
-    options = {} if tls is None else {"tls": tls}
     results = []
-    with (
-        PredictClient(target, model_name, timeout_s=timeout_s, **options) as client,
-        _open_channel(target, tls) as channel,
-    ):
-        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        subject = Subject(client, stub, timeout_s, batch_size, tolerance)
+    with PredictClient(target, model_name, timeout_s=timeout_s, tls=tls) as client:
+        subject = Subject(client, timeout_s, batch_size, tolerance)
         checks: dict[str, Callable[[Subject], str]] = {"ready": _make_waiting(wait_s)}
         for result in run_checks(subject, checks | CHECKS | rest_checks(rest_target)):
             results.append(result)
@@ -130,13 +122,6 @@ def _make_waiting(wait_s: float) -> Callable[[Subject], str]:
         return subject.client.target
 
     return ready
-
-
-def _open_channel(target: str, tls: Any) -> grpc.Channel:
-    if tls is None:
-        return grpc.insecure_channel(target)
-    options = [("grpc.ssl_target_name_override", tls.server_name)] if tls.server_name else []
-    return grpc.secure_channel(target, tls.credentials(), options)
 
 
 def _milliseconds(result: Result) -> str:

@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 import serving_models
 import tensorflow as tf
+from absl import flags
 
+import export.smoke_test as smoke_test_module
+from export.client import Tls
 from export.server import ModelServer
 from export.serving_config import METRICS_PATH
 from export.smoke_test import FAILED, OK, SKIPPED, smoke_test
+from export.tls_flags import make_tls
 
 ROOT = Path(__file__).parents[1]
 
@@ -214,6 +218,18 @@ def test_rest_answers_as_grpc_does(tmp_path, base_path, target):
         passed, table = run(target, rest_target=f"http://127.0.0.1:{rest.rest_port}/")
     assert passed
     assert table.states["metrics"] == SKIPPED
+
+
+def test_flags_for_tls():
+    values = flags.FlagValues()
+    smoke_test_module._define_flags(values)
+    values(["smoke_test"])
+    assert make_tls(values) is None
+    values(["smoke_test", "--tls"])
+    assert make_tls(values) == Tls()
+    files = {name: f"{name}.pem" for name in ("root_certificates", "client_key", "server_name")}
+    values(["smoke_test", "--notls", *(f"--{name}={file}" for name, file in files.items())])
+    assert make_tls(values) == Tls(**files)
 
 
 def test_the_smoke_test_needs_no_tensorflow():

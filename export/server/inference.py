@@ -67,13 +67,10 @@ def classify(
     Raises:
         RequestError: see `predict`.
     """
-    signature = _find(version, _signature_name(request.model_spec))
-    _check_classify(signature)
-    examples = _read_examples(request.input)
-    outputs = version.run(signature, {signatures.EXAMPLES: examples}, is_active)
+    signature, rows, outputs = _run_examples(version, request, _check_classify, is_active)
     response = classification_pb2.ClassificationResponse()
     _set_spec(response.model_spec, version, signature.name)
-    _write_classes(outputs, len(examples), response.result)
+    _write_classes(outputs, rows, response.result)
     return response
 
 
@@ -85,13 +82,10 @@ def regress(
     Raises:
         RequestError: see `predict`.
     """
-    signature = _find(version, _signature_name(request.model_spec))
-    _check_regress(signature)
-    examples = _read_examples(request.input)
-    outputs = version.run(signature, {signatures.EXAMPLES: examples}, is_active)
+    signature, rows, outputs = _run_examples(version, request, _check_regress, is_active)
     response = regression_pb2.RegressionResponse()
     _set_spec(response.model_spec, version, signature.name)
-    _write_values(outputs, len(examples), response.result)
+    _write_values(outputs, rows, response.result)
     return response
 
 
@@ -140,6 +134,20 @@ def multi_inference(
         else:
             _write_values(future.result(), len(examples), result.regression_result)
     return response
+
+
+def _run_examples(
+    version: LoadedVersion,
+    request: classification_pb2.ClassificationRequest | regression_pb2.RegressionRequest,
+    check: Callable[[Signature], None],
+    is_active: IsActive,
+) -> tuple[Signature, int, Arrays]:
+    """Runs the signature of a request; gives it, the number of examples, and the outputs."""
+    signature = _find(version, _signature_name(request.model_spec))
+    check(signature)
+    examples = _read_examples(request.input)
+    outputs = version.run(signature, {signatures.EXAMPLES: examples}, is_active)
+    return signature, len(examples), outputs
 
 
 def _signature_name(spec: model_pb2.ModelSpec) -> str:

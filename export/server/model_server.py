@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent import futures
-from types import TracebackType
 from typing import Any
 
 import grpc
@@ -216,12 +215,7 @@ class ModelServer:
     def __enter__(self) -> "ModelServer":
         return self.start()
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 

@@ -13,7 +13,6 @@ import socketserver
 import ssl
 import threading
 from email.message import Message
-from types import TracebackType
 from typing import Any
 
 from absl import logging
@@ -112,12 +111,7 @@ class RestServer:
     def __enter__(self) -> "RestServer":
         return self.start()
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 

@@ -1,0 +1,50 @@
+"""Flags have the defaults of the functions that they are for."""
+
+import inspect
+
+import pytest
+from absl import flags
+
+from distilbert_tf import query_command, serving_commands
+from export import smoke_test
+from export.batching_parameters import batching_parameters
+from export.client import PredictClient
+from export.saved_model import export_saved_model
+from export.server import ModelServer, serve
+from export.server.versions import LoadOptions
+from export.serving_files import write_server_files
+
+OTHER_NAMES = {
+    "poll_wait_s": "file_system_poll_wait_seconds",
+    "retry_interval_s": "load_retry_interval_s",
+    "version_label": "label",
+    "signature_name": "signature",
+    "enable_health_service": "enable_grpc_healthcheck_service",
+}
+
+
+@pytest.mark.parametrize(
+    ("define", "function", "count"),
+    [
+        (serving_commands.define_export, export_saved_model, 9),
+        (serving_commands.define_serving_config, write_server_files, 7),
+        (serving_commands.define_serving_config, batching_parameters, 3),
+        (serving_commands.define_serve, ModelServer, 9),
+        (serving_commands.define_serve, LoadOptions, 3),
+        (serving_commands.define_serve, serve, 1),
+        (query_command.define_query, PredictClient, 6),
+        (smoke_test._define_flags, smoke_test.smoke_test, 6),
+    ],
+)
+def test_defaults(define, function, count):
+    values = flags.FlagValues()
+    define(values)
+    functions, commands = {}, {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        flag = OTHER_NAMES.get(name, name)
+        if flag in values and parameter.default is not inspect.Parameter.empty:
+            functions[flag] = parameter.default or None  # off, and empty, is None
+            default = values[flag].default or None
+            commands[flag] = tuple(default) if isinstance(default, list) else default
+    assert commands == functions
+    assert len(commands) == count
