@@ -70,6 +70,7 @@ export.warmup
 export.serving_config
 export.serving_files
 export.reload
+export.fresh_process
 export.data_types
 export.op_registry
 export.tensor_bundle
@@ -78,7 +79,6 @@ export.releases
 export.endpoint_contracts
 export.compatibility
 export.inspection
-export.signature_trial
 export.trials
 export.report_text
 export.requests
