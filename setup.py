@@ -20,6 +20,7 @@ TEST = [
     "mypy>=1.11",
     "psutil>=5.9",
     "pytest>=8.2",
+    "pytest-xdist>=3.6",
     "pyyaml>=6",
     "ruff>=0.6",
     "scikit-learn>=1.5",

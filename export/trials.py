@@ -1,21 +1,28 @@
-"""Has a fresh process run every signature of a SavedModel, and compares what two loaders answer."""
+"""Runs every signature of any SavedModel on made-up inputs, and compares what two loaders answer.
 
-import json
-import os
-import subprocess
+What is fed: to an input of strings, sentences in turn; if it is `inputs` and the only one,
+serialized tf.Examples of the features `text` and `text_pair`; to an attention mask ones; to other
+integers small numbers, to floats random ones. Dimensions of unknown size, but for the batch's, are
+of size 6.
+"""
+
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import ml_dtypes
 import numpy as np
 
-from export.environment import set_serving_environment
+from export import signatures as names
+from export.endpoint_contracts import SignatureContract, TensorContract, describe_signatures
+from export.fresh_process import Arrays, Reloaded, ReloadError, ask_fresh_process
+from export.protos import example_pb2
+from export.saved_model_files import read_meta_graph
 
-TRIAL_SCRIPT = Path(__file__).with_name("signature_trial.py")
-TRIAL_TIMEOUT_S = 900
 TOLERANCE = 1e-5  # relative to the largest number of an output, or 1
 BATCH_SIZES = (1, 3, 8)
+FREE_SIZE = 6
 SENTENCES = (
     "The bus came early, and half of us were still tying our shoes.",
     "",
@@ -25,26 +32,18 @@ SENTENCES = (
     "ok",
     "Nobody would call the second act dull, though the first nearly put me to sleep.",
 )
-
-Outputs = dict[str, np.ndarray]  # by the name of the output
+# Types whose names are not NumPy's.
+_DTYPES = {
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "double": np.dtype(np.float64),
+    "float": np.dtype(np.float32),
+    "half": np.dtype(np.float16),
+    "string": np.dtype(object),
+}
 
 
 class TrialError(RuntimeError):
-    """A SavedModel that cannot be loaded, or loaders that disagree."""
-
-
-class Trial(NamedTuple):
-    """What a process said.
-
-    Attributes:
-        tensorflow: Its release of TensorFlow.
-        load_s: Seconds to load, by loader.
-        answers: By loader and signature, one item a batch; of a signature that failed, why.
-    """
-
-    tensorflow: str
-    load_s: dict[str, float]
-    answers: dict[str, dict[str, list[Outputs] | str]]
+    """A signature that cannot be run, or loaders that disagree."""
 
 
 def run_trial(
@@ -52,7 +51,7 @@ def run_trial(
     python: str = sys.executable,
     texts: Sequence[str] = SENTENCES,
     batch_sizes: Sequence[int] = BATCH_SIZES,
-) -> Trial:
+) -> Reloaded:
     """Runs every signature in a process without this package, by the TF2 and session loaders.
 
     Args:
@@ -65,42 +64,69 @@ def run_trial(
         The answers.
 
     Raises:
-        TrialError: The process failed, or took too long.
+        ReloadError: The process failed, or took too long.
+        TrialError: An input has a type that cannot be made up.
+        CompatibilityError: It is no SavedModel.
     """
-    request = {
-        "saved_model": os.fspath(directory.absolute()),
-        "texts": list(texts),
-        "batch_sizes": list(batch_sizes),
-        # Of another interpreter these would be another's libraries.
-        "sys_path": [path for path in sys.path if path] if python == sys.executable else [],
+    signatures = describe_signatures(read_meta_graph(directory))
+    batches = {
+        signature.name: [make_inputs(signature, texts, size) for size in batch_sizes]
+        for signature in signatures
     }
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-    set_serving_environment(environment)
-    environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    return ask_fresh_process(directory, batches, python)
+
+
+def make_inputs(signature: SignatureContract, texts: Sequence[str], batch_size: int) -> Arrays:
+    """Makes a batch for a signature, always the same one.
+
+    Raises:
+        TrialError: An input has a type that cannot be made up.
+    """
+    return {
+        name: _make_array(signature, name, tensor, texts, batch_size)
+        for name, tensor in sorted(signature.inputs.items())
+    }
+
+
+def _make_array(
+    signature: SignatureContract,
+    name: str,
+    tensor: TensorContract,
+    texts: Sequence[str],
+    batch_size: int,
+) -> np.ndarray:
     try:
-        # -I: no PYTHONPATH, nothing from the current directory.
-        process = subprocess.run(
-            [python, "-I", os.fspath(TRIAL_SCRIPT)],
-            input=json.dumps(request).encode(),
-            capture_output=True,
-            cwd=os.sep,
-            env=environment,
-            timeout=TRIAL_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise TrialError(f"A fresh process took more than {TRIAL_TIMEOUT_S} s.") from error
-    if process.returncode:
-        tail = "\n  ".join(process.stderr.decode(errors="replace").strip().splitlines()[-8:])
+        dtype = _DTYPES.get(tensor.data_type) or np.dtype(tensor.data_type)
+    except TypeError as error:
         raise TrialError(
-            f"A fresh process could not load it (exit status {process.returncode}):\n  {tail}"
-        )
-    said = json.loads(process.stdout)
-    answers = {
-        loader: {name: _read_answers(each) for name, each in by_signature.items()}
-        for loader, by_signature in said["answers"].items()
-    }
-    return Trial(said["tensorflow"], said["seconds"], answers)
+            f"signature {signature.name}: no {tensor.data_type} can be made up for {name}."
+        ) from error
+    first, *others = (None,) if tensor.shape is None else tensor.shape or (0,)
+    sizes = [batch_size if first is None else first]
+    sizes += [FREE_SIZE if size is None else size for size in others]
+    shape = [] if tensor.shape == () else sizes
+    random = np.random.RandomState(len(name) + batch_size)
+    if dtype.hasobject:
+        count = int(np.prod(shape))
+        offset = 1 if name.endswith("pair") else 0
+        chosen = [texts[(i + offset) % len(texts)] for i in range(count)]
+        array = np.empty(count, object)
+        array[:] = [text.encode() for text in chosen]
+        if list(signature.inputs) == [names.EXAMPLES]:
+            array[:] = [_make_example(*pair) for pair in zip(chosen, chosen[::-1], strict=True)]
+        return array.reshape(shape)
+    if "mask" in name:
+        return np.ones(shape, dtype)
+    if dtype.kind in "iub":
+        return random.randint(0, 2 if dtype.kind == "b" else 5, shape).astype(dtype)
+    return random.standard_normal(shape).astype(dtype)
+
+
+def _make_example(text: str, text_pair: str) -> bytes:
+    example = example_pb2.Example()
+    for name, value in ((names.TEXT, text), (names.TEXT_PAIR, text_pair)):
+        example.features.feature[name].bytes_list.value.append(value.encode())
+    return example.SerializeToString(deterministic=True)
 
 
 class Comparison(NamedTuple):
@@ -124,11 +150,11 @@ def try_export(directory: Path) -> Comparison:
         trial = run_trial(directory)
         load_s = trial.load_s
         return Comparison(None, load_s, compare_loaders(trial))
-    except TrialError as error:
+    except (ReloadError, TrialError) as error:
         return Comparison(str(error), load_s, {})
 
 
-def compare_loaders(trial: Trial) -> dict[str, float]:
+def compare_loaders(trial: Reloaded) -> dict[str, float]:
     """Compares the answers of the two loaders.
 
     Args:
@@ -144,8 +170,8 @@ def compare_loaders(trial: Trial) -> dict[str, float]:
 
 
 def compare_answers(
-    left: Mapping[str, list[Outputs] | str],
-    right: Mapping[str, list[Outputs] | str],
+    left: Mapping[str, list[Arrays] | str],
+    right: Mapping[str, list[Arrays] | str],
     tolerance: float = TOLERANCE,
 ) -> dict[str, float]:
     """Compares two sets of answers: see `compare_loaders`."""
@@ -165,7 +191,7 @@ def compare_answers(
     return differences
 
 
-def _compare_outputs(signature: str, left: Outputs, right: Outputs, tolerance: float) -> float:
+def _compare_outputs(signature: str, left: Arrays, right: Arrays, tolerance: float) -> float:
     if left.keys() != right.keys():
         raise TrialError(f"in signature {signature}: outputs {sorted(left)} and {sorted(right)}.")
     largest = 0.0
@@ -175,6 +201,8 @@ def _compare_outputs(signature: str, left: Outputs, right: Outputs, tolerance: f
             raise TrialError(
                 f"in {where}: {array.dtype} {array.shape} and {other.dtype} {other.shape}."
             )
+        if array.dtype.kind == "V":  # bfloat16 and the like
+            array, other = array.astype(np.float32), other.astype(np.float32)
         if array.dtype.kind != "f":
             if not np.array_equal(array, other):
                 raise TrialError(f"in {where}: {array.tolist()} and {other.tolist()}.")
@@ -187,15 +215,3 @@ def _compare_outputs(signature: str, left: Outputs, right: Outputs, tolerance: f
         difference = float(np.abs(array[finite] - other[finite]).max(initial=0.0))
         largest = max(largest, difference)
     return largest
-
-
-def _read_answers(said: Any) -> list[Outputs] | str:
-    if isinstance(said, dict):
-        return str(said["error"])
-    return [
-        {
-            name: np.array(output["values"], output["dtype"]).reshape(output["shape"])
-            for name, output in outputs.items()
-        }
-        for outputs in said
-    ]

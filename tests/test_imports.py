@@ -73,6 +73,7 @@ export.batching_parameters
 export.serving_config
 export.serving_files
 export.reload
+export.fresh_process
 export.data_types
 export.op_registry
 export.tensor_bundle
@@ -81,7 +82,6 @@ export.releases
 export.endpoint_contracts
 export.compatibility
 export.inspection
-export.signature_trial
 export.trials
 export.report_text
 export.requests

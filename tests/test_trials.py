@@ -2,14 +2,17 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from distilbert_tf import cli
-from export.signature_trial import describe, make_inputs
-from export.trials import TrialError, compare_answers, run_trial
+from export.endpoint_contracts import SignatureContract, TensorContract
+from export.fresh_process import ReloadError
+from export.reload import write_array
+from export.trials import TrialError, compare_answers, make_inputs, run_trial
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +70,9 @@ def test_every_kind_of_input_is_made_and_run(saved):
     one, four = left["regress"]
     assert one["outputs"].tolist() == [3.0]
     assert four["outputs"].tolist() == [3.0, 9.0, 15.0, 0.0]  # three times the bytes
-    assert left["pairs"][1]["joined"].tolist() == ["a|bcd", "bcd|ünï", "ünï|", "|a"]
+    assert left["pairs"][1]["joined"].tolist() == [
+        text.encode() for text in ("a|bcd", "bcd|ünï", "ünï|", "|a")
+    ]
     assert left["from_ids"][1]["sum"].shape == (4,)
     assert left["half"][1]["y"].shape == (4, 2)
 
@@ -99,8 +104,12 @@ def test_check_export_without_running_it(saved, capsys, tmp_path):
         assert message in capsys.readouterr().err
 
 
-def test_a_model_that_cannot_be_loaded(tmp_path):
-    with pytest.raises(TrialError, match="could not load it .exit status 1(?s:.*)does not exist"):
+def test_a_model_that_cannot_be_loaded(saved, tmp_path):
+    version = shutil.copytree(saved, tmp_path / "1")
+    (version / "variables" / "variables.index").unlink()
+    with pytest.raises(ReloadError, match="could not load it .exit status 1(?s:.*)variables"):
+        run_trial(version)
+    with pytest.raises(ValueError, match="is no SavedModel"):
         run_trial(tmp_path)
 
 
@@ -133,13 +142,20 @@ def test_differences_that_are_allowed():
     assert compare_answers({"s": []}, {"s": []}) == {"s": 0.0}
 
 
+def signature(**inputs):
+    tensors = {name: TensorContract(*contract) for name, contract in inputs.items()}
+    return SignatureContract("s", tensors, {}, "predict", ["predict"], [])
+
+
 def test_inputs_are_the_same_each_time():
-    wanted = {"x": (tf.float32, [None, 3]), "n": (tf.int64, None), "flag": (tf.bool, [2])}
+    wanted = signature(x=("float", (None, 3)), n=("int64", None), flag=("bool", (2,)))
     first, again = (make_inputs(wanted, ["a"], 4) for _ in range(2))
     assert {name: array.shape for name, array in first.items()} == {
         "x": (4, 3), "n": (4,), "flag": (2,),
     }  # fmt: skip
     for name, array in first.items():
         np.testing.assert_array_equal(array, again[name])
+    with pytest.raises(TrialError, match="signature s: no variant can be made up for x"):
+        make_inputs(signature(x=("variant", (None,))), ["a"], 4)
     with pytest.raises(TypeError, match="complex"):
-        describe(np.array([1j]))
+        write_array(np.array([1j]))
