@@ -20,6 +20,9 @@ REST ?=
 TAG ?= 2.19.1
 IMAGE ?= distilbert-serving
 
+# A process for each processor, each with whole files of tests: most of them wait for one thread.
+WORKERS ?= -n logical --dist loadfile
+
 .PHONY: help demo test parity bench lint format references clean
 .PHONY: serve serving-config smoke docker-image docker-serve
 
@@ -65,10 +68,10 @@ lint: $(VENV)/test.stamp
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -m "not parity" --ignore=tests/parity
+	$(BIN)/python -m pytest $(WORKERS) -m "not parity" --ignore=tests/parity
 
 parity: $(VENV)/parity.stamp
-	$(BIN)/python -m pytest -m parity tests/parity
+	$(BIN)/python -m pytest $(WORKERS) -m parity tests/parity
 
 bench: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks.inference --data=$(BENCH_DATA)

@@ -14,7 +14,7 @@ PROGRAM = "distilbert-tf"
 
 def _usage() -> str:
     lines = [f"usage: {PROGRAM} COMMAND [--flag=value ...]", "", "commands:"]
-    lines += [f"  {name:<10} {command.summary}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:<12} {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join([*lines, "", f"{PROGRAM} COMMAND --help lists a command's flags."])
 
 

@@ -20,9 +20,11 @@ from distilbert_tf.command_parts import (
 )
 from distilbert_tf.query_command import define_query, run_query
 from distilbert_tf.serving_commands import (
+    define_check_export,
     define_export,
     define_serve,
     define_serving_config,
+    run_check_export,
     run_export,
     run_serve,
     run_serving_config,
@@ -105,6 +107,12 @@ COMMANDS = {
         "write a SavedModel for TF Serving, tokenization inside, and verify it",
         run_export,
         define_export,
+    ),
+    "check-export": Command(
+        "say what a SavedModel holds, and which TF Serving release can serve it",
+        run_check_export,
+        define_check_export,
+        "DIR",
     ),
     "serve": Command(
         "serve an export over gRPC on this machine (production: TF Serving)",

@@ -1,10 +1,18 @@
 """The subcommands that export and serve: their flags, and what they call."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import flags
 
-from distilbert_tf.command_parts import define_address, define_max_length, required, say
+from distilbert_tf.command_parts import (
+    UsageError,
+    define_address,
+    define_max_length,
+    required,
+    say,
+)
 
 
 def define_export(values: flags.FlagValues) -> None:
@@ -198,3 +206,37 @@ def run_serving_config(values: flags.FlagValues, words: Sequence[str]) -> None:
     )
     for path in written:
         say(f"wrote {path}")
+
+
+def define_check_export(values: flags.FlagValues) -> None:
+    """Defines the flags of `check-export`."""
+    flags.DEFINE_string(
+        "server", "2.12", "TF Serving release that shall serve it", flag_values=values
+    )
+    flags.DEFINE_boolean("json", False, "the report as one JSON object", flag_values=values)
+    flags.DEFINE_boolean(
+        "run",
+        False,
+        "also load it twice in a fresh process, as TensorFlow 2 and as TF Serving do, run every "
+        "signature on made-up inputs, and compare",
+        flag_values=values,
+    )
+
+
+def run_check_export(values: flags.FlagValues, words: Sequence[str]) -> None:
+    """Reports on a SavedModel; ends the process with 1 if the server could not serve it."""
+    if len(words) != 1:
+        raise UsageError(f"name one directory, a version's; got {len(words)}")
+    from export.inspection import inspect_export
+    from export.report_text import describe_report, format_report
+    from export.trials import try_export
+
+    directory = Path(words[0])
+    report = inspect_export(directory, values.server)
+    trial = try_export(directory) if values.run else None
+    if values.json:
+        say(json.dumps(describe_report(report, trial), ensure_ascii=False))
+    else:
+        say(format_report(report, trial))
+    if not report.is_servable or (trial and trial.error):
+        raise SystemExit(1)

@@ -37,8 +37,15 @@ def _light_tensorflow() -> Iterator[None]:
 
 with _light_tensorflow():
     from tensorflow.core.example import example_pb2
-    from tensorflow.core.framework import op_def_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
-    from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+    from tensorflow.core.framework import (
+        attr_value_pb2,
+        kernel_def_pb2,
+        op_def_pb2,
+        tensor_pb2,
+        tensor_shape_pb2,
+        types_pb2,
+    )
+    from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2, tensor_bundle_pb2
     from tensorflow_serving.apis import (
         classification_pb2,
         get_model_metadata_pb2,
@@ -59,6 +66,7 @@ with _light_tensorflow():
     )
 
 __all__ = [
+    "attr_value_pb2",
     "classification_pb2",
     "example_pb2",
     "file_system_storage_path_source_pb2",
@@ -66,6 +74,7 @@ __all__ = [
     "get_model_status_pb2",
     "inference_pb2",
     "input_pb2",
+    "kernel_def_pb2",
     "meta_graph_pb2",
     "model_management_pb2",
     "model_pb2",
@@ -77,6 +86,7 @@ __all__ = [
     "prediction_service_pb2_grpc",
     "regression_pb2",
     "saved_model_pb2",
+    "tensor_bundle_pb2",
     "tensor_pb2",
     "tensor_shape_pb2",
     "types_pb2",

@@ -25,10 +25,10 @@ from distilbert_tf.version import __version__
 from export import signatures as names
 from export.compatibility import OLDEST_SERVER, check_saved_model, read_meta_graph
 from export.endpoints import Tokenization, make_endpoints
+from export.graph_file import edit_graph
 from export.publishing import check_version, publish, working_directory
 from export.served_models import ServedClassifier, ServedEncoder, ServedMaskedLM, ServedModel
 from export.serving_files import write_serving_files
-from export.shared_input import share_example_input
 from export.verification import measure_rounding, verify_saved_model
 from export.weights import rounded_in_memory, stored_as
 
@@ -157,7 +157,7 @@ def export_saved_model(
         logging.info("Writing the SavedModel.")
         with stored_as(module, module.weights, weights):
             _write(module, signatures, written)
-        share_example_input(written)
+        edit_graph(written)
         # From here on it lives elsewhere, so a path that crept into the graph leads nowhere.
         written.rename(moved)
         ops = check_saved_model(moved, private_paths=[base, work])

@@ -7,11 +7,7 @@ in-graph tokenizer and the traced graph are both on trial, in every signature.
 Shapes: B rows.
 """
 
-import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,14 +17,10 @@ import tensorflow as tf
 from absl import logging
 
 from export.endpoints import Endpoint, TextBatch
-from export.environment import set_serving_environment
-from export.reload import read_array, write_array
-from export.served_models import Arrays, Expected
+from export.fresh_process import Arrays, ReloadError, ask_fresh_process
+from export.served_models import Expected
 from export.signatures import SERVING_DEFAULT
 from export.weights import rounded_in_memory
-
-RELOAD_SCRIPT = Path(__file__).with_name("reload.py")
-RELOAD_TIMEOUT_S = 900
 
 # What the logits may differ by, relative to the largest (or 1). Both sides do the same arithmetic,
 # but the graph optimizer fuses ops, which changes the order of sums: about 1e-6 in float32. A
@@ -50,8 +42,6 @@ BATCHES = tuple(
     TextBatch(list(texts), list(reversed(texts)))
     for texts in ((), ("",), SENTENCES, SENTENCES[:1], SENTENCES[:3], SENTENCES[4:])
 )
-
-ArrayBatches = list[Arrays]
 
 
 class VerificationError(RuntimeError):
@@ -82,12 +72,18 @@ def verify_saved_model(
     for name, endpoint in endpoints.items():
         if id(endpoint) not in expected:
             expected[id(endpoint)] = _expect(name, endpoint, tolerance)
-    answers = _reload(directory, feeds)
+    try:
+        reloaded = ask_fresh_process(directory, feeds)
+    except ReloadError as error:
+        raise VerificationError(f"Not verified: {error}") from error
     difference = 0.0
     for name, endpoint in endpoints.items():
-        for loader, by_signature in answers.items():
+        for loader, by_signature in reloaded.answers.items():
             where = f"signature {name}, {loader} loader"
-            pairs = zip(expected[id(endpoint)], by_signature[name], strict=True)
+            answers = by_signature[name]
+            if isinstance(answers, str):
+                raise VerificationError(f"Not verified: {where}: {answers}")
+            pairs = zip(expected[id(endpoint)], answers, strict=True)
             largest = max(
                 _check_answer(where, batch, want, got, tolerance)
                 for batch, (want, got) in zip(BATCHES, pairs, strict=True)
@@ -145,53 +141,6 @@ def _expect(name: str, endpoint: Endpoint, tolerance: float) -> list[Expected]:
                     "finite: its training diverged, or its weights are damaged."
                 )
     return answers
-
-
-def _reload(directory: Path, feeds: dict[str, ArrayBatches]) -> dict[str, dict[str, ArrayBatches]]:
-    """Has a fresh process answer: by loader, signature and batch."""
-    request = {
-        "saved_model": os.fspath(directory.absolute()),
-        "batches": {
-            name: [{key: write_array(array) for key, array in feed.items()} for feed in each]
-            for name, each in feeds.items()
-        },
-        "sys_path": [path for path in sys.path if path],
-    }
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-    set_serving_environment(environment)  # as a server has it: packed weights are on trial too
-    environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        # -I: no PYTHONPATH, nothing from the current directory.
-        process = subprocess.run(
-            [sys.executable, "-I", os.fspath(RELOAD_SCRIPT)],
-            input=json.dumps(request).encode(),
-            capture_output=True,
-            cwd=os.sep,
-            env=environment,
-            timeout=RELOAD_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise VerificationError(
-            f"A fresh process did not load the exported model within {RELOAD_TIMEOUT_S} s."
-        ) from error
-    if process.returncode:
-        tail = "\n  ".join(process.stderr.decode(errors="replace").strip().splitlines()[-15:])
-        raise VerificationError(
-            f"A fresh process failed to load or run the exported model (exit status "
-            f"{process.returncode}):\n  {tail}"
-        )
-    answers = json.loads(process.stdout)
-    return {
-        loader: {
-            signature: [
-                {name: read_array(output) for name, output in answer.items()}
-                for answer in per_batch
-            ]
-            for signature, per_batch in by_signature.items()
-        }
-        for loader, by_signature in answers.items()
-    }
 
 
 def _check_answer(

@@ -2,8 +2,8 @@
 
 `fp16` stores large variables as float16; `int8` stores matrices as int8, with a scale for each row
 or each column. Whatever is small (biases, layer norms, most heads) stays float32. The loader casts
-them back when it restores them, so a call costs what it costs with float32 weights, and after the
-load so does the memory.
+them back when it restores them, so a call costs what it costs with float32 weights. What it read
+goes back to TensorFlow's memory pool, where the first calls find it.
 
 How it works: while the SavedModel is written, the variables themselves save nothing. One object
 beside them does it, with functions of its own for saving and restoring, which TensorFlow traces
@@ -125,11 +125,9 @@ class PackedWeights(tf.saved_model.experimental.TrackableResource):
         # A resource must have a handle. Nothing is ever stored under this one.
         return tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=[], shared_name="packed_weights")
 
-    def _initialize(self) -> tf.Tensor:
-        return tf.constant(True)  # there is nothing to do, but a graph's initializer must be an op
-
     def _serialize_to_tensors(self) -> Tensors:
-        # The loader of Python calls this before it restores, to learn the names.
+        # The loader of Python calls this before it restores, to learn the names. A reduction would
+        # fail on what is not initialized. All are restored together, so one speaks for all.
         initialized = self.packed[0][0].is_initialized()
         return tf.cond(initialized, self._pack_variables, self._pack_nothing)
 
@@ -143,14 +141,14 @@ class PackedWeights(tf.saved_model.experimental.TrackableResource):
         return {
             f"weight_{number}_{part}": tensor
             for number, (array, (_, form)) in enumerate(zip(arrays, self.packed, strict=True))
-            for part, tensor in _pack(array, form).items()
+            for part, tensor in _encode(array, form).items()
         }
 
     def _restore_from_tensors(self, restored_tensors: Tensors) -> None:
         for number, (variable, form) in enumerate(self.packed):
             names = ("fp16",) if form == _FP16 else ("int8", "scale")
             parts = {name: restored_tensors[f"weight_{number}_{name}"] for name in names}
-            variable.assign(_unpack(parts))
+            variable.assign(_decode(parts))
 
     def _deserialization_dependencies(self, children: Any) -> dict[str, tf.Variable]:
         return {f"weight_{number}": variable for number, (variable, _) in enumerate(self.packed)}
@@ -216,10 +214,10 @@ def _squared_error(array: np.ndarray, form: str) -> float:
 
 
 def _round(array: np.ndarray, form: str) -> np.ndarray:
-    return _unpack(_pack(tf.constant(array), form)).numpy()
+    return _decode(_encode(tf.constant(array), form)).numpy()
 
 
-def _pack(values: tf.Tensor, form: str) -> Tensors:
+def _encode(values: tf.Tensor, form: str) -> Tensors:
     if form == _FP16:
         return {"fp16": tf.cast(values, tf.float16)}
     maximum = tf.reduce_max(tf.abs(values), axis=form == _INT8_ROWS, keepdims=True)
@@ -230,7 +228,7 @@ def _pack(values: tf.Tensor, form: str) -> Tensors:
     return {"int8": tf.cast(tf.round(steps), tf.int8), "scale": scale}
 
 
-def _unpack(parts: Tensors) -> tf.Tensor:
+def _decode(parts: Tensors) -> tf.Tensor:
     if "fp16" in parts:
         return tf.cast(parts["fp16"], tf.float32)
     return tf.cast(parts["int8"], tf.float32) * tf.cast(parts["scale"], tf.float32)

@@ -70,7 +70,17 @@ export.warmup
 export.serving_config
 export.serving_files
 export.reload
+export.fresh_process
+export.data_types
+export.op_registry
+export.tensor_bundle
+export.saved_model_files
+export.releases
+export.endpoint_contracts
 export.compatibility
+export.inspection
+export.trials
+export.report_text
 export.requests
 export.answers
 export.methods
@@ -115,7 +125,7 @@ export.server
 export.tracing
 export.served_models
 export.endpoints
-export.shared_input
+export.graph_file
 export.weights
 export.verification
 export.saved_model
