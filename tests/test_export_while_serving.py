@@ -26,7 +26,7 @@ from export.warmup import WARMUP_FILE, read_warmup
 
 TEXTS = [b"the film was very good", b"it was not", b""]
 CLIENTS = 4
-WARM_ALL = ["classify_text", "classify", "regress", "encode", "tokenize", "from_ids"]
+WARM = ["classify_text", "classify"]
 
 
 @pytest.fixture
@@ -90,21 +90,20 @@ def test_nothing_broken_is_served_and_nothing_lost(tmp_path, exporter):
     loading = LoadOptions(poll_wait_s=0.02)
     with ModelServer(base, "m", port=0, loading=loading) as server, Load(server.port) as load:
         full_disk = exporter.start(base, limit=60_000)[1]
-        for weights in ("fp16", "int8", "fp32"):
-            pid, _ = exporter.start(base, weights=weights, warmup=WARM_ALL)
+        for weights in ("fp16", "int8"):
+            pid, _ = exporter.start(base, weights=weights, warmup=WARM)
             known = set(works(base))
             wait_until(lambda: set(works(base)) - known or not psutil.pid_exists(pid))  # noqa: B023
-            time.sleep(random_delay.uniform(0, 2.5))
+            time.sleep(random_delay.uniform(0, 1.5))
             if psutil.pid_exists(pid):
                 os.kill(pid, signal.SIGKILL)
         survivors = list_versions(base)
         results = [
-            exporter.start(base, weights=weights, warmup=WARM_ALL)[1]
-            for weights in ("fp32", "fp16", "int8")
+            exporter.start(base, weights=weights, warmup=WARM)[1] for weights in ("fp16", "int8")
         ]
         assert "is the disk full?" in wait_for_result(full_disk)["error"]
         made = {int(wait_for_result(result)["version"].rpartition("/")[2]) for result in results}
-        assert made == {max(survivors) + 1 + i for i in range(3)}
+        assert made == {max(survivors) + 1, max(survivors) + 2}
         newest = max(made)
         wait_until(lambda: load.states().get(newest, (None,))[0] == available)
         wait_until(lambda: newest in load.logits)

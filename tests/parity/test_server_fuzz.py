@@ -12,6 +12,7 @@ from fuzzed_server import FuzzedServer
 from server_process import ServerProcess
 
 COUNT = 20_000
+STEPS = 5
 
 
 @pytest.mark.parity
@@ -32,23 +33,22 @@ def test_many_random_requests(tiny_exports, tmp_path, capsys):
         process.wait_until_ready(*base_paths)
         server = FuzzedServer(process.port, process.rest_port)
         try:
-            server.send_random_requests(2_000)
-            first_bytes = process.memory_bytes()
             started_s = time.monotonic()
-            server.send_random_requests(COUNT - 2_000)
+            memory_mb = []
+            for _ in range(STEPS):
+                server.send_random_requests(COUNT // STEPS)
+                memory_mb.append(round(process.memory_bytes() / 1e6))
             seconds = time.monotonic() - started_s
         finally:
             server.close()
-        last_bytes = process.memory_bytes()
         assert process.is_alive
     with capsys.disabled():
-        print(
-            f"\n{sum(server.counts.values())} requests; the last {COUNT - 2_000} in {seconds:.0f} s"
-        )
-        print(f"slowest {server.slowest_s:.2f} s")
-        print(f"memory {first_bytes / 1e6:.0f} MB, then {last_bytes / 1e6:.0f} MB")
+        print(f"\n{sum(server.counts.values())} requests in {seconds:.0f} s")
+        print(f"slowest {server.slowest_s:.2f} s; memory in MB, by steps: {memory_mb}")
         for (kind, code), number in sorted(server.counts.items(), key=str):
             print(f"{kind:26} {code:20} {number:6}")
-    assert last_bytes - first_bytes < 100e6
+    # The first step fills TensorFlow's pools, and a few kilobytes for each failing run of the graph
+    # TensorFlow never gives back.
+    assert memory_mb[-1] - memory_mb[0] < 150
     assert server.slowest_s < 20.0
     assert "Traceback" not in process.errors
