@@ -9,11 +9,7 @@ alone: versions 2 and 3 are published under load, or the server is killed and st
 """
 
 import contextlib
-import json
-import os
-import tempfile
 import time
-from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -21,13 +17,12 @@ from typing import Any
 from absl import app, flags
 
 from benchmarks import load_report, report
-from benchmarks.cases import validation_texts
-from benchmarks.checkpoints import CACHE, make_checkpoint
-from benchmarks.harness import Progress, Worker, WorkerError, say, shuffled
-from benchmarks.load_figures import Records, fates, outage, per_second, spans, summarize
+from benchmarks.harness import Progress, WorkerError, say, shuffled
+from benchmarks.load_figures import fates, outage, per_second, spans, summarize
 from benchmarks.load_servers import Server
+from benchmarks.load_stage import Asking, Stage, staged
 from benchmarks.machine import threads_available
-from benchmarks.peers import LOAD, OURS_ENV, Peer, choose
+from benchmarks.peers import LOAD, Peer, choose
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("scenario", "load", ["load", "versions", "kill"], "what happens")
@@ -44,109 +39,18 @@ flags.DEFINE_string("output", str(report.RESULTS), "directory of the results")
 TIMEOUT_S = 30.0  # of a call
 KILL_TIMEOUTS_S = (2.0, 30.0)  # of every other client: shorter than the outage, and longer
 DOWN_S = 3.0
-GENERATOR = Peer("generator", "load generator", "load_generator", None)
-MAKER = Peer("exports", "exports", "load_models", None, OURS_ENV)
 
 
-class Stage:
-    """What is served and asked: models, texts and their right answers, in a directory.
-
-    Args:
-        directory: Where to make all of it.
-        peers: Who takes part.
-        count: How many versions ours has; only the first is published.
-    """
-
-    def __init__(self, directory: Path, peers: list[Peer], count: int) -> None:
-        self.prepared, self.base_path = directory / "prepared", directory / "served"
-        self._records = directory / "records.npz"
-        self._inputs = directory / "inputs.json"
-        self.threads = FLAGS.threads or threads_available()
-        texts = list(validation_texts("sst2", FLAGS.data)[0])
-        checkpoint = Path(FLAGS.model).expanduser() if FLAGS.model else make_checkpoint("demo")
-        say(f"exporting {count} version(s) of {checkpoint.name}")
-        _ask_once(
-            MAKER, checkpoint=str(checkpoint), output=str(self.prepared), texts=texts, count=count
-        )
-        converters = {peer.prepares: peer for peer in peers if peer.prepares}
-        for name, peer in converters.items():
-            say(f"converting for {name}")
-            converter = Peer(name, name, name, peer.venv)
-            _ask_once(
-                converter, checkpoint=str(self.prepared / "checkpoint"),
-                artefacts=str(self.prepared), options={},
-            )  # fmt: skip
-        answers = json.loads((self.prepared / "answers.json").read_text(encoding="utf-8"))
-        self._inputs.write_text(json.dumps({"texts": texts, "answers": answers}), encoding="utf-8")
-        self.base_path.mkdir()
-        self.publish(1)
-
-    def publish(self, version: int) -> None:
-        """Lets the server find a version, all at once."""
-        os.rename(self.prepared / "versions" / str(version), self.base_path / str(version))
-
-    def serve(self, peer: Peer) -> Server:
-        """Starts a server, and waits until it is ready."""
-        log = CACHE / "logs" / f"load_{peer.name}.log"
-        try:
-            server = Server(peer, self.prepared, self.base_path, self.threads, log)
-        except RuntimeError as error:
-            raise WorkerError(str(error)) from error
-        try:
-            server.start()
-            server.wait_until_ready()
-        except BaseException:
-            server.stop()
-            raise
-        return server
-
-    def ask(
-        self, server: Server, kind: str, timeouts_s: tuple[float, ...], watch: bool = True
-    ) -> tuple[Records, dict[str, Any]]:
-        """Lets the clients loose on a server.
-
-        Args:
-            server: Whom to ask.
-            kind: How; see `workers/load_generator.py`.
-            timeouts_s: The clients' deadlines.
-            watch: Whether to read the process' memory: no if it will be killed.
-
-        Returns:
-            The calls, and what the generator says of itself.
-        """
-        worker = Worker(GENERATOR, CACHE / "logs" / "load_generator.log")
-        try:
-            result = worker.ask(
-                "run",
-                FLAGS.warmup_s + FLAGS.seconds + max(timeouts_s) + 120,
-                path=str(self._records),
-                inputs=str(self._inputs),
-                kind=kind,
-                port=server.port,
-                server_pid=server.pid if watch else None,
-                clients=FLAGS.clients,
-                timeouts_s=timeouts_s,
-                seconds=FLAGS.seconds,
-                warmup_s=FLAGS.warmup_s,
-            )
-        finally:
-            worker.stop()
-        return Records.read(self._records), result
+def _staged(peers: list[Peer], count: int = 1) -> contextlib.AbstractContextManager[Stage]:
+    return staged(peers, count, model=FLAGS.model, data=FLAGS.data, threads=_threads())
 
 
-def _ask_once(peer: Peer, **arguments: Any) -> Any:
-    worker = Worker(peer, CACHE / "logs" / f"load_{peer.name}.log")
-    try:
-        return worker.ask("prepare", **arguments)
-    finally:
-        worker.stop()
+def _asking() -> Asking:
+    return Asking(FLAGS.clients, FLAGS.seconds, FLAGS.warmup_s)
 
 
-@contextlib.contextmanager
-def staged(peers: list[Peer], count: int = 1) -> Iterator[Stage]:
-    """Makes a stage, and clears it away."""
-    with tempfile.TemporaryDirectory() as directory:
-        yield Stage(Path(directory), peers, count)
+def _threads() -> int:
+    return FLAGS.threads or threads_available()
 
 
 def compare(peers: list[Peer], results: dict[str, Any]) -> None:
@@ -156,7 +60,7 @@ def compare(peers: list[Peer], results: dict[str, Any]) -> None:
     """
     part: dict[str, Any] = {"rounds": 0, "versions": {}, "failures": {}, "turns": {}}
     results["models"]["load"] = part
-    with staged(peers) as stage, contextlib.ExitStack() as running:
+    with _staged(peers) as stage, contextlib.ExitStack() as running:
         servers: dict[str, Server] = {}
         for peer in peers:
             say(f"starting {peer.name}")
@@ -172,7 +76,7 @@ def compare(peers: list[Peer], results: dict[str, Any]) -> None:
             for name in shuffled([n for n in servers if n not in part["failures"]], number):
                 kind = "grpc" if servers[name].peer.is_ours else "http"
                 try:
-                    records, said = stage.ask(servers[name], kind, (TIMEOUT_S,))
+                    records, said = stage.ask(servers[name], kind, (TIMEOUT_S,), _asking())
                     turn = summarize(records, FLAGS.seconds, said["generator_cpu_s"], said["hung"])
                 except WorkerError as error:
                     _fail(part, name, error)
@@ -200,11 +104,11 @@ def _describe(name: str, turn: dict[str, Any]) -> str:
 def change_versions(results: dict[str, Any]) -> None:
     """Publishes versions 2 and 3 under load."""
     peers = choose(LOAD, [report.OURS])
-    with staged(peers, 3) as stage:
+    with _staged(peers, 3) as stage:
         server = stage.serve(peers[0])
         try:
             with futures.ThreadPoolExecutor(1) as pool:
-                asked = pool.submit(stage.ask, server, "grpc", (TIMEOUT_S,))
+                asked = pool.submit(stage.ask, server, "grpc", (TIMEOUT_S,), _asking())
                 published = []
                 time.sleep(FLAGS.warmup_s)
                 for version in (2, 3):
@@ -233,11 +137,13 @@ def change_versions(results: dict[str, Any]) -> None:
 def kill(results: dict[str, Any]) -> None:
     """Kills the server under load, and starts it again."""
     peers = choose(LOAD, [report.OURS])
-    with staged(peers) as stage:
+    with _staged(peers) as stage:
         server = stage.serve(peers[0])
         try:
             with futures.ThreadPoolExecutor(1) as pool:
-                asked = pool.submit(stage.ask, server, "package", KILL_TIMEOUTS_S, False)
+                asked = pool.submit(
+                    stage.ask, server, "package", KILL_TIMEOUTS_S, _asking(), watch=False
+                )
                 time.sleep(FLAGS.warmup_s + FLAGS.seconds / 3)
                 killed = time.time()
                 server.kill()
@@ -272,7 +178,7 @@ def main(argv: list[str]) -> None:
         "data": "demo" if FLAGS.data == "demo" else "SST-2's validation sentences",
         "clients": FLAGS.clients,
         "seconds of a turn": FLAGS.seconds,
-        "threads": FLAGS.threads or threads_available(),
+        "threads": _threads(),
     }
     results = report.start(peers, settings)
     if FLAGS.scenario == "load":

@@ -46,8 +46,8 @@ class Server:
         else:
             self._command = [python_of(peer.venv), "-m", f"benchmarks.workers.{peer.worker}"]
             flags = {"checkpoint": prepared / "checkpoint", "artefacts": prepared}
-            batched = "max_batch_size" in peer.options
-            flags |= {"threads": threads if batched else 1, "runs": 1 if batched else threads}
+            # One run on all cores at a time is slower, batched or not.
+            flags |= {"threads": 1, "runs": threads}
         flags |= {"port": self.port, **peer.options}
         self._command += [f"--{name}={value}" for name, value in flags.items()]
         self._process: subprocess.Popen[bytes] | None = None

@@ -151,8 +151,7 @@ TOKENIZATION = (
     Peer("keras_hub", "KerasHub", "keras_hub_tokenization", None, TENSORFLOW_ENV),
 )
 
-# `load.py` starts them as servers, with the options as flags. Where requests run by themselves, as
-# many run at once as there are cores, on a thread each.
+# `load.py` starts them as servers, with the options as flags.
 LOAD = (
     Peer("ours", "distilbert-tf serve", "serve", None, OURS_ENV),
     Peer(

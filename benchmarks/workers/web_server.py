@@ -31,17 +31,19 @@ class Body(BaseModel):
 
 
 class MicroBatcher:
-    """Runs what waits together, in one thread beside the event loop's.
+    """Runs what waits together, in threads beside the event loop's.
 
     Args:
         classify: Answers texts.
         max_batch_size: The most texts in a run.
+        runs: Those at the same time.
     """
 
-    def __init__(self, classify: Classify, max_batch_size: int) -> None:
+    def __init__(self, classify: Classify, max_batch_size: int, runs: int) -> None:
         self._classify, self._max_batch_size = classify, max_batch_size
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
-        self._thread = ThreadPoolExecutor(1)
+        self._threads = ThreadPoolExecutor(runs)
+        self._runs = runs
 
     async def ask(self, text: str) -> Answer:
         """Waits for a text's answer."""
@@ -51,6 +53,9 @@ class MicroBatcher:
 
     async def run(self) -> None:
         """Runs batches until cancelled."""
+        await asyncio.gather(*(self._run_one_by_one() for _ in range(self._runs)))
+
+    async def _run_one_by_one(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             batch = [await self._queue.get()]
@@ -58,10 +63,11 @@ class MicroBatcher:
                 batch.append(self._queue.get_nowait())
             texts = [text for text, _ in batch]
             try:
-                answers = await loop.run_in_executor(self._thread, self._classify, texts)
+                answers = await loop.run_in_executor(self._threads, self._classify, texts)
             except Exception as error:
                 for _, future in batch:
-                    future.set_exception(error)
+                    if not future.done():
+                        future.set_exception(error)
                 continue
             for (_, future), answer in zip(batch, answers, strict=True):
                 if not future.done():
@@ -74,7 +80,7 @@ def make_app(classify: Classify, max_batch_size: int, runs: int) -> FastAPI:
     Args:
         classify: Answers texts.
         max_batch_size: The most texts in a run; 0 to run each by itself.
-        runs: Those run by themselves at the same time.
+        runs: Those at the same time.
     """
     batcher: MicroBatcher | None = None
 
@@ -82,7 +88,7 @@ def make_app(classify: Classify, max_batch_size: int, runs: int) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         nonlocal batcher
         anyio.to_thread.current_default_thread_limiter().total_tokens = runs
-        batcher = MicroBatcher(classify, max(1, max_batch_size))
+        batcher = MicroBatcher(classify, max(1, max_batch_size), runs)
         task = asyncio.create_task(batcher.run())
         yield
         task.cancel()
