@@ -151,6 +151,43 @@ TOKENIZATION = (
     Peer("keras_hub", "KerasHub", "keras_hub_tokenization", None, TENSORFLOW_ENV),
 )
 
+# `load.py` starts them as servers, with the options as flags.
+LOAD = (
+    Peer("ours", "distilbert-tf serve", "serve", None, OURS_ENV),
+    Peer(
+        "ours_unbatched",
+        "the same, --enable_batching=false",
+        "serve",
+        None,
+        OURS_ENV,
+        {"enable_batching": "false"},
+    ),
+    Peer("torch", "FastAPI, pipeline", "web_server", "fastapi", options={"model": "torch"}),
+    Peer(
+        "torch_batched",
+        "FastAPI, pipeline, batches",
+        "web_server",
+        "fastapi",
+        options={"model": "torch", "max_batch_size": 32},
+    ),
+    Peer(
+        "onnxruntime",
+        "FastAPI, ONNX Runtime",
+        "web_server",
+        "fastapi",
+        options={"model": "onnxruntime"},
+        prepares="onnxruntime",
+    ),
+    Peer(
+        "onnxruntime_batched",
+        "FastAPI, ONNX Runtime, batches",
+        "web_server",
+        "fastapi",
+        options={"model": "onnxruntime", "max_batch_size": 32},
+        prepares="onnxruntime",
+    ),
+)
+
 
 def choose(peers: tuple[Peer, ...], names: list[str]) -> list[Peer]:
     """Picks peers by name, in the table's order; the default ones if no name is given.

@@ -137,14 +137,19 @@ class FromIds(FromText):
         input_ids, attention_mask = (inputs[name] for name in self.specs)
         config = self.model.model.config
         words, positions = config.vocab_size, config.max_position_embeddings
+        rows, columns = tf.unstack(tf.shape(input_ids))
         checks = [
             tf.debugging.assert_equal(
                 tf.shape(input_ids),
                 tf.shape(attention_mask),
                 "input_ids and attention_mask must have one shape",
             ),
+            # Rows without tokens are refused, a batch without rows is not.
             tf.debugging.assert_less_equal(
-                tf.shape(input_ids)[1],
+                tf.minimum(rows, 1), columns, "input_ids must have at least one column"
+            ),
+            tf.debugging.assert_less_equal(
+                columns,
                 positions,
                 f"input_ids must have at most {positions} columns, the number of positions",
             ),

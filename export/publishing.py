@@ -72,6 +72,25 @@ def working_directory(base_path: Path) -> Iterator[Path]:
         os.close(lock)
 
 
+@contextlib.contextmanager
+def explained_errors(directory: Path) -> Iterator[None]:
+    """Says of an error while files are written where that was: Python's own names no file.
+
+    Args:
+        directory: What is written into.
+
+    Raises:
+        OSError: The error, explained.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"The export could not be written to {directory.parent}; is the disk full? {error}",
+        ) from error
+
+
 def publish(directory: Path, base_path: Path, version: int | None) -> Path:
     """Turns a finished directory into a version.
 

@@ -26,7 +26,7 @@ from export import signatures as names
 from export.compatibility import OLDEST_SERVER, check_saved_model
 from export.endpoints import Tokenization, make_endpoints
 from export.graph_file import edit_graph
-from export.publishing import check_version, publish, working_directory
+from export.publishing import check_version, explained_errors, publish, working_directory
 from export.saved_model_files import read_meta_graph
 from export.served_models import ServedClassifier, ServedEncoder, ServedMaskedLM, ServedModel
 from export.serving_files import write_serving_files
@@ -158,7 +158,8 @@ def export_saved_model(
         logging.info("Writing the SavedModel.")
         with stored_as(module, module.weights, weights):
             _write(module, signatures, written)
-        edit_graph(written)
+        with explained_errors(written):
+            edit_graph(written)
         # From here on it lives elsewhere, so a path that crept into the graph leads nowhere.
         written.rename(moved)
         ops = check_saved_model(moved, private_paths=[base, work])
@@ -172,14 +173,11 @@ def export_saved_model(
                 difference = verify_saved_model(moved, endpoints, compute_dtype=compute_dtype)
         else:
             logging.warning("Not reloaded and compared, since verify=False.")
-        write_serving_files(
-            moved,
-            read_meta_graph(moved).signature_def,
-            warmup,
-            max_batch_size,
-            max_latency_ms,
-            max_length=max_length,
-        )
+        signature_defs = read_meta_graph(moved).signature_def
+        with explained_errors(moved):
+            write_serving_files(
+                moved, signature_defs, warmup, max_batch_size, max_latency_ms, max_length=max_length
+            )
         record = {
             **_describe(first),
             "max_length": max_length,
@@ -194,7 +192,8 @@ def export_saved_model(
         }
         if isinstance(model, Mapping):
             record["tasks"] = {task: _describe(each) for task, each in served.items()}
-        _write_record(moved / EXTRA_ASSETS / EXPORT_RECORD, record)
+        with explained_errors(moved):
+            _write_record(moved / EXTRA_ASSETS / EXPORT_RECORD, record)
         published = publish(moved, base, version)
     logging.info("Exported %s in %.0f s.", published, time.monotonic() - start_s)
     return published

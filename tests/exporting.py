@@ -2,8 +2,9 @@
 
 Run as a script it reads one JSON request a line from standard input, and forks a child for each.
 The import of TensorFlow is then paid once, and a child can be killed without harm to the rest.
-A request has `base`, `verify`, `result` (the file for the outcome) and `limit` (largest file that
-may be written, in bytes, or null). The answer is a line with the child's process id.
+A request has `base`, `result` (the file for the outcome), `limit` (largest file that may be
+written, in bytes, or null) and `options` of the export. The answer is a line with the child's
+process id.
 """
 
 import contextlib
@@ -80,12 +81,12 @@ class Exporter:
         self.process = process
         self.count = 0
 
-    def start(self, base, *, verify=False, limit=None) -> tuple[int, Path]:
+    def start(self, base, *, limit=None, **options) -> tuple[int, Path]:
         """Starts an export; gives its process id and the file that will hold the outcome."""
         self.count += 1
         base = Path(base)
         result = base.with_name(f"{base.name}-result-{self.count}.json")
-        request = {"base": str(base), "verify": verify, "limit": limit, "result": str(result)}
+        request = {"base": str(base), "limit": limit, "result": str(result), "options": options}
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline()), result
@@ -123,7 +124,7 @@ def main(model_directory):
                 tokenizer,
                 request["base"],
                 max_length=TINY_MAX_LENGTH,
-                verify=request["verify"],
+                **{"verify": False, **request["options"]},
             )
             outcome = {"version": str(version)}
         except BaseException as error:

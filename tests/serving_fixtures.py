@@ -68,3 +68,22 @@ def model_stub(channel):
     from tensorflow_serving.apis import model_service_pb2_grpc
 
     return model_service_pb2_grpc.ModelServiceStub(channel)
+
+
+@pytest.fixture(scope="session")
+def tiny_exports(tmp_path_factory):
+    """Base paths of real exports by name: see tiny_exports.py."""
+    import tiny_exports
+
+    return tiny_exports.export_all(tmp_path_factory.mktemp("tiny_exports"))
+
+
+@pytest.fixture(scope="session")
+def tiny_server(tiny_exports):
+    """A server of these exports, with REST."""
+    from export.server import ModelServer
+    from export.server.model_config import ModelSettings
+
+    models = [ModelSettings(name, path) for name, path in tiny_exports.items()]
+    with ModelServer(models=models, port=0, rest_port=0) as running:
+        yield running

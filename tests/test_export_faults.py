@@ -99,11 +99,14 @@ def test_exports_at_once_get_versions_of_their_own(tmp_path, exporter, tiny):
 
 
 @pytest.mark.parametrize(
-    ("limit", "named"), [(3_000, "variables"), (60_000, "saved_model.pb")], ids=["weights", "graph"]
+    ("limit", "named"),
+    [(3_000, "variables"), (60_000, "saved_model.pb"), (3_000_000, "File too large")],
+    ids=["weights", "graph", "warm-up"],
 )
 def test_full_disk(tmp_path, exporter, limit, named):
     base = tmp_path / "base"
-    outcome = exporter.export(base, limit=limit)
+    # So large a batch makes a warm-up file larger than the graph.
+    outcome = exporter.export(base, limit=limit, max_batch_size=2**15)
     assert "OSError" in outcome["error"]
     assert "is the disk full?" in outcome["error"]
     assert named in outcome["error"]

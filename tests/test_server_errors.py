@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import serving_models
 import tensorflow as tf
+from fuzzing import tensor_protos
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serving_models import call, make_request, set_spec
@@ -206,36 +207,6 @@ def test_message_limit(base_path):
             call(small_stub, {"text": ["x" * 10_000]})
         assert caught.value.code() == Code.RESOURCE_EXHAUSTED
         assert_alive(small_stub)
-
-
-SIZES = st.one_of(st.integers(-2, 5), st.sampled_from([2**16 + 1, 2**40, 2**63 - 1]))
-VALUES = {
-    "float_val": st.floats(width=32),
-    "double_val": st.floats(),
-    "int_val": st.integers(-(2**31), 2**31 - 1),
-    "int64_val": st.integers(-(2**63), 2**63 - 1),
-    "bool_val": st.booleans(),
-    "string_val": st.binary(max_size=20),
-    "half_val": st.integers(-(2**31), 2**31 - 1),
-    "uint32_val": st.integers(0, 2**32 - 1),
-}
-
-
-@st.composite
-def tensor_protos(draw):
-    # Mostly of types and shapes that get past the first checks.
-    dtype = draw(st.one_of(st.sampled_from([7, 7, 1, 3]), st.integers(0, 140)))
-    proto = tf.make_tensor_proto(0.0)
-    proto.Clear()
-    proto.dtype = dtype
-    for size in draw(st.lists(SIZES, min_size=0, max_size=3)):
-        proto.tensor_shape.dim.add(size=size)
-    proto.tensor_shape.unknown_rank = draw(st.integers(0, 9)) == 9
-    proto.tensor_content = draw(st.one_of(st.just(b""), st.just(b""), st.binary(max_size=40)))
-    usual = {7: "string_val", 1: "float_val", 3: "int_val"}.get(dtype, "int_val")
-    field = draw(st.one_of(st.just(usual), st.sampled_from(sorted(VALUES))))
-    getattr(proto, field).extend(draw(st.lists(VALUES[field], max_size=5)))
-    return proto
 
 
 @st.composite

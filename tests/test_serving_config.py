@@ -36,6 +36,7 @@ allowed_batch_sizes: 1
 allowed_batch_sizes: 2
 allowed_batch_sizes: 4
 allowed_batch_sizes: 8
+allowed_batch_sizes: 10
 allowed_batch_sizes: 12
 enable_large_batch_splitting { value: true }
 """
@@ -56,10 +57,23 @@ model_config_list {
 
 @pytest.mark.parametrize(
     ("largest", "sizes"),
-    [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (8, [1, 2, 4, 8]), (33, [1, 2, 4, 8, 16, 32, 33])],
+    [
+        (1, [1]),
+        (2, [1, 2]),
+        (3, [1, 2, 3]),
+        (8, [1, 2, 4, 8]),
+        (33, [1, 2, 4, 8, 10, 12, 14, 16, 20, 24, 28, 32, 33]),
+    ],
 )
-def test_allowed_sizes_double_up_to_the_largest(largest, sizes):
+def test_allowed_sizes_double_and_then_take_smaller_steps(largest, sizes):
     assert allowed_batch_sizes(largest) == sizes
+
+
+def test_less_than_a_fifth_of_a_larger_batch_is_filling():
+    sizes = allowed_batch_sizes(1000)
+    for rows in range(8, 1000):
+        filled = next(size for size in sizes if size >= rows)
+        assert filled - rows < filled / 5
 
 
 def test_batching_parameters_are_what_an_operator_would_write(tmp_path):
@@ -97,7 +111,7 @@ def test_senseless_batching(arguments, message):
     ("right", "wrong", "message"),
     [
         ("sizes: 12", "sizes: 16", "last of .* must be max_batch_size, 12; it is 16"),
-        ("sizes: 8", "sizes: 3", r"must be positive and ascend; they are \[1, 2, 4, 3, 12\]"),
+        ("sizes: 8", "sizes: 3", r"must be positive and ascend; they are \[1, 2, 4, 3, 10, 12\]"),
         ("sizes: 1\n", "sizes: 0\n", "must be positive and ascend"),
         ("value: 12", "value: 0", "max_batch_size must be"),
         ("value: 2500", "value: -1", "batch_timeout_micros must be at least 0, not -1"),

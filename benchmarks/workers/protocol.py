@@ -28,6 +28,9 @@ PACKAGES = (
     "onnxruntime",
     "openvino",
     "ctranslate2",
+    "fastapi",
+    "uvicorn",
+    "grpcio",
     "numpy",
 )
 MIN_CALLS = 3

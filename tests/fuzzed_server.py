@@ -1,0 +1,176 @@
+"""Sends random requests to a server over several connections, and judges what it answers."""
+
+import collections
+import contextlib
+import json
+import socket
+import time
+from concurrent import futures
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from fuzzing import PREDICTION_SERVICE, Call, HttpCall, calls, http_calls
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from serving_models import make_request
+from tensorflow_serving.apis import predict_pb2
+from tiny_exports import INPUTS
+
+CONNECTIONS = 6
+TIMEOUT_S = 30.0
+AT_ONCE = 8
+RIGHT_AT_ONCE = 2
+
+# What may come back. INTERNAL, UNKNOWN and 500 are mistakes of the server; DEADLINE_EXCEEDED means
+# that it hangs; UNAVAILABLE and RESOURCE_EXHAUSTED that so few requests are too many.
+CODES = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "UNIMPLEMENTED"}
+# 499: the request's end was the end of the connection. 501: a method that HTTP lacks. 505: its
+# version.
+HTTP_CODES = {200, 400, 404, 405, 411, 413, 414, 415, 431, 499, 501, 505}
+
+
+class FuzzedServer:
+    """A server under test.
+
+    Args:
+        port: Its gRPC port.
+        rest_port: Its REST port.
+
+    Attributes:
+        counts: How many requests there were, by method and status.
+        slowest_s: How long the slowest took, in seconds.
+    """
+
+    def __init__(self, port: int, rest_port: int) -> None:
+        # Without this option, all channels would share a connection.
+        options = [
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_metadata_size", 2**20),
+        ]
+        self._channels = [
+            grpc.insecure_channel(f"127.0.0.1:{port}", options) for _ in range(CONNECTIONS)
+        ]
+        self._rest_address = ("127.0.0.1", rest_port)
+        self._pool = futures.ThreadPoolExecutor(AT_ONCE + RIGHT_AT_ONCE)
+        self._sent = 0
+        self.counts: collections.Counter[tuple[str, str | int]] = collections.Counter()
+        self.slowest_s = 0.0
+        self._right = {key: self._ask(key) for key in INPUTS}
+
+    def close(self) -> None:
+        for channel in self._channels:
+            channel.close()
+        self._pool.shutdown()
+
+    def send_random_requests(self, count: int) -> None:
+        """Sends random requests, and right ones among them; fails at the first bad answer."""
+        examples = -(-count // AT_ONCE)
+
+        @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(
+            asked=st.lists(
+                st.one_of(calls(), calls(), calls(), http_calls()),
+                min_size=AT_ONCE,
+                max_size=AT_ONCE,
+            ),
+            keys=st.lists(
+                st.sampled_from(sorted(INPUTS)), min_size=RIGHT_AT_ONCE, max_size=RIGHT_AT_ONCE
+            ),
+        )
+        def check(asked, keys):
+            self._check(asked, keys)
+
+        check()
+
+    def _check(self, asked, keys):
+        right = [self._pool.submit(self._ask, key) for key in keys]
+        sent = [self._pool.submit(self._send, each) for each in asked]
+        for call, future in zip(asked, sent, strict=True):
+            kind, outcome, problem = future.result(2 * TIMEOUT_S)
+            self.counts[kind, outcome] += 1
+            assert problem is None, (problem, call)
+        for key, future in zip(keys, right, strict=True):
+            assert_equal(future.result(2 * TIMEOUT_S), self._right[key])
+
+    def _ask(self, key):
+        """Asks what has a right answer."""
+        name, signature = key
+        data = make_request(INPUTS[key], name=name, signature=signature).SerializeToString()
+        call = self._next_channel().unary_unary(PREDICTION_SERVICE + "Predict")
+        response = predict_pb2.PredictResponse.FromString(call(data, timeout=TIMEOUT_S))
+        return {output: tf.make_ndarray(proto) for output, proto in response.outputs.items()}
+
+    def _next_channel(self):
+        self._sent += 1
+        return self._channels[self._sent % CONNECTIONS]
+
+    def _send(self, call):
+        """Sends a call; gives what to count it as, and what is wrong with the answer."""
+        started_s = time.monotonic()
+        send = self._send_http if isinstance(call, HttpCall) else self._send_call
+        outcome = send(call)
+        self.slowest_s = max(self.slowest_s, time.monotonic() - started_s)
+        return outcome
+
+    def _send_call(self, call: Call):
+        kind = call.method.rpartition("/")[2]
+        try:
+            self._next_channel().unary_unary(call.method)(call.data, timeout=TIMEOUT_S)
+        except grpc.RpcError as error:
+            code, details = error.code().name, error.details()
+            is_bad = code not in CODES or not details or len(details.encode()) > 1024
+            return kind, code, f"{code}: {details}" if is_bad else None
+        return kind, "OK", None
+
+    def _send_http(self, call: HttpCall):
+        answer = b""
+        try:
+            with socket.create_connection(self._rest_address, TIMEOUT_S) as connection:
+                # It may be refused before it is all there.
+                with contextlib.suppress(ConnectionError):
+                    connection.sendall(call.data)
+                    if call.is_closed:
+                        connection.shutdown(socket.SHUT_WR)
+                while part := connection.recv(2**16):
+                    answer += part
+        except TimeoutError:
+            return "REST", "hangs", "no answer"
+        except ConnectionError:
+            return "REST", "reset", None if call.is_closed else "reset"
+        if not answer:
+            return "REST", "closed", None if call.is_closed else "no answer"
+        return "REST", *_judge(answer)
+
+
+def _judge(answer: bytes) -> tuple[str | int, str | None]:
+    """Gives an HTTP answer's code, and what is wrong with it."""
+    while answer.startswith(b"HTTP/1.1 100"):
+        answer = answer.partition(b"\r\n\r\n")[2]
+    head, _, body = answer.partition(b"\r\n\r\n")
+    code = int(head.split()[1])
+    if code not in HTTP_CODES:
+        return code, repr(answer[:2000])
+    if body:
+        document = json.loads(body)
+        if (code == 200) == ("error" in document):
+            return code, repr(answer[:2000])
+    return code, None
+
+
+def assert_equal(answer, want):
+    """Checks an answer that shares its batch with others, and so may be padded further."""
+    assert answer.keys() == want.keys()
+    for name, array in want.items():
+        given = answer[name]
+        assert len(given) == len(array)
+        own = given[tuple(slice(size) for size in array.shape)]
+        rest = given.copy()
+        rest[tuple(slice(size) for size in array.shape)] = b"" if array.dtype == object else 0
+        if array.dtype == object:
+            assert own.tolist() == array.tolist()
+            assert set(rest.ravel().tolist()) <= {b"", b"[PAD]"}
+        else:
+            np.testing.assert_allclose(own, array, atol=1e-5)
+            assert not rest.any()

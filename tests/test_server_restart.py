@@ -1,0 +1,111 @@
+"""The server is killed under load and started again on its port: what 32 clients see of that."""
+
+import asyncio
+import threading
+import time
+
+import grpc
+import numpy as np
+import pytest
+from server_process import ServerProcess
+
+from export.async_client import AsyncPredictClient
+from export.client import PredictClient, PredictError
+
+Code = grpc.StatusCode
+TEXT = "the film was never boring"
+CLIENTS = 8  # of each of the four kinds
+HASTY_S = 1.5
+PATIENT_S = 90.0
+LATE_S = 1.0  # what a deadline may be missed by on a busy machine
+
+
+class Load:
+    """Clients of both kinds that ask without a pause, half of them patient, and how calls ended."""
+
+    def __init__(self, target):
+        self.target = target
+        self.outcomes = []  # client, start in s, duration in s, answer or error
+        self._is_over = False
+        self.threads = [
+            threading.Thread(target=self._ask, args=(f"{timeout_s}-{i}", timeout_s))
+            for i in range(CLIENTS)
+            for timeout_s in (HASTY_S, PATIENT_S)
+        ]
+        self.threads.append(threading.Thread(target=lambda: asyncio.run(self._ask_async())))
+        for thread in self.threads:
+            thread.start()
+
+    def _ask(self, name, timeout_s):
+        with PredictClient(self.target, model_name="single", timeout_s=timeout_s) as client:
+            while not self._is_over:
+                started_s = time.monotonic()
+                try:
+                    self._note(name, started_s, client.predict(TEXT).logits)
+                except PredictError as error:
+                    self._note(name, started_s, error)
+
+    async def _ask_async(self):
+        async def ask(name, client):
+            while not self._is_over:
+                started_s = time.monotonic()
+                try:
+                    self._note(name, started_s, (await client.predict(TEXT)).logits)
+                except PredictError as error:
+                    self._note(name, started_s, error)
+
+        settings = {"model_name": "single"}
+        async with (
+            AsyncPredictClient(self.target, timeout_s=HASTY_S, **settings) as hasty,
+            AsyncPredictClient(self.target, timeout_s=PATIENT_S, **settings) as patient,
+        ):
+            asking = [ask(f"{HASTY_S}-async-{i}", hasty) for i in range(CLIENTS)]
+            asking += [ask(f"{PATIENT_S}-async-{i}", patient) for i in range(CLIENTS)]
+            await asyncio.gather(*asking)
+
+    def _note(self, name, started_s, outcome):
+        self.outcomes.append((name, started_s, time.monotonic() - started_s, outcome))
+
+    def stop(self):
+        self._is_over = True
+        for thread in self.threads:
+            thread.join(PATIENT_S)
+
+
+@pytest.mark.slow
+def test_a_server_killed_under_load_and_started_again(tiny_exports):
+    flags = f"--model_base_path={tiny_exports['single']}", "--model_name=single"
+    with ServerProcess(*flags) as process:
+        process.wait_until_ready("single")
+        with PredictClient(f"127.0.0.1:{process.port}", model_name="single") as client:
+            right = client.predict(TEXT).logits
+        load = Load(f"127.0.0.1:{process.port}")
+        try:
+            time.sleep(1.0)
+            process.kill()
+            killed_s = time.monotonic()
+            time.sleep(HASTY_S)
+            process.start()
+            process.wait_until_ready("single")
+            back_s = time.monotonic()
+            time.sleep(3.0)
+        finally:
+            load.stop()
+    assert not any(thread.is_alive() for thread in load.threads)
+    for name, started_s, seconds, outcome in load.outcomes:
+        is_hasty = name.startswith(str(HASTY_S))
+        assert seconds < (HASTY_S if is_hasty else PATIENT_S) + LATE_S, name
+        if isinstance(outcome, PredictError):
+            # Whoever waits long enough gets an answer; nobody gets an error without need.
+            assert is_hasty, (name, outcome)
+            assert outcome.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED), outcome
+            assert killed_s - HASTY_S < started_s < back_s + HASTY_S
+        else:
+            np.testing.assert_allclose(outcome, right, atol=1e-5)
+    names = {name for name, *_ in load.outcomes}
+    assert len(names) == 4 * CLIENTS
+    answered = [(n, s) for n, s, _, outcome in load.outcomes if not isinstance(outcome, Exception)]
+    for is_in_time in (lambda s: s < killed_s, lambda s: s > back_s):
+        assert {name for name, s in answered if is_in_time(s)} == names
+    failed = {name for name, *_, outcome in load.outcomes if isinstance(outcome, PredictError)}
+    assert len(failed) == 2 * CLIENTS, "the hasty ones, all of which met the gap"
