@@ -3,17 +3,15 @@
 They import what they need when they are asked for, since every test run loads this file.
 """
 
-import socket
-
 import pytest
 
 
 @pytest.fixture
 def free_port():
     """A port where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    import server_process
+
+    return server_process.free_port()
 
 
 @pytest.fixture(scope="module")

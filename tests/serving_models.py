@@ -180,6 +180,14 @@ def make_example(**features):
     )
 
 
+def write_examples(**columns):
+    """Serialized tf.Examples, one for each row of the columns."""
+    rows = zip(*columns.values(), strict=True)
+    return [
+        make_example(**dict(zip(columns, row, strict=True))).SerializeToString() for row in rows
+    ]
+
+
 def call(stub, *args, timeout=10, **kwargs):
     response = stub.Predict(make_request(*args, **kwargs), timeout=timeout)
     return {name: tf.make_ndarray(proto) for name, proto in response.outputs.items()}

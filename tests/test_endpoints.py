@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from exporting import LABELS, TINY_MAX_LENGTH, make_tiny_model
+from serving_models import write_examples
 
 from distilbert_tf.heads import TFDistilBertForMaskedLM
 from export.saved_model import export_pretrained, export_saved_model
@@ -71,25 +72,13 @@ def encode(tokenizer, *sides):
     )
 
 
-def examples(**columns):
-    """Serialized tf.Examples, one for each row of the columns."""
-    rows = []
-    for values in zip(*columns.values(), strict=True):
-        feature = {
-            name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode()]))
-            for name, value in zip(columns, values, strict=True)
-        }
-        rows.append(tf.train.Example(features=tf.train.Features(feature=feature)))
-    return [row.SerializeToString() for row in rows]
-
-
 def probabilities(model, tokenizer, *sides):
     return tf.nn.softmax(model(encode(tokenizer, *sides), training=False)).numpy()
 
 
 def test_classify(single):
     model, tokenizer, loaded = single
-    answer = call(loaded, "classify", inputs=examples(text=TEXTS))
+    answer = call(loaded, "classify", inputs=write_examples(text=TEXTS))
     assert answer.keys() == {"classes", "scores"}
     np.testing.assert_allclose(answer["scores"], probabilities(model, tokenizer, TEXTS), atol=1e-5)
     assert answer["classes"].tolist() == [[label.encode() for label in LABELS]] * len(TEXTS)
@@ -98,17 +87,17 @@ def test_classify(single):
 def test_classify_pairs(pair):
     model, tokenizer, loaded = pair
     others = TEXTS[::-1]
-    answer = call(loaded, "classify", inputs=examples(text=TEXTS, text_pair=others))
+    answer = call(loaded, "classify", inputs=write_examples(text=TEXTS, text_pair=others))
     want = probabilities(model, tokenizer, TEXTS, others)
     np.testing.assert_allclose(answer["scores"], want, atol=1e-5)
-    swapped = call(loaded, "classify", inputs=examples(text_pair=TEXTS, text=others))
+    swapped = call(loaded, "classify", inputs=write_examples(text_pair=TEXTS, text=others))
     assert np.abs(swapped["scores"] - want).max() > 1e-3
 
 
 def test_regress_gives_one_labels_probability(single, pair, tmp_path):
     model, tokenizer, loaded = single
     want = probabilities(model, tokenizer, TEXTS)
-    answer = call(loaded, "regress", inputs=examples(text=TEXTS))
+    answer = call(loaded, "regress", inputs=write_examples(text=TEXTS))
     assert answer.keys() == {"outputs"}
     np.testing.assert_allclose(answer["outputs"], want[:, 0], atol=1e-5)  # the first of three
     version = export_saved_model(
@@ -116,10 +105,10 @@ def test_regress_gives_one_labels_probability(single, pair, tmp_path):
         verify=False,
     )  # fmt: skip
     other = tf.saved_model.load(os.fspath(version))
-    answer = call(other, "regress", inputs=examples(text=TEXTS))
+    answer = call(other, "regress", inputs=write_examples(text=TEXTS))
     np.testing.assert_allclose(answer["outputs"], want[:, 2], atol=1e-5)
     model, tokenizer, loaded = pair
-    answer = call(loaded, "regress", inputs=examples(text=TEXTS, text_pair=TEXTS[::-1]))
+    answer = call(loaded, "regress", inputs=write_examples(text=TEXTS, text_pair=TEXTS[::-1]))
     want = probabilities(model, tokenizer, TEXTS, TEXTS[::-1])
     np.testing.assert_allclose(answer["outputs"], want[:, 1], atol=1e-5)  # the second of two
 
@@ -135,14 +124,14 @@ def test_classify_and_regress_share_their_input(single, tmp_path):
         definitions = [loaded.signature_def[name] for name in ("classify", "regress")]
         (feed,) = {definition.inputs["inputs"].name for definition in definitions}
         fetches = [definitions[0].outputs["scores"].name, definitions[1].outputs["outputs"].name]
-        scores, outputs = session.run(fetches, {feed: examples(text=TEXTS)})
+        scores, outputs = session.run(fetches, {feed: write_examples(text=TEXTS)})
     want = probabilities(model, tokenizer, TEXTS)
     np.testing.assert_allclose(scores, want, atol=1e-5)
     np.testing.assert_allclose(outputs, want[:, 0], atol=1e-5)
     fingerprint = tf.saved_model.experimental.read_fingerprint(os.fspath(version))
     assert fingerprint.saved_model_checksum  # made anew with the file
     restored = tf.saved_model.load(os.fspath(version))
-    answer = call(restored, "regress", inputs=examples(text=TEXTS))
+    answer = call(restored, "regress", inputs=write_examples(text=TEXTS))
     np.testing.assert_allclose(answer["outputs"], want[:, 0], atol=1e-5)
 
 
@@ -210,7 +199,10 @@ def test_ids_that_cannot_be(single, ids, mask, message):
     [
         (b"not an example", "Could not parse example input"),
         (b"", r"Feature: text \(data type: string\) is required"),
-        (examples(txet=["a typing error"])[0], r"Feature: text \(data type: string\) is required"),
+        (
+            write_examples(txet=["a typing error"])[0],
+            r"Feature: text \(data type: string\) is required",
+        ),
         (
             tf.train.Example(
                 features=tf.train.Features(

@@ -11,17 +11,19 @@ import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
-from exporting import exporter_process, make_tiny_model, wait_for_result, wait_until
+from exporting import exporter_process, make_tiny_model, wait_for_result
 from serving_models import make_request, set_spec
 from tensorflow_serving.apis import (
     get_model_status_pb2,
     model_service_pb2_grpc,
     prediction_service_pb2_grpc,
 )
+from waiting import wait_until
 
-from export.publishing import WORK_PREFIX, list_versions
+from export.publishing import WORK_PREFIX
 from export.server import ModelServer
 from export.server.versions import LoadOptions
+from export.version_numbers import find_versions
 from export.warmup import WARMUP_FILE, read_warmup
 
 TEXTS = [b"the film was very good", b"it was not", b""]
@@ -97,7 +99,7 @@ def test_nothing_broken_is_served_and_nothing_lost(tmp_path, exporter):
             time.sleep(random_delay.uniform(0, 1.5))
             if psutil.pid_exists(pid):
                 os.kill(pid, signal.SIGKILL)
-        survivors = list_versions(base)
+        survivors = set(find_versions(base))
         results = [
             exporter.start(base, weights=weights, warmup=WARM)[1] for weights in ("fp16", "int8")
         ]
@@ -112,8 +114,8 @@ def test_nothing_broken_is_served_and_nothing_lost(tmp_path, exporter):
     assert {error for _, error in states.values()} == {""}
     assert 1 in load.logits
     assert works(base) == []
-    assert list_versions(base) == survivors | made
-    for version in list_versions(base):
+    assert set(find_versions(base)) == survivors | made
+    for version in find_versions(base):
         loaded = tf.saved_model.load(os.fspath(base / str(version)))
         want = loaded.signatures["serving_default"](text=tf.constant(TEXTS))["logits"].numpy()
         for logits in load.logits.get(version, ()):

@@ -9,9 +9,9 @@ import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
-from serving_models import call, make_example, set_spec
+from serving_models import call, make_example, set_spec, write_examples
 from tensorflow_serving.apis import inference_pb2, prediction_service_pb2_grpc
-from tiny_exports import IDS, INPUTS, MASK, TEXTS, strings, write_examples
+from tiny_exports import IDS, INPUTS, MASK, TEXTS, strings
 
 Code = grpc.StatusCode
 SIGNATURES = sorted(INPUTS)

@@ -1,17 +1,13 @@
 """`distilbert-tf serve` as a process under load: versions change, break and go, and it is ended."""
 
 import collections
-import os
-import pathlib
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
 
 import grpc
 import pytest
+from server_process import ServerProcess
 from serving_models import make_request, publish
 from tensorflow_serving.apis import (
     get_model_status_pb2,
@@ -24,7 +20,6 @@ from export.warmup import WARMUP_FILE
 
 Code = grpc.StatusCode
 State = get_model_status_pb2.ModelVersionStatus
-REPOSITORY = pathlib.Path(__file__).parents[1]
 CLIENTS = 16
 
 
@@ -83,20 +78,14 @@ def damage_warmup(path):
 
 
 @pytest.mark.slow
-def test_no_request_fails_while_versions_come_break_and_go(made, tmp_path, free_port):
-    port = free_port
+def test_no_request_fails_while_versions_come_break_and_go(made, tmp_path):
     publish(made, "a", tmp_path / "1")
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "distilbert_tf.cli", "serve", f"--model_base_path={tmp_path}"),
-            *("--model_name=m", f"--port={port}", "--file_system_poll_wait_seconds=0.05"),
-            *("--max_num_load_retries=0", "--grace_s=30"),
-        ],
-        env={**os.environ, "PYTHONPATH": os.fspath(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "3"},
-        stderr=subprocess.PIPE,
-        text=True,
+    flags = (
+        *(f"--model_base_path={tmp_path}", "--model_name=m", "--grace_s=30"),
+        *("--file_system_poll_wait_seconds=0.05", "--max_num_load_retries=0"),
     )
-    try:
+    with ServerProcess(*flags) as server:
+        port = server.port
         wait_for_states(port, {1: State.AVAILABLE})
         with Load(port) as load:
             publish(made, "b", tmp_path / "2")
@@ -119,17 +108,13 @@ def test_no_request_fails_while_versions_come_break_and_go(made, tmp_path, free_
 
         with Load(port) as load:
             time.sleep(0.5)
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0
+            assert server.end() == 0
         # Who was too late is told so; nobody loses a request that was accepted. CANCELLED is
         # what gRPC itself tells whoever comes in the moment of closing.
         assert set(load.errors) <= {Code.UNAVAILABLE, Code.CANCELLED}
         assert load.errors[Code.CANCELLED] < CLIENTS
         assert load.labels["b"] > 0
-    finally:
-        process.kill()
-        _, errors = process.communicate()
-    assert "Traceback" not in errors
+    assert "Traceback" not in server.errors
 
 
 def test_the_clients_of_this_test_see_failures():

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from exporting import TINY_MAX_LENGTH, make_tiny_model
-from serving_models import make_example
+from serving_models import write_examples
 
 from distilbert_tf.heads import TFDistilBertForMaskedLM
 from export.saved_model import export_saved_model
@@ -58,14 +58,6 @@ def _good_inputs() -> dict[tuple[str, str], dict]:
         inputs["single", signature] = {"inputs": write_examples(text=TEXTS)}
         inputs["pair", signature] = {"inputs": write_examples(text=TEXTS, text_pair=TEXT_PAIRS)}
     return inputs
-
-
-def write_examples(**columns: list[bytes]) -> list[bytes]:
-    """Writes serialized tf.Examples, one for each row of the columns."""
-    rows = zip(*columns.values(), strict=True)
-    return [
-        make_example(**dict(zip(columns, row, strict=True))).SerializeToString() for row in rows
-    ]
 
 
 def strings(values: list[bytes]):
