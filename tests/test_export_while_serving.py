@@ -19,10 +19,10 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from export.configuration.warmup import WARMUP_FILE, read_warmup
 from export.publishing import WORK_PREFIX, list_versions
 from export.server import ModelServer
 from export.server.versions import LoadOptions
-from export.warmup import WARMUP_FILE, read_warmup
 
 TEXTS = [b"the film was very good", b"it was not", b""]
 CLIENTS = 4
