@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from distilbert_tf.tokenizer import DistilBertTokenizer
 from export import signatures as names
-from export.configuration.examples import to_input
+from export.configuration.examples import serialize_examples
 from export.served_models import (
     Arrays,
     Expected,
@@ -199,11 +199,7 @@ class _FromExamples(Endpoint):
     def feed(self, batch: TextBatch) -> Arrays:
         """See `Endpoint.feed`."""
         columns = dict(zip(self.features, (batch.texts, batch.text_pairs), strict=False))
-        examples = [
-            example.SerializeToString(deterministic=True)
-            for example in to_input(columns).example_list.examples
-        ]
-        return {names.EXAMPLES: np.array(examples, object)}
+        return {names.EXAMPLES: np.array(serialize_examples(columns), object)}
 
     @abc.abstractmethod
     def _select(self, probabilities: tf.Tensor) -> dict[str, tf.Tensor]:

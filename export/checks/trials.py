@@ -18,7 +18,7 @@ from export import signatures as names
 from export.checks.endpoint_contracts import SignatureContract, TensorContract, describe_signatures
 from export.checks.fresh_process import Arrays, Reloaded, ReloadError, ask_fresh_process
 from export.checks.saved_model_files import read_meta_graph
-from export.protos import example_pb2
+from export.configuration.examples import serialize_examples
 
 TOLERANCE = 1e-5  # relative to the largest number of an output, or 1
 BATCH_SIZES = (1, 3, 8)
@@ -113,20 +113,13 @@ def _make_array(
         array = np.empty(count, object)
         array[:] = [text.encode() for text in chosen]
         if list(signature.inputs) == [names.EXAMPLES]:
-            array[:] = [_make_example(*pair) for pair in zip(chosen, chosen[::-1], strict=True)]
+            array[:] = serialize_examples({names.TEXT: chosen, names.TEXT_PAIR: chosen[::-1]})
         return array.reshape(shape)
     if "mask" in name:
         return np.ones(shape, dtype)
     if dtype.kind in "iub":
         return random.randint(0, 2 if dtype.kind == "b" else 5, shape).astype(dtype)
     return random.standard_normal(shape).astype(dtype)
-
-
-def _make_example(text: str, text_pair: str) -> bytes:
-    example = example_pb2.Example()
-    for name, value in ((names.TEXT, text), (names.TEXT_PAIR, text_pair)):
-        example.features.feature[name].bytes_list.value.append(value.encode())
-    return example.SerializeToString(deterministic=True)
 
 
 class Comparison(NamedTuple):

@@ -26,3 +26,16 @@ def to_input(columns: Mapping[str, Sequence[str | bytes]]) -> input_pb2.Input:
             value = text.encode() if isinstance(text, str) else text
             feature[name].bytes_list.value.append(value)
     return message
+
+
+def serialize_examples(columns: Mapping[str, Sequence[str | bytes]]) -> list[bytes]:
+    """Makes serialized tf.Examples: the input of a signature that takes them.
+
+    Args:
+        columns: See `to_input`.
+
+    Returns:
+        The bytes of B tf.Examples.
+    """
+    examples = to_input(columns).example_list.examples
+    return [example.SerializeToString(deterministic=True) for example in examples]
