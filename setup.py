@@ -39,7 +39,7 @@ setup(
     packages=find_packages(include=["distilbert_tf", "distilbert_tf.*", "export", "export.*"]),
     package_data={
         "distilbert_tf": ["py.typed", "unicode_table.npz", "demo_data/*/*.tsv", "deploy/*"],
-        "export": ["*.md", "py.typed", "op_registry.zip", "deploy/*"],
+        "export": ["*.md", "py.typed", "checks/op_registry.zip", "deploy/*"],
     },
     entry_points={"console_scripts": ["distilbert-tf=distilbert_tf.cli:main"]},
     # Upper bounds stand where releases are tied together (TensorFlow and the serving API), or

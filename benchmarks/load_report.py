@@ -30,12 +30,16 @@ def write_load(results: Mapping[str, Any], directory: Path) -> None:
         cores = [
             f"{middle[f'{who}_cores']:.2f}" if middle else "-" for who in ("server", "generator")
         ]
+        cpu_ms = "-"
+        if middle:
+            cpu_ms = f"{1000 * middle['server_cores'] / middle['requests_per_s']:.1f}"
         memory.append(
             [
                 labels[name],
                 *(f"{figures[f'rss_{when}_mib']:.0f}" for when in ("start", "end", "peak")),
                 f"{grown:+.0f}",
                 *cores,
+                cpu_ms,
             ]
         )
     plot_latencies(part["turns"], labels, directory / "load_latency.png")
@@ -56,9 +60,20 @@ def write_load(results: Mapping[str, Any], directory: Path) -> None:
         _ratios(joined, labels),
         "### Memory and processors\n",
         "Resident MiB at the beginning of the first turn, the end of the last, and at the most; "
-        "cores kept busy by the server and, beside it, by the clients.\n",
+        "cores kept busy by the server and, beside it, by the clients; the server's CPU time for a "
+        "request.\n",
         table(
-            ["server", "start", "end", "peak", "growth", "server's cores", "clients' cores"], memory
+            [
+                "server",
+                "start",
+                "end",
+                "peak",
+                "growth",
+                "server's cores",
+                "clients' cores",
+                "CPU ms a request",
+            ],
+            memory,
         ),
         "![latencies](load_latency.png)\n",
         "![memory](load_memory.png)\n",

@@ -64,7 +64,7 @@ def _define_texts(values: flags.FlagValues) -> None:
 
 
 def _define_security(values: flags.FlagValues) -> None:
-    from export.tls_flags import define_tls
+    from export.calls.tls_flags import define_tls
 
     define_tls(values)
     flags.DEFINE_multi_string(
@@ -133,8 +133,8 @@ def _note(rows: Iterable[InputRow], asked: deque[InputRow]) -> Iterator[Any]:
 
 
 def _client(values: flags.FlagValues) -> Any:
+    from export.calls.tls_flags import make_tls
     from export.client import PredictClient
-    from export.tls_flags import make_tls
 
     return PredictClient(
         f"{values.host}:{values.port}",

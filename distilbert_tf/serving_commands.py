@@ -193,7 +193,7 @@ def define_serving_config(values: flags.FlagValues) -> None:
 
 def run_serving_config(values: flags.FlagValues, words: Sequence[str]) -> None:
     """Writes the files that a TF Serving is started with."""
-    from export.serving_files import parse_labels, write_server_files
+    from export.configuration.serving_files import parse_labels, write_server_files
 
     written = write_server_files(
         required(values, "output"),
@@ -229,9 +229,9 @@ def run_check_export(values: flags.FlagValues, words: Sequence[str]) -> None:
     """Reports on a SavedModel; ends the process with 1 if the server could not serve it."""
     if len(words) != 1:
         raise UsageError(f"name one directory, a version's; got {len(words)}")
-    from export.inspection import inspect_export
-    from export.report_text import describe_report, format_report
-    from export.trials import try_export
+    from export.checks.inspection import inspect_export
+    from export.checks.report_text import describe_report, format_report
+    from export.checks.trials import try_export
 
     directory = Path(words[0])
     report = inspect_export(directory, values.server)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from export import answers, methods, requests
-from export.async_connection import AsyncConnection, map_in_order
-from export.channel import ChannelSettings, Tls
-from export.client_base import Asked, BaseClient, Options, Readiness, read_answer
-from export.connection import Attempts, PredictError
-from export.requests import Rows
+from export.calls import answers, methods, requests
+from export.calls.async_connection import AsyncConnection, map_in_order
+from export.calls.channel import ChannelSettings, Tls
+from export.calls.client_base import Asked, BaseClient, Options, Readiness, read_answer
+from export.calls.connection import Attempts, PredictError
+from export.calls.requests import Rows
 from export.results import (
     Classification,
     Classifications,

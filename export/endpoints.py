@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from distilbert_tf.tokenizer import DistilBertTokenizer
 from export import signatures as names
-from export.examples import serialize_examples
+from export.configuration.examples import serialize_examples
 from export.served_models import (
     Arrays,
     Expected,

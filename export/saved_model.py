@@ -23,15 +23,15 @@ from distilbert_tf.multitask_checkpoint import find_task_directories, load_class
 from distilbert_tf.tokenizer import DistilBertTokenizer
 from distilbert_tf.version import __version__
 from export import signatures as names
-from export.compatibility import OLDEST_SERVER, check_saved_model
+from export.checks.compatibility import OLDEST_SERVER, check_saved_model
+from export.checks.saved_model_files import read_meta_graph
+from export.configuration.serving_files import write_serving_files
+from export.configuration.warmup import EXTRA_ASSETS
 from export.endpoints import Tokenization, make_endpoints
 from export.graph_file import edit_graph
 from export.publishing import check_version, explained_errors, publish, working_directory
-from export.saved_model_files import read_meta_graph
 from export.served_models import ServedClassifier, ServedEncoder, ServedMaskedLM, ServedModel
-from export.serving_files import write_serving_files
 from export.verification import measure_rounding, verify_saved_model
-from export.warmup import EXTRA_ASSETS
 from export.weights import rounded_in_memory, stored_as
 
 EXPORT_RECORD = "export.json"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from export import signatures
-from export.serving_config import METRICS_PATH
+from export.configuration.serving_config import METRICS_PATH
 from export.smoke_checks import CheckFailedError, CheckSkippedError, Subject
 
 

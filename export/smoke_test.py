@@ -15,10 +15,10 @@ from typing import NamedTuple
 import grpc
 from absl import app, flags
 
+from export.calls.tls_flags import define_tls, make_tls
 from export.client import PredictClient, PredictError, Tls
 from export.smoke_checks import CHECKS, CheckFailedError, CheckSkippedError, Subject
 from export.smoke_rest import rest_checks
-from export.tls_flags import define_tls, make_tls
 
 OK, SKIPPED, FAILED = "ok", "skipped", "FAILED"
 

@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from export.checks.fresh_process import Arrays, ReloadError, ask_fresh_process
 from export.endpoints import Endpoint, TextBatch
-from export.fresh_process import Arrays, ReloadError, ask_fresh_process
 from export.served_models import Expected
 from export.signatures import SERVING_DEFAULT
 from export.weights import rounded_in_memory

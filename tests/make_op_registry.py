@@ -1,8 +1,8 @@
 """Records which ops, attributes and CPU kernels each TensorFlow release has.
 
 `python tests/make_op_registry.py` downloads each release's CPU wheel (about 200 MB, one at a time),
-asks its library through the C API, and writes `export/op_registry.zip`. Needs Linux on x86-64 and
-PyPI; the wheels are unpacked, not installed, so any Python will do.
+asks its library through the C API, and writes `export/checks/op_registry.zip`. Needs Linux on
+x86-64 and PyPI; the wheels are unpacked, not installed, so any Python will do.
 
 `--check` compares the newest release's record with the TensorFlow that is installed here, without
 the network, and exits with 1 where they differ.
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from google.protobuf import descriptor_pb2
 
-from export.op_registry import FILE, Snapshot, describe_ops, load_releases, write_registry
+from export.checks.op_registry import FILE, Snapshot, describe_ops, load_releases, write_registry
 from export.protos import kernel_def_pb2, op_def_pb2
 
 # The last patch of each minor release; patches never change what an op is.

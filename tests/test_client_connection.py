@@ -15,9 +15,9 @@ import pytest
 
 from distilbert_tf import cli
 from export.async_client import AsyncPredictClient
-from export.channel import Tls
+from export.calls.channel import Tls
+from export.calls.connection import Attempts
 from export.client import PredictClient, PredictError
-from export.connection import Attempts
 
 Code = grpc.StatusCode
 

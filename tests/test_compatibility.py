@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export.compatibility import check_saved_model
-from export.saved_model_files import CompatibilityError
+from export.checks.compatibility import check_saved_model
+from export.checks.saved_model_files import CompatibilityError
 
 
 @pytest.mark.parametrize(

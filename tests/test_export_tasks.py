@@ -17,10 +17,10 @@ from distilbert_tf.heads import TFDistilBertForMaskedLM
 from distilbert_tf.multitask_checkpoint import find_task_directories, load_classifiers
 from export import saved_model
 from export.client import PredictClient, PredictError
+from export.configuration.warmup import EXTRA_ASSETS
 from export.saved_model import EXPORT_RECORD, export_pretrained, export_saved_model
 from export.server import ModelServer
 from export.verification import VerificationError
-from export.warmup import EXTRA_ASSETS
 
 LABELS = {
     "sst2": ["schlecht", "gut 👍"],

@@ -20,11 +20,11 @@ from tensorflow_serving.apis import (
 )
 from waiting import wait_until
 
+from export.configuration.warmup import WARMUP_FILE, read_warmup
 from export.publishing import WORK_PREFIX
 from export.server import ModelServer
 from export.server.versions import LoadOptions
 from export.version_numbers import find_versions
-from export.warmup import WARMUP_FILE, read_warmup
 
 TEXTS = [b"the film was very good", b"it was not", b""]
 CLIENTS = 4

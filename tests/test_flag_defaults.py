@@ -7,12 +7,12 @@ from absl import flags
 
 from distilbert_tf import query_command, serving_commands
 from export import smoke_test
-from export.batching_parameters import batching_parameters
 from export.client import PredictClient
+from export.configuration.batching_parameters import batching_parameters
+from export.configuration.serving_files import write_server_files
 from export.saved_model import export_saved_model
 from export.server import ModelServer, serve
 from export.server.versions import LoadOptions
-from export.serving_files import write_server_files
 
 OTHER_NAMES = {
     "poll_wait_s": "file_system_poll_wait_seconds",

@@ -11,15 +11,15 @@ import serving_models
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from export.batching_parameters import BATCHING_FILE
-from export.compatibility import check_saved_model
-from export.inspection import ExportReport, Finding, inspect_export
+from export.checks.compatibility import check_saved_model
+from export.checks.inspection import ExportReport, Finding, inspect_export
+from export.checks.report_text import describe_report, format_report
+from export.checks.saved_model_files import CompatibilityError
+from export.checks.tensor_bundle import BundleError, list_variables
+from export.configuration.batching_parameters import BATCHING_FILE
+from export.configuration.tfrecord import write_records
+from export.configuration.warmup import WARMUP_FILE
 from export.protos import attr_value_pb2, saved_model_pb2, types_pb2
-from export.report_text import describe_report, format_report
-from export.saved_model_files import CompatibilityError
-from export.tensor_bundle import BundleError, list_variables
-from export.tfrecord import write_records
-from export.warmup import WARMUP_FILE
 
 AttrValue = attr_value_pb2.AttrValue
 

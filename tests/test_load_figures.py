@@ -105,7 +105,7 @@ def test_the_table_compares_ours_with_each(tmp_path: Path):
     written = (tmp_path / "load.md").read_text()
     assert "| FastAPI, pipeline | 4.00x | 4.00x | 4.00x | 4.00x |" in written
     assert "| 400.0 (400.0) | 2.5 (2.5) | 5.0 (5.0) | 7.5 (7.5) | 10 | 0 | 0 |" in written
-    assert "| 500 | 520 | 520 | +20 | 1.80 | 0.10 |" in written
+    assert "| 500 | 520 | 520 | +20 | 1.80 | 0.10 | 4.5 |" in written
     assert "**onnxruntime failed**: ended" in written
     assert "**Errors of FastAPI, pipeline**: HTTP 500: 3" in written
     for name in ("load_latency.png", "load_memory.png"):

@@ -6,9 +6,9 @@ import grpc
 import pytest
 from rest_core import FakeCore
 
+from export.configuration.serving_config import METRICS_PATH
 from export.server.metrics import Metrics
 from export.server.rest_api import RestApi
-from export.serving_config import METRICS_PATH
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from distilbert_tf.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.tokenizer import DistilBertTokenizer
 from distilbert_tf.version import __version__
 from export import saved_model
-from export.compatibility import check_saved_model
+from export.checks.compatibility import check_saved_model
+from export.configuration.warmup import EXTRA_ASSETS
 from export.saved_model import EXPORT_RECORD, export_pretrained, export_saved_model
 from export.tracing import FEW_TOKENS
 from export.verification import VerificationError
-from export.warmup import EXTRA_ASSETS
 
 TEXTS = [
     "the film was never boring",

@@ -6,13 +6,13 @@ import tensorflow as tf
 from exporting import LABELS, TINY_MAX_LENGTH, make_tiny_model
 
 from export import signatures
+from export.checks.saved_model_files import read_meta_graph
+from export.configuration.serving_files import write_serving_files
+from export.configuration.warmup import read_warmup
 from export.saved_model import export_saved_model
-from export.saved_model_files import read_meta_graph
 from export.server import ModelServer
-from export.serving_files import write_serving_files
 from export.smoke_test import smoke_test
 from export.tensors import to_array
-from export.warmup import read_warmup
 
 
 def export(directory, pair):

@@ -16,7 +16,7 @@ from tensorflow_serving.apis import (
 )
 from waiting import wait_until
 
-from export.warmup import WARMUP_FILE
+from export.configuration.warmup import WARMUP_FILE
 
 Code = grpc.StatusCode
 State = get_model_status_pb2.ModelVersionStatus

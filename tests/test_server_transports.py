@@ -11,7 +11,7 @@ import serving_models
 from serving_models import call
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
-from export.config_protos import SSLConfig
+from export.configuration.config_protos import SSLConfig
 from export.server import ModelServer
 
 

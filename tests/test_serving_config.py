@@ -6,17 +6,15 @@ import pytest
 from google.protobuf import text_format
 
 from distilbert_tf import cli
-from export.batching_parameters import (
+from export.configuration.batching_parameters import (
     allowed_batch_sizes,
     batching_parameters,
     number_of,
     read_batching_parameters,
 )
-from export.config_files import ConfigError, write_config
-from export.config_protos import BatchingParameters, MonitoringConfig
-from export.environment import serving_environment
-from export.protos import model_server_config_pb2
-from export.serving_config import (
+from export.configuration.config_files import ConfigError, write_config
+from export.configuration.config_protos import BatchingParameters, MonitoringConfig
+from export.configuration.serving_config import (
     METRICS_PATH,
     metrics_path_of,
     model_config,
@@ -24,8 +22,10 @@ from export.serving_config import (
     read_model_config,
     read_monitoring_config,
 )
-from export.serving_files import parse_labels, parse_policy, write_serving_files
-from export.warmup import WARMUP_FILE, read_warmup
+from export.configuration.serving_files import parse_labels, parse_policy, write_serving_files
+from export.configuration.warmup import WARMUP_FILE, read_warmup
+from export.environment import serving_environment
+from export.protos import model_server_config_pb2
 
 BATCHING = """
 max_batch_size { value: 12 }

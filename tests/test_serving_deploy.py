@@ -19,9 +19,9 @@ from google.protobuf import text_format
 
 import export
 from distilbert_tf.commands import COMMANDS
-from export import serving_config, serving_files
-from export.batching_parameters import batching_parameters, read_batching_parameters
-from export.config_protos import BatchingParameters, MonitoringConfig
+from export.configuration import serving_config, serving_files
+from export.configuration.batching_parameters import batching_parameters, read_batching_parameters
+from export.configuration.config_protos import BatchingParameters, MonitoringConfig
 from export.environment import serving_environment
 from export.protos import model_server_config_pb2
 

@@ -12,11 +12,11 @@ import tensorflow as tf
 from absl import flags
 
 import export.smoke_test as smoke_test_module
+from export.calls.tls_flags import make_tls
 from export.client import Tls
+from export.configuration.serving_config import METRICS_PATH
 from export.server import ModelServer
-from export.serving_config import METRICS_PATH
 from export.smoke_test import FAILED, OK, SKIPPED, smoke_test
-from export.tls_flags import make_tls
 
 ROOT = Path(__file__).parents[1]
 

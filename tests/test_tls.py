@@ -14,7 +14,7 @@ import pytest
 from google.protobuf import text_format
 from rest_core import FakeCore
 
-from export.config_protos import SSLConfig
+from export.configuration.config_protos import SSLConfig
 from export.server import tls
 from export.server.metrics import Metrics
 from export.server.rest import RestServer

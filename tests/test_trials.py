@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 
 from distilbert_tf import cli
-from export.endpoint_contracts import SignatureContract, TensorContract
-from export.fresh_process import ReloadError
-from export.reload import write_array
-from export.trials import TrialError, compare_answers, make_inputs, run_trial
+from export.checks.endpoint_contracts import SignatureContract, TensorContract
+from export.checks.fresh_process import ReloadError
+from export.checks.reload import write_array
+from export.checks.trials import TrialError, compare_answers, make_inputs, run_trial
 
 
 @pytest.fixture(scope="module")

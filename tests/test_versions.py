@@ -18,11 +18,11 @@ from tensorflow_serving.apis import (
 )
 from waiting import wait_until
 
+from export.configuration.tfrecord import write_records
+from export.configuration.warmup import KINDS, WARMUP_FILE
 from export.server import ModelServer, warmup
 from export.server.model_config import ModelSettings, VersionPolicy, read_settings_file
 from export.server.versions import LoadOptions
-from export.tfrecord import write_records
-from export.warmup import KINDS, WARMUP_FILE
 
 Code = grpc.StatusCode
 State = get_model_status_pb2.ModelVersionStatus

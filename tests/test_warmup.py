@@ -5,10 +5,16 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
+from export.configuration.tfrecord import CorruptFileError, read_records, write_records
+from export.configuration.warmup import (
+    MAX_RECORDS,
+    WARMUP_FILE,
+    make_warmup,
+    read_warmup,
+    write_warmup,
+)
 from export.protos import meta_graph_pb2, types_pb2
 from export.tensors import to_array
-from export.tfrecord import CorruptFileError, read_records, write_records
-from export.warmup import MAX_RECORDS, WARMUP_FILE, make_warmup, read_warmup, write_warmup
 
 INTEGERS = {"input_ids", "attention_mask"}
 

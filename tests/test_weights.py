@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from export.compatibility import ALLOWED_OPS, check_saved_model
+from export.checks.compatibility import ALLOWED_OPS, check_saved_model
 from export.saved_model import export_saved_model
 from export.weights import WEIGHTS, rounded, rounded_in_memory, stored_as
 

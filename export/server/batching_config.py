@@ -9,13 +9,13 @@ import os
 
 from absl import logging
 
-from export.batching_parameters import (
+from export.configuration.batching_parameters import (
     PADDING_WARNING,
     number_of,
     read_batching_parameters,
     run_size_of,
 )
-from export.config_files import ConfigError
+from export.configuration.config_files import ConfigError
 from export.server.batching_options import BatchingOptions
 
 _MICROSECONDS_PER_S = 1_000_000

@@ -2,12 +2,12 @@
 
 from typing import Any
 
+from export.configuration.serving_config import metrics_path_of, read_monitoring_config
 from export.server import tls
 from export.server.batching_config import read_batching_options
 from export.server.model_config import read_settings_file
 from export.server.model_server import ModelServer, serve
 from export.server.versions import LoadOptions
-from export.serving_config import metrics_path_of, read_monitoring_config
 
 
 def run(flags: Any) -> None:

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from export.batching_parameters import BATCHING_FILE
+from export.configuration.batching_parameters import BATCHING_FILE
 from export.server import warmup
 from export.server.batching_config import read_batching_options
 from export.server.batching_options import BatchingOptions

@@ -9,9 +9,9 @@ import os
 import pathlib
 from collections.abc import Collection, Mapping
 
-from export.config_files import errors_name
+from export.configuration.config_files import errors_name
+from export.configuration.serving_config import read_model_config
 from export.protos import model_server_config_pb2
-from export.serving_config import read_model_config
 
 _PLATFORM = "tensorflow"
 

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from export.checks.saved_model_files import read_meta_graph
 from export.protos import meta_graph_pb2
-from export.saved_model_files import read_meta_graph
 from export.server import status
 from export.server.signature import Arrays, Signature, braces
 

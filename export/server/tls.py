@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 
 import grpc
 
-from export.config_files import errors_name, read_config
-from export.config_protos import SSLConfig
+from export.configuration.config_files import errors_name, read_config
+from export.configuration.config_protos import SSLConfig
 
 _PEM_FIELDS = ("server_key", "server_cert", "custom_ca")
 

@@ -12,9 +12,9 @@ import time
 
 from absl import logging
 
+from export.configuration.warmup import WARMUP_FILE, read_warmup
 from export.server import inference, status
 from export.server.loaded_version import LoadedVersion
-from export.warmup import WARMUP_FILE, read_warmup
 
 # What answers the request of each kind of log.
 _CALLS = {

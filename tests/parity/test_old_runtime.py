@@ -1,6 +1,6 @@
 """Exports of today on the library of the oldest server, TensorFlow 2.12's, in its own environment.
 
-The old process imports nothing of this package: see export/reload.py. Prints the largest
+The old process imports nothing of this package: see export/checks/reload.py. Prints the largest
 differences: `pytest tests/parity/test_old_runtime.py`.
 """
 
@@ -19,10 +19,10 @@ from distilbert_tf.heads import (
     TFDistilBertForSequenceClassification,
 )
 from distilbert_tf.tokenizer import DistilBertTokenizer
-from export.fresh_process import Reloaded, ReloadError
-from export.inspection import inspect_export
+from export.checks.fresh_process import Reloaded, ReloadError
+from export.checks.inspection import inspect_export
+from export.checks.trials import compare_answers, compare_loaders, run_trial
 from export.saved_model import export_saved_model
-from export.trials import compare_answers, compare_loaders, run_trial
 
 pytestmark = [
     pytest.mark.parity,

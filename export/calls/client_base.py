@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import grpc
 
-from export import answers, signatures
-from export.channel import FIRST_BACKOFF_S, KEEPALIVE_S, ChannelSettings, Headers, Tls
-from export.connection import Attempts, BaseConnection, PredictError
-from export.methods import Method
+from export import signatures
+from export.calls import answers
+from export.calls.channel import FIRST_BACKOFF_S, KEEPALIVE_S, ChannelSettings, Headers, Tls
+from export.calls.connection import Attempts, BaseConnection, PredictError
+from export.calls.methods import Method
+from export.calls.requests import Rows
 from export.protos import get_model_metadata_pb2, get_model_status_pb2, model_pb2
-from export.requests import Rows
 from export.results import ModelMetadata, SignatureInfo, VersionStatus
 
 if TYPE_CHECKING:

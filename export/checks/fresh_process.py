@@ -1,4 +1,4 @@
-"""Has a fresh process load a SavedModel and answer requests: see `export.reload`."""
+"""Has a fresh process load a SavedModel and answer requests: see `export.checks.reload`."""
 
 import json
 import os
@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from export.checks.reload import ERROR, read_array, write_array
 from export.environment import set_serving_environment
-from export.reload import ERROR, read_array, write_array
 
 SCRIPT = Path(__file__).with_name("reload.py")
 TIMEOUT_S = 900

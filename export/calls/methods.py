@@ -5,7 +5,8 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from export import answers, requests, signatures
+from export import signatures
+from export.calls import answers, requests
 from export.results import SignatureInfo
 
 

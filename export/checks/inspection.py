@@ -10,18 +10,26 @@ from typing import Any, Literal, NamedTuple
 
 from google.protobuf import json_format
 
-from export.batching_parameters import BATCHING_FILE, PADDING_WARNING, read_batching_parameters
-from export.compatibility import OLDEST_SERVER, find_unfit, find_unwanted, find_xla_markers
-from export.config_files import ConfigError
-from export.endpoint_contracts import SignatureContract, describe_signatures, find_contract_faults
-from export.op_registry import find_custom_ops, find_release
+from export.checks.compatibility import OLDEST_SERVER, find_unfit, find_unwanted, find_xla_markers
+from export.checks.endpoint_contracts import (
+    SignatureContract,
+    describe_signatures,
+    find_contract_faults,
+)
+from export.checks.op_registry import find_custom_ops, find_release
+from export.checks.releases import find_first_release, find_ignored, find_kinds, find_misfits
+from export.checks.saved_model_files import find_ops, read_meta_graph
+from export.checks.tensor_bundle import BundleError, list_variables
+from export.configuration.batching_parameters import (
+    BATCHING_FILE,
+    PADDING_WARNING,
+    read_batching_parameters,
+)
+from export.configuration.config_files import ConfigError
+from export.configuration.tfrecord import CorruptFileError
+from export.configuration.warmup import WARMUP_FILE, read_warmup
 from export.protos import meta_graph_pb2
-from export.releases import find_first_release, find_ignored, find_kinds, find_misfits
-from export.saved_model_files import find_ops, read_meta_graph
 from export.signatures import SERVING_DEFAULT
-from export.tensor_bundle import BundleError, list_variables
-from export.tfrecord import CorruptFileError
-from export.warmup import WARMUP_FILE, read_warmup
 
 Severity = Literal["error", "warning", "note"]
 

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from export.config_files import ConfigError, check_positive, errors_name, read_config
-from export.config_protos import MonitoringConfig
+from export.configuration.config_files import ConfigError, check_positive, errors_name, read_config
+from export.configuration.config_protos import MonitoringConfig
 from export.protos import model_server_config_pb2
 
 METRICS_PATH = "/monitoring/prometheus/metrics"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 if TYPE_CHECKING:
-    from export.channel import Tls
+    from export.calls.channel import Tls
 
 _FIELDS = ("root_certificates", "client_key", "client_certificate", "server_name")
 
@@ -28,7 +28,7 @@ def define_tls(values: flags.FlagValues) -> None:
 
 def make_tls(values: flags.FlagValues) -> "Tls | None":
     """Gives what the flags say; None without TLS."""
-    from export.channel import Tls
+    from export.calls.channel import Tls
 
     fields = {name: values[name].value for name in _FIELDS}
     has_tls = values.tls or any(value is not None for value in fields.values())

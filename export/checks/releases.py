@@ -8,10 +8,10 @@ value. Where it has no kernel for a node's types it fails, often only at the fir
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
-from export.data_types import name_data_type
-from export.op_registry import Release, load_releases
+from export.checks.data_types import name_data_type
+from export.checks.op_registry import Release, load_releases
+from export.checks.saved_model_files import Place, walk_nodes
 from export.protos import attr_value_pb2, kernel_def_pb2, meta_graph_pb2, op_def_pb2
-from export.saved_model_files import Place, walk_nodes
 
 AttrValue: TypeAlias = attr_value_pb2.AttrValue
 

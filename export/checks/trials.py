@@ -15,10 +15,10 @@ import ml_dtypes
 import numpy as np
 
 from export import signatures as names
-from export.endpoint_contracts import SignatureContract, TensorContract, describe_signatures
-from export.examples import serialize_examples
-from export.fresh_process import Arrays, Reloaded, ReloadError, ask_fresh_process
-from export.saved_model_files import read_meta_graph
+from export.checks.endpoint_contracts import SignatureContract, TensorContract, describe_signatures
+from export.checks.fresh_process import Arrays, Reloaded, ReloadError, ask_fresh_process
+from export.checks.saved_model_files import read_meta_graph
+from export.configuration.examples import serialize_examples
 
 TOLERANCE = 1e-5  # relative to the largest number of an output, or 1
 BATCH_SIZES = (1, 3, 8)

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import grpc
 
-from export.channel import ChannelSettings
-from export.connection import Attempts, BaseConnection, bind_rpcs
+from export.calls.channel import ChannelSettings
+from export.calls.connection import Attempts, BaseConnection, bind_rpcs
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")

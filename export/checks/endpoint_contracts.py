@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from export.data_types import name_data_type
+from export.checks.data_types import name_data_type
 from export.protos import meta_graph_pb2
 
 _PREFIX = "tensorflow/serving/"  # of the method's name in a signature

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from export.data_types import name_data_type
+from export.checks.data_types import name_data_type
 from export.protos import tensor_bundle_pb2
 
 _FOOTER_BYTES = 48

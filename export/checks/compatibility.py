@@ -10,17 +10,17 @@ import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from export.endpoint_contracts import describe_signatures, find_contract_faults
-from export.op_registry import find_release
-from export.protos import meta_graph_pb2
-from export.releases import NodeKind, find_kinds, find_misfits
-from export.saved_model_files import (
+from export.checks.endpoint_contracts import describe_signatures, find_contract_faults
+from export.checks.op_registry import find_release
+from export.checks.releases import NodeKind, find_kinds, find_misfits
+from export.checks.saved_model_files import (
     CompatibilityError,
     Place,
     find_ops,
     read_meta_graph,
     walk_nodes,
 )
+from export.protos import meta_graph_pb2
 
 OLDEST_SERVER = "2.12"
 
@@ -116,7 +116,7 @@ def find_private_paths(directory: Path, private_paths: Iterable[Path] = ()) -> I
             of Python's libraries.
     """
     # Not Path.home(), which raises for a user without an entry, as in many containers.
-    usual = [Path.cwd(), Path(os.path.expanduser("~")), Path(__file__).parent]
+    usual = [Path.cwd(), Path(os.path.expanduser("~")), Path(__file__).parents[1]]
     usual += [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib", "stdlib")]
     paths = {path.absolute() for path in (*private_paths, *usual)}
     patterns = {path: re.compile(_path_pattern(path)) for path in paths if path.name}

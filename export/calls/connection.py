@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from export.channel import FIRST_BACKOFF_S, MAX_BACKOFF_S, ChannelSettings
+from export.calls.channel import FIRST_BACKOFF_S, MAX_BACKOFF_S, ChannelSettings
 from export.protos import model_service_pb2_grpc, prediction_service_pb2_grpc
 
 _Code = grpc.StatusCode

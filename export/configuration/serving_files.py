@@ -4,12 +4,12 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from export.batching_parameters import BATCHING_FILE, batching_parameters
-from export.config_files import ConfigError, write_config
+from export.configuration.batching_parameters import BATCHING_FILE, batching_parameters
+from export.configuration.config_files import ConfigError, write_config
+from export.configuration.serving_config import model_config, monitoring_config
+from export.configuration.warmup import SignatureDefs, make_warmup, write_warmup
 from export.environment import ENV_FILE
-from export.serving_config import model_config, monitoring_config
 from export.version_numbers import find_versions
-from export.warmup import SignatureDefs, make_warmup, write_warmup
 
 MODELS_FILE = "models.config"
 MONITORING_FILE = "monitoring.config"

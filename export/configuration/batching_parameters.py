@@ -8,8 +8,8 @@ tensorflow/core/kernels/batching_util for defaults and checks.
 import os
 from typing import Any
 
-from export.config_files import ConfigError, check_positive, errors_name, read_config
-from export.config_protos import BatchingParameters
+from export.configuration.config_files import ConfigError, check_positive, errors_name, read_config
+from export.configuration.config_protos import BatchingParameters
 
 BATCHING_FILE = "batching_params.pbtxt"
 

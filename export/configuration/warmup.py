@@ -21,7 +21,8 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from export import tensors
-from export.examples import to_input
+from export.configuration.examples import to_input
+from export.configuration.tfrecord import CorruptFileError, read_records, write_records
 from export.protos import meta_graph_pb2, prediction_log_pb2, types_pb2
 from export.signatures import (
     ATTENTION_MASK,
@@ -34,7 +35,6 @@ from export.signatures import (
     TEXT_PAIR,
     TOKEN_IDS,
 )
-from export.tfrecord import CorruptFileError, read_records, write_records
 
 EXTRA_ASSETS = "assets.extra"  # a server reads its warm-up requests there, and nothing else
 WARMUP_FILE = Path(EXTRA_ASSETS, "tf_serving_warmup_requests")

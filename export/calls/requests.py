@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from export import signatures, tensors
-from export.examples import to_input
+from export.configuration.examples import to_input
 from export.protos import (
     classification_pb2,
     inference_pb2,

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from export.endpoint_contracts import show_tensors
-from export.inspection import ExportReport
-from export.trials import Comparison
+from export.checks.endpoint_contracts import show_tensors
+from export.checks.inspection import ExportReport
+from export.checks.trials import Comparison
 
 _LISTED = 20  # of the findings of one severity
 

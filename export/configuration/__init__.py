@@ -1,0 +1,1 @@
+"""What a server reads beside a model: batching, warm-up requests, models, labels, metrics."""
