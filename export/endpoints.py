@@ -160,7 +160,12 @@ class FromIds(FromText):
             ),
         ]
         with tf.control_dependencies(checks):
-            return self.model.answer(tf.identity(input_ids), attention_mask)
+            # What the model gets is in bounds in any case: a lookup out of bounds, which may run
+            # before the check of it has ended the call, would say so in words of its own.
+            return self.model.answer(
+                tf.clip_by_value(input_ids, 0, words - 1)[:, :positions],
+                attention_mask[:, :positions],
+            )
 
     def feed(self, batch: TextBatch) -> Arrays:
         """See `Endpoint.feed`."""
