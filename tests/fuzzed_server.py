@@ -10,7 +10,7 @@ from concurrent import futures
 import grpc
 import numpy as np
 import tensorflow as tf
-from fuzzing import PREDICTION_SERVICE, Call, HttpCall, calls, http_calls
+from fuzzing import KEYS, PREDICTION_SERVICE, Call, HttpCall, calls, http_calls
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serving_models import make_request
@@ -69,29 +69,23 @@ class FuzzedServer:
         examples = -(-count // AT_ONCE)
 
         @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
-        @given(
-            asked=st.lists(
-                st.one_of(calls(), calls(), calls(), http_calls()),
-                min_size=AT_ONCE,
-                max_size=AT_ONCE,
-            ),
-            keys=st.lists(
-                st.sampled_from(sorted(INPUTS)), min_size=RIGHT_AT_ONCE, max_size=RIGHT_AT_ONCE
-            ),
-        )
-        def check(asked, keys):
-            self._check(asked, keys)
+        @given(st.data(), KEYS)
+        def check(data, key):
+            # Many to the signature of the right ones, so that the server merges them.
+            some = st.one_of(calls(st.just(key)), calls(st.just(key)), calls(), http_calls())
+            asked = data.draw(st.lists(some, min_size=AT_ONCE, max_size=AT_ONCE))
+            self._check(asked, key)
 
         check()
 
-    def _check(self, asked, keys):
-        right = [self._pool.submit(self._ask, key) for key in keys]
+    def _check(self, asked, key):
+        right = [self._pool.submit(self._ask, key) for _ in range(RIGHT_AT_ONCE)]
         sent = [self._pool.submit(self._send, each) for each in asked]
         for call, future in zip(asked, sent, strict=True):
             kind, outcome, problem = future.result(2 * TIMEOUT_S)
             self.counts[kind, outcome] += 1
             assert problem is None, (problem, call)
-        for key, future in zip(keys, right, strict=True):
+        for future in right:
             assert_equal(future.result(2 * TIMEOUT_S), self._right[key])
 
     def _ask(self, key):

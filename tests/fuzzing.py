@@ -152,7 +152,7 @@ def _change_tensor(draw, proto):
 
 # Requests.
 
-_KEYS = st.sampled_from(sorted(tiny_exports.INPUTS))
+KEYS = st.sampled_from(sorted(tiny_exports.INPUTS))
 _WORDS = st.one_of(
     st.text(max_size=12), st.sampled_from(["", "\0", "é" * 3000, "__saved_model_init_op"])
 )
@@ -171,13 +171,13 @@ def _fill_spec(draw, spec, name, signature=""):
 
 
 @st.composite
-def predict_requests(draw):
-    """Makes PredictRequests."""
-    key = draw(_KEYS)
+def predict_requests(draw, keys=KEYS):
+    """Makes PredictRequests to these signatures."""
+    key = draw(keys)
     request = predict_pb2.PredictRequest()
     if not draw(one_in(30)):
         _fill_spec(draw, request.model_spec, *key)
-    inputs = draw(_inputs_of(draw(_KEYS) if draw(one_in(10)) else key))
+    inputs = draw(_inputs_of(draw(KEYS) if draw(one_in(10)) else key))
     for name, proto in inputs.items():
         if draw(one_in(4)):
             _change_tensor(draw, proto)
@@ -298,15 +298,17 @@ def changed_bytes(draw, data: bytes) -> bytes:
 
 
 @st.composite
-def calls(draw) -> Call:
-    """Makes calls over gRPC."""
+def calls(draw, keys=KEYS) -> Call:
+    """Makes calls over gRPC; those of Predict are for these signatures."""
     method = draw(st.sampled_from(_MOSTLY_PREDICT))
     if draw(one_in(20)):
         data = draw(st.binary(max_size=60))
     else:
         # Another method's request is garbage that parses.
         source = draw(st.sampled_from(_MOSTLY_PREDICT)) if draw(one_in(20)) else method
-        data = draw(_REQUESTS[source]).SerializeToString()
+        is_predict = source.endswith("Predict")
+        request = draw(predict_requests(keys) if is_predict else _REQUESTS[source])
+        data = request.SerializeToString()
         if draw(one_in(5)):
             data = draw(changed_bytes(data))
     if "Reload" in method and _drops_models(data):
@@ -385,7 +387,7 @@ def http_calls(draw) -> HttpCall:
     """Makes requests to the REST port."""
     if draw(one_in(20)):
         return HttpCall(draw(st.binary(max_size=60)), True)
-    key = draw(_KEYS)
+    key = draw(KEYS)
     verb = draw(st.sampled_from(["predict"] * 4 + ["classify", "regress", "status", "metadata"]))
     is_get = verb in ("status", "metadata")
     method = b"GET" if is_get else b"POST"

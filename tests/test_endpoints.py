@@ -20,6 +20,7 @@ TEXTS = [
     "good and good and good. " * 20,
     "ok",
 ]
+NO_COLUMNS = np.zeros((2, 0), np.int32)
 MASKED = ["the [MASK] was good", "no gap here", "[MASK] very [MASK] [MASK]", "", "[MASK]"]
 
 
@@ -186,6 +187,7 @@ def test_from_ids(single):
         ([[2, 5, 3]], [[1, 1]], "input_ids and attention_mask must have one shape"),
         ([[2, -1, 3]], [[1, 1, 1]], "input_ids must not be negative"),
         ([[2, 99999, 3]], [[1, 1, 1]], "input_ids must be less than [0-9]+, the number of words"),
+        (NO_COLUMNS, NO_COLUMNS, "input_ids must have at least one column"),
         ([[2] * 30], [[1] * 30], "input_ids must have at most 24 columns, the number of positions"),
     ],
 )

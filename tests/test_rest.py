@@ -200,6 +200,8 @@ def test_head_gets_no_body(server):
     ("head", "code", "gist"),
     [
         ("POST {p} HTTP/1.1\r\n\r\n", 411, "Content-Length is required"),
+        ("POST {p} HTTP/1.1\r\nno field\r\nContent-Length: 0\r\n\r\n", 400, "is no field"),
+        ("GET {p} HTTP/1.1\r\n\xff: x\r\nContent-Length: 9\r\n\r\n", 400, "is no field"),
         ("POST {p} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 411, "chunked"),
         ("POST {p} HTTP/1.1\r\nContent-Length: 1e3\r\n\r\n", 400, "not one number"),
         ("POST {p} HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400, "not one number"),

@@ -12,6 +12,7 @@ import socket
 import socketserver
 import ssl
 import threading
+from email.errors import MissingHeaderBodySeparatorDefect
 from email.message import Message
 from typing import Any
 
@@ -257,9 +258,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Gives the body's length.
 
         Raises:
-            _RefusedError: the header doesn't say it, or the body is too large or encoded.
+            _RefusedError: the header doesn't say it or is malformed, or the body is too large or
+                encoded.
         """
         headers: Message = self.headers
+        if any(isinstance(defect, MissingHeaderBodySeparatorDefect) for defect in headers.defects):
+            # The parser stops at a line that is no field, and drops those that follow: the body
+            # would be taken for the next request.
+            raise _RefusedError(400, "The header has a line that is no field")
         if "Transfer-Encoding" in headers:
             raise _RefusedError(411, "Content-Length is required: chunked bodies are not accepted")
         lengths = set(headers.get_all("Content-Length", []))
