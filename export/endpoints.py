@@ -160,7 +160,8 @@ class FromIds(FromText):
             ),
         ]
         with tf.control_dependencies(checks):
-            return self.model.answer(tf.identity(input_ids), attention_mask)
+            # Both: what depends on one that is not held back here may run, and fail, before them.
+            return self.model.answer(tf.identity(input_ids), tf.identity(attention_mask))
 
     def feed(self, batch: TextBatch) -> Arrays:
         """See `Endpoint.feed`."""
