@@ -160,8 +160,8 @@ class FromIds(FromText):
             ),
         ]
         with tf.control_dependencies(checks):
-            # What the model gets is in bounds in any case: a lookup out of bounds, which may run
-            # before the check of it has ended the call, would say so in words of its own.
+            # Ops of their own on both inputs, since what is not held back here may run, and fail,
+            # before the checks; and in bounds, so that no lookup fails in words of its own.
             return self.model.answer(
                 tf.clip_by_value(input_ids, 0, words - 1)[:, :positions],
                 attention_mask[:, :positions],
