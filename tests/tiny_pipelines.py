@@ -45,11 +45,13 @@ def make_config(**fields) -> DistilBertConfig:
     return DistilBertConfig(**(sizes | layers | fields))
 
 
-def perturb(model, seed: int):
+def randomize(model, seed: int):
+    """Gives a model weights of its own, whatever random numbers were drawn before."""
     random = np.random.default_rng(seed)
     for weight in model.weights:
         if weight.dtype == "float32":
-            weight.assign(weight + 0.4 * random.normal(size=weight.shape))
+            center = 1.0 if weight.path.endswith("gamma") else 0.0
+            weight.assign(center + 0.4 * random.normal(size=weight.shape))
     return model
 
 
@@ -75,11 +77,11 @@ def constant_filler(probabilities: dict[str, float]) -> TFDistilBertForMaskedLM:
 
 def make_classifier() -> TFDistilBertForSequenceClassification:
     names = {0: "bad", 1: "fair", 2: "good"}
-    return perturb(TFDistilBertForSequenceClassification(make_config(id2label=names)), seed=1)
+    return randomize(TFDistilBertForSequenceClassification(make_config(id2label=names)), seed=1)
 
 
 def make_filler() -> TFDistilBertForMaskedLM:
-    return perturb(TFDistilBertForMaskedLM(make_config()), seed=2)
+    return randomize(TFDistilBertForMaskedLM(make_config()), seed=2)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
