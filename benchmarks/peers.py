@@ -175,7 +175,7 @@ LOAD = (
         "FastAPI, ONNX Runtime",
         "web_server",
         "fastapi",
-        options={"model": "onnxruntime"},
+        options={"model": "onnxruntime", "runs": 40},
         prepares="onnxruntime",
     ),
     Peer(
