@@ -114,7 +114,7 @@ def export_saved_model(
         max_latency_ms: How long a request may wait for others to be computed with, in milliseconds.
         warmup: The signatures that clients will use: a server runs them when it loads the version,
             with every batch size.
-        verify: Whether to reload the result in a fresh process (about 20 s) and compare it with
+        verify: Whether to reload the result in a fresh process (half a minute) and compare it with
             the model. Without that, a wrong export can go unnoticed.
 
     Returns:
