@@ -4,6 +4,7 @@ Shapes: B rows, T tokens in the longest of them, C classes.
 """
 
 import abc
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -238,17 +239,18 @@ class Tokenize(Endpoint):
     def call(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """See `Endpoint.call`."""
         tokens = self.tokenization.layer(*(inputs[name] for name in self.specs))
-        words = tf.constant(self._words())
+        words = tf.constant(self._words)
         return {**tokens, names.TOKENS: tf.gather(words, tokens[names.INPUT_IDS])}
 
     def expect(self, batch: TextBatch, tolerance: float) -> Expected:
         """See `Endpoint.expect`."""
         tokens = self.tokenization.expect(batch, self.pair)
         outputs = {name: np.asarray(array) for name, array in tokens.items()}
-        outputs[names.TOKENS] = encode(self._words())[outputs[names.INPUT_IDS]]
+        outputs[names.TOKENS] = encode(self._words)[outputs[names.INPUT_IDS]]
         rows = len(outputs[names.INPUT_IDS])
         return _cut(Expected(outputs, np.zeros(rows, bool)), batch)
 
+    @functools.cached_property
     def _words(self) -> list[str]:
         tokenizer = self.tokenization.tokenizer
         return words_by_id(tokenizer, 1 + max(tokenizer.get_vocab().values()))

@@ -67,7 +67,7 @@ class ServedModel(abc.ABC):
         self.tokenizer = tokenizer
         self.pair = pair
         self.answer = tf.function(
-            lambda ids, mask: self._trace({"input_ids": ids, "attention_mask": mask}),
+            lambda ids, mask: self._trace({names.INPUT_IDS: ids, names.ATTENTION_MASK: mask}),
             input_signature=IDS,
             autograph=False,
         )
@@ -134,9 +134,8 @@ class ServedClassifier(ServedModel):
         super().__init__(model, tokenizer, pair)
 
     def _trace(self, inputs: Inputs) -> dict[str, tf.Tensor]:
-        logits = trace_by_size(
-            self.model, inputs["attention_mask"], lambda: self.model(inputs, training=False)
-        )
+        mask = inputs[names.ATTENTION_MASK]
+        logits = trace_by_size(self.model, mask, lambda: self.model(inputs, training=False))
         label_id = tf.argmax(logits, axis=1, output_type=tf.int32)
         return {
             names.LABEL: tf.gather(tf.constant(self.labels), label_id),
@@ -194,9 +193,8 @@ class ServedMaskedLM(ServedModel):
 
     def _trace(self, inputs: Inputs) -> dict[str, tf.Tensor]:
         # Padding is no mask, whatever ids a client fills it up with.
-        is_mask = (inputs["input_ids"] == self.tokenizer.mask_token_id) & (
-            inputs["attention_mask"] != 0
-        )  # (B, T)
+        ids, mask = inputs[names.INPUT_IDS], inputs[names.ATTENTION_MASK]
+        is_mask = (ids == self.tokenizer.mask_token_id) & (mask != 0)  # (B, T)
         places = tf.where(is_mask)  # (N, 2)
 
         def score() -> tf.Tensor:
@@ -204,16 +202,13 @@ class ServedMaskedLM(ServedModel):
             # Only the masks: scoring the vocabulary is the dearest product of all.
             return tf.nn.softmax(self.model.score_words(tf.gather_nd(hidden, places)))  # (N, V)
 
-        best, ids = tf.math.top_k(
-            trace_by_size(self.model, inputs["attention_mask"], score), self.top_k
-        )  # (N, K)
+        best, ids = tf.math.top_k(trace_by_size(self.model, mask, score), self.top_k)  # (N, K)
         order = tf.cumsum(tf.cast(is_mask, tf.int32), axis=1, exclusive=True)  # (B, T)
         order = tf.gather_nd(order, places)  # (N,): which mask of its row
         rows = tf.cast(places[:, 0], tf.int32)
         counts = tf.math.count_nonzero(is_mask, axis=1, dtype=tf.int32)  # (B,)
-        most = tf.maximum(
-            tf.reduce_max(counts), 0
-        )  # the maximum over no rows is the lowest integer
+        # The maximum over no rows would be the lowest integer.
+        most = tf.maximum(tf.reduce_max(counts), 0)
         shape = tf.stack([tf.size(counts), most, self.top_k])
 
         def spread(values: tf.Tensor) -> tf.Tensor:
@@ -227,9 +222,8 @@ class ServedMaskedLM(ServedModel):
 
     def expect(self, inputs: Inputs, tolerance: float) -> Expected:
         """See `ServedModel.expect`."""
-        logits = self.model(inputs, training=False)
-        probabilities = tf.nn.softmax(logits).numpy()  # (B, T, V)
-        is_mask = np.asarray(inputs["input_ids"]) == self.tokenizer.mask_token_id
+        logits = self.model(inputs, training=False).numpy()  # (B, T, V)
+        is_mask = np.asarray(inputs[names.INPUT_IDS]) == self.tokenizer.mask_token_id
         counts = is_mask.sum(axis=1)
         shape = (len(is_mask), counts.max(), self.top_k)
         tokens = np.full(shape, b"", object)
@@ -237,7 +231,7 @@ class ServedMaskedLM(ServedModel):
         is_tie = np.zeros(len(is_mask), bool)
         words = encode(self._words)
         for row, count in enumerate(counts):
-            found = probabilities[row][is_mask[row]]  # (masks of the row, V)
+            found = tf.nn.softmax(logits[row][is_mask[row]]).numpy()  # (masks of the row, V)
             best = np.argsort(-found, axis=1, kind="stable")[:, : self.top_k]
             ids[row, :count], tokens[row, :count] = best, words[best]
             scores[row, :count] = np.take_along_axis(found, best, axis=1)
@@ -261,7 +255,7 @@ class ServedEncoder(ServedModel):
     main_signature = names.ENCODE
 
     def _trace(self, inputs: Inputs) -> dict[str, tf.Tensor]:
-        mask = inputs["attention_mask"]
+        mask = inputs[names.ATTENTION_MASK]
         hidden = trace_by_size(
             self.model, mask, lambda: self.model(inputs, training=False).last_hidden_state
         )  # (B, T, D), zeros where the mask is
@@ -277,7 +271,7 @@ class ServedEncoder(ServedModel):
         # Asked for all states, it computes every position, and the mean is taken by the mask.
         output = self.model(inputs, training=False, output_hidden_states=True)
         hidden = tf.cast(output.last_hidden_state, tf.float32).numpy()
-        weights = np.asarray(inputs["attention_mask"], np.float32)[..., np.newaxis]  # (B, T, 1)
+        weights = np.asarray(inputs[names.ATTENTION_MASK], np.float32)[..., np.newaxis]  # (B, T, 1)
         mean = (hidden * weights).sum(axis=1) / weights.sum(axis=1)
         outputs = {names.CLS_EMBEDDING: hidden[:, 0], names.MEAN_EMBEDDING: mean}
         return Expected(outputs, np.zeros(len(hidden), bool))

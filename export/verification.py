@@ -22,9 +22,9 @@ from export.served_models import Expected
 from export.signatures import SERVING_DEFAULT
 from export.weights import rounded_in_memory
 
-# What the logits may differ by, relative to the largest (or 1). Both sides do the same arithmetic,
-# but the graph optimizer fuses ops, which changes the order of sums: about 1e-6 in float32. A
-# single wrong token or weight moves logits a hundred times further than these bounds.
+# What numbers may differ by, relative to the largest of their output (or 1). Both sides do the same
+# arithmetic, but the graph optimizer fuses ops, which changes the order of sums: about 1e-6 in
+# float32. A single wrong token or weight moves logits a hundred times further than these bounds.
 TOLERANCES = {"float32": 1e-5, "float64": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
 
 SENTENCES = (
@@ -33,7 +33,7 @@ SENTENCES = (
     "best. birthday. ever 🎂🥳 thanks to all of you 👩‍👩‍👧",
     "",
     "It rained for the whole week, and still the children asked when we would come back. " * 40,
-    "[MASK] 東京の夜 ist schön, n'est-ce pas?\tYes -- 100% (well, 99.5%)!",
+    "[MASK] 東京の夜 ist schön, n'est-ce pas?\tYes -- 100% (well, [MASK].5%)!",
     "ok",
 )
 # Few tokens and many in turn: the graph holds a way for each, and packed weights must serve both.

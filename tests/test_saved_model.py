@@ -158,6 +158,7 @@ def test_record(exported):
     assert record["max_length"] == TINY_MAX_LENGTH
     assert record["pair"] is False
     assert 0 <= record["max_difference"] <= 1e-5
+    assert (record["weights"], record["rounding_difference"]) == ("fp32", 0.0)
     assert (record["distilbert_tf"], record["tensorflow"]) == (__version__, tf.__version__)
     assert len(record["weights_sha256"]) == 64
 
@@ -227,6 +228,8 @@ def test_arguments_that_do_not_fit(tiny, tmp_path):
         export_saved_model(keras.Sequential(), tokenizer, tmp_path)
     with pytest.raises(ValueError, match="gs://bucket/model is not a local directory"):
         export_saved_model(model, tokenizer, "gs://bucket/model")
+    with pytest.raises(ValueError, match="warmup names 'predict', but there are classify, class"):
+        export_saved_model(model, tokenizer, tmp_path, warmup=["serving_default", "predict"])
     (tmp_path / "3").mkdir()
     with pytest.raises(FileExistsError, match="has a version 3 already"):
         export_saved_model(model, tokenizer, tmp_path, version=3)

@@ -4,6 +4,7 @@ Shapes: R rows, C columns.
 """
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from export.checks.compatibility import check_saved_model
-from export.saved_model import export_saved_model
+from export.configuration.warmup import EXTRA_ASSETS
+from export.saved_model import EXPORT_RECORD, export_saved_model
+from export.verification import SENTENCES
 from export.weights import WEIGHTS, rounded, rounded_in_memory, stored_as
 
 SCRIPT = Path(__file__).with_name("load_weights.py")
@@ -262,7 +265,20 @@ def test_can_be_saved_again(saved, weights, tmp_path):
 def test_answers_as_the_rounded_model(classifiers, tmp_path):
     """Verification compares both loaders with the model in memory, and allows 1e-5."""
     version = export_saved_model(*classifiers, tmp_path, max_length=TINY_MAX_LENGTH, weights="int8")
-    assert version.is_dir()
+    record = json.loads((version / EXTRA_ASSETS / EXPORT_RECORD).read_text(encoding="utf-8"))
+    assert record["weights"] == "int8"
+    assert record["max_difference"] <= 1e-5
+    # And the record says how far that is from the model as it was.
+    loaded = tf.saved_model.load(os.fspath(version))
+    models, tokenizer = classifiers
+    texts = list(SENTENCES)
+    encoding = tokenizer(
+        texts, truncation=True, max_length=TINY_MAX_LENGTH, padding=True, return_tensors="tf"
+    )
+    exact = next(iter(models.values()))(encoding, training=False).numpy()
+    answer = loaded.signatures["serving_default"](text=tf.constant(texts))["logits"].numpy()
+    assert record["rounding_difference"] == pytest.approx(np.abs(answer - exact).max(), rel=1e-2)
+    assert record["rounding_difference"] > 1e-3
 
 
 def test_leaves_the_model_as_it_was(tmp_path):

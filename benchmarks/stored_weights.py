@@ -1,0 +1,161 @@
+"""Compares exports whose weights are stored as fp32, fp16 and int8.
+
+    python -m benchmarks.stored_weights --data=DIR --models=CHECKPOINT,base
+
+Each load is that of a fresh process; all kinds have a turn in every round. A model is a checkpoint
+of an SST-2 classifier, or `base` or `demo` of checkpoints.py, whose accuracy means nothing.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+from benchmarks import report
+from benchmarks.checkpoints import MODELS, make_checkpoint
+from benchmarks.harness import ROOT, Progress, say, shuffled
+from benchmarks.peers import INFERENCE, choose
+from distilbert_tf import get_task, load_examples
+from export.saved_model import export_pretrained
+from export.weights import WEIGHTS
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("data", "demo", "directory with sst2/ in GLUE's layout, or 'demo'")
+flags.DEFINE_list("models", ["demo"], "checkpoints: directories, base or demo")
+flags.DEFINE_integer("rounds", 5, "loads of each kind", lower_bound=1)
+flags.DEFINE_string("output", str(report.RESULTS), "directory of the results")
+
+LOADERS = ("tf2", "session")
+NUMBERS = {
+    "load_s": "load, s",
+    "load_cpu_s": "load, CPU s",
+    "load_mib": "resident after the load, MiB",
+    "served_mib": "after all calls, MiB",
+    "call_1_ms": "1 sentence, ms",
+    "call_8_ms": "8 sentences, ms",
+}
+
+
+def measure(model: str, texts: list[str], labels: np.ndarray) -> list[dict[str, Any]]:
+    """Exports a model in each kind, and loads them in turn.
+
+    Args:
+        model: A checkpoint.
+        texts: SST-2's validation sentences.
+        labels: Their labels, integers (R,).
+
+    Returns:
+        For each kind and loader its figures: medians of the rounds, `call_*` their minima.
+    """
+    rows = []
+    with tempfile.TemporaryDirectory() as directory:
+        kinds = {}
+        for weights in WEIGHTS:
+            say(f"exporting {model} as {weights}")
+            base = Path(directory) / weights
+            source = make_checkpoint(model) if model in MODELS else model
+            kinds[weights] = export_pretrained(source, base, weights=weights, verify=False)
+        turns = [(weights, loader) for weights in WEIGHTS for loader in LOADERS]
+        loads: dict[tuple[str, str], list[dict[str, Any]]] = {turn: [] for turn in turns}
+        progress = Progress(FLAGS.rounds * len(turns))
+        for number in range(FLAGS.rounds):
+            for weights, loader in shuffled(turns, number):
+                loads[weights, loader].append(_load(kinds[weights], loader, texts))
+                progress.step(f"{weights}, {loader} loader")
+        for (weights, loader), results in loads.items():
+            logits = np.array(results[0]["logits"])
+            exact = np.array(loads[WEIGHTS[0], loader][0]["logits"])
+            row: dict[str, Any] = {
+                "weights": weights,
+                "loader": loader,
+                "mb": _size_mb(kinds[weights]),
+                "accuracy": float((logits.argmax(axis=1) == labels).mean()),
+                "changed_labels": int((logits.argmax(axis=1) != exact.argmax(axis=1)).sum()),
+                "largest_difference": float(np.abs(logits - exact).max()),
+            }
+            for name in NUMBERS:
+                pick = min if name.startswith("call") else median
+                row[name] = pick(result[name] for result in results)
+            rows.append(row)
+    return rows
+
+
+def write(results: dict[str, Any], directory: Path) -> None:
+    """Writes stored_weights.json and stored_weights.md."""
+    report.write_json(results, directory / "stored_weights.json")
+    parts = ["# Exports with weights stored in fewer bits\n", report.describe(results)]
+    for model, part in results["models"].items():
+        parts += [f"## {model}\n", *(_quality(part["rows"]), _costs(part["rows"]))]
+    (directory / "stored_weights.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+def _quality(rows: list[dict[str, Any]]) -> str:
+    header = ["", "version directory, MB", "accuracy", "labels changed", "largest logit difference"]
+    return report.table(
+        header,
+        [
+            [
+                row["weights"],
+                f"{row['mb']:.1f}",
+                f"{row['accuracy']:.4f}",
+                str(row["changed_labels"]),
+                f"{row['largest_difference']:.1e}",
+            ]
+            for row in rows
+            if row["loader"] == LOADERS[0]
+        ],
+    )
+
+
+def _costs(rows: list[dict[str, Any]]) -> str:
+    return report.table(
+        ["", *NUMBERS.values()],
+        [
+            [f"{row['weights']}, {row['loader']}", *(f"{row[name]:.2f}" for name in NUMBERS)]
+            for row in rows
+        ],
+    )
+
+
+def _load(directory: Path, loader: str, texts: list[str]) -> dict[str, Any]:
+    process = subprocess.run(
+        [sys.executable, "-m", "benchmarks.workers.stored_weights", str(directory), loader],
+        cwd=ROOT,
+        input=json.dumps(texts),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    loaded: dict[str, Any] = json.loads(process.stdout)
+    return loaded
+
+
+def _size_mb(directory: Path) -> float:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) / 1e6
+
+
+def main(argv: list[str]) -> None:
+    """Measures and reports."""
+    del argv
+    directory = FLAGS.data if FLAGS.data == "demo" else Path(FLAGS.data).expanduser() / "sst2"
+    examples = load_examples(get_task("sst2"), directory, "validation")
+    texts = list(examples.texts[0])
+    peers = choose(INFERENCE, [report.OURS])
+    results = report.start(peers, {"rounds": FLAGS.rounds, "sentences": len(texts)})
+    versions = {report.OURS: {name: version(name) for name in ("tensorflow", "numpy")}}
+    for model in FLAGS.models:
+        rows = measure(model, texts, np.array(examples.labels))
+        results["models"][Path(model).name] = {"rows": rows, "versions": versions}
+        write(results, Path(FLAGS.output))
+    say(f"Written to {FLAGS.output}.")
+
+
+if __name__ == "__main__":
+    app.run(main)
