@@ -61,6 +61,7 @@ setup(
         "tensorflow>=2.21,<2.22",
         "tensorflow-serving-api>=2.21,<2.22",
         "tokenizers>=0.22",
+        "tqdm>=4.66",
         "transformers>=5.0,<6",
     ],
     extras_require={
@@ -68,7 +69,7 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "notebooks": NOTEBOOKS,
         # The newest PyTorch that the recorded references were compared with.
-        "parity": ["scikit-learn>=1.5", "torch>=2.6,<2.14", "tqdm>=4.66"],
+        "parity": ["scikit-learn>=1.5", "torch>=2.6,<2.14"],
         "parquet": PARQUET,
         "test": TEST + NOTEBOOKS + PARQUET,
     },

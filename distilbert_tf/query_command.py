@@ -10,7 +10,6 @@ from typing import Any, BinaryIO
 from absl import flags
 
 from distilbert_tf.command_parts import UsageError, define_address, define_pair
-from distilbert_tf.progress import Progress
 from distilbert_tf.query_input import InputRow, QueryInput
 from distilbert_tf.query_output import FORMATS, METHODS, QueryOutput
 
@@ -94,11 +93,12 @@ def _open(path: str | None) -> contextlib.AbstractContextManager[BinaryIO]:
 
 def _ask(client: Any, texts: QueryInput, output: QueryOutput, values: flags.FlagValues) -> None:
     """Writes answer after answer; if that ends early, says where."""
+    from tqdm import tqdm
+
     asked: deque[InputRow] = deque()  # without an answer yet
     is_shown = values.progress
     if is_shown is None:  # two things on one terminal would be a mess
         is_shown = sys.stderr.isatty() and not (values.output is None and sys.stdout.isatty())
-    progress = Progress(is_shown, "texts")
     count = 0
     stream = client.stream(
         _note(texts, asked),
@@ -107,22 +107,31 @@ def _ask(client: Any, texts: QueryInput, output: QueryOutput, values: flags.Flag
         concurrency=1 if texts.is_typed else values.concurrency,
     )
     try:
-        with contextlib.closing(stream) as answers:
+        with (
+            contextlib.closing(stream) as answers,
+            tqdm(
+                disable=not is_shown,
+                unit=" texts",
+                smoothing=0,
+                dynamic_ncols=True,
+                mininterval=0.1 if sys.stderr.isatty() else 10.0,  # a log is kept
+            ) as progress,
+        ):
             for answer in answers:
                 output.write(asked[0].texts, answer)
                 count += 1
-                progress.update(count, asked.popleft().share)
+                if share := asked.popleft().share:
+                    progress.total = round(count / share)  # a guess until the last
+                progress.update()
         if texts.error is not None:
             raise texts.error
     except BaseException:
-        progress.close()
         place = f" before {asked[0].place}" if asked else ""
         if count:
             sys.stderr.write(
                 f"distilbert-tf query: stopped{place}; {count} answers are in {output.place}\n"
             )
         raise
-    progress.close()
 
 
 def _note(rows: Iterable[InputRow], asked: deque[InputRow]) -> Iterator[Any]:

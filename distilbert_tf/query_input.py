@@ -1,13 +1,12 @@
 """The texts that `query` asks about: words of the command line, or lines of a file or a pipe."""
 
+import codecs
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 from distilbert_tf.command_parts import UsageError, split_pair
-
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class InputRow(NamedTuple):
@@ -70,7 +69,7 @@ class QueryInput:
         for number, line in enumerate(self._file, 1):
             end += len(line)
             if number == 1:
-                line = line.removeprefix(_BYTE_ORDER_MARK)
+                line = line.removeprefix(codecs.BOM_UTF8)
             place = f"{self._name}, line {number}"
             texts = self._split(place, line.rstrip(b"\r\n"))
             yield InputRow(texts, place, min(end / size, 1.0) if size else None)

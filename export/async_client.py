@@ -174,7 +174,7 @@ class AsyncPredictClient(BaseClient):
         **options: "Unpack[Options]",
     ) -> AsyncGenerator[Any, None]:
         """As `PredictClient.stream`."""
-        asked = Asked(self.signature_name, methods.TEXT_METHODS[method], **options)
+        asked = Asked(self.signature_name, methods.text_method(method), **options)
         batches = requests.batch_stream(rows, asked.batch_size)
         parts = map_in_order(lambda batch: self._answer(asked, batch), batches, asked.concurrency)
         async with contextlib.aclosing(parts):

@@ -240,7 +240,7 @@ class PredictClient(BaseClient):
         Yields:
             The answer to each row, in order: what the method gives for one text.
         """
-        asked = Asked(self.signature_name, methods.TEXT_METHODS[method], **options)
+        asked = Asked(self.signature_name, methods.text_method(method), **options)
         batches = requests.batch_stream(rows, asked.batch_size)
         for part in map_in_order(
             lambda batch: self._answer(asked, batch), batches, asked.concurrency

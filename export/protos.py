@@ -42,7 +42,6 @@ with _light_tensorflow():
         kernel_def_pb2,
         op_def_pb2,
         tensor_pb2,
-        tensor_shape_pb2,
         types_pb2,
     )
     from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2, tensor_bundle_pb2
@@ -60,16 +59,12 @@ with _light_tensorflow():
         prediction_service_pb2_grpc,
         regression_pb2,
     )
-    from tensorflow_serving.config import (
-        file_system_storage_path_source_pb2,
-        model_server_config_pb2,
-    )
+    from tensorflow_serving.config import model_server_config_pb2
 
 __all__ = [
     "attr_value_pb2",
     "classification_pb2",
     "example_pb2",
-    "file_system_storage_path_source_pb2",
     "get_model_metadata_pb2",
     "get_model_status_pb2",
     "inference_pb2",
@@ -88,6 +83,5 @@ __all__ = [
     "saved_model_pb2",
     "tensor_bundle_pb2",
     "tensor_pb2",
-    "tensor_shape_pb2",
     "types_pb2",
 ]

@@ -5,7 +5,9 @@ import subprocess
 
 import pytest
 
-needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates")
+needs_openssl = pytest.mark.skipif(
+    shutil.which("openssl") is None, reason="the openssl program makes the certificates"
+)
 
 _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 

@@ -85,3 +85,25 @@ def tiny_server(tiny_exports):
     models = [ModelSettings(name, path) for name, path in tiny_exports.items()]
     with ModelServer(models=models, port=0, rest_port=0) as running:
         yield running
+
+
+@pytest.fixture(params=["threads", "asyncio"])
+def serve(request):
+    """Starts a fake server with a script; gives a client of each kind, and the servicer."""
+    import client_kinds
+    import fake_serving
+
+    stack = []
+
+    def run(*script, options=(), **settings):
+        servicer = fake_serving.FakeServing(*script)
+        server, port = fake_serving.start(servicer, options=options)
+        kind = client_kinds.KINDS[request.param]
+        stack.append((server, asker := client_kinds.Asker(kind, f"127.0.0.1:{port}", **settings)))
+        return asker, servicer
+
+    yield run
+    for server, asker in stack:
+        asker.close()
+        asker.loop.close()
+        server.stop(0)

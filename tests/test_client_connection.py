@@ -12,6 +12,7 @@ import certificates
 import fake_serving
 import grpc
 import pytest
+from client_kinds import KINDS
 
 from distilbert_tf import cli
 from export.async_client import AsyncPredictClient
@@ -42,22 +43,28 @@ def serve_tls(files, must_verify):
     return server, f"127.0.0.1:{port}"
 
 
-def ask(target, **settings):
-    """Asks with both kinds of client."""
+@pytest.fixture(params=KINDS.values(), ids=KINDS)
+def ask(request):
+    """Asks with a client of each kind."""
 
-    async def ask_async():
+    async def ask_async(target, settings):
         async with AsyncPredictClient(target, timeout_s=2.0, **settings) as client:
             return await client.regress("tea")
 
-    with PredictClient(target, timeout_s=2.0, **settings) as client:
-        return client.regress("tea"), asyncio.run(ask_async())
+    def run(target, **settings):
+        if request.param is AsyncPredictClient:
+            return asyncio.run(ask_async(target, settings))
+        with PredictClient(target, timeout_s=2.0, **settings) as client:
+            return client.regress("tea")
+
+    return run
 
 
 @certificates.needs_openssl
-def test_tls(files):
+def test_tls(files, ask):
     server, target = serve_tls(files, must_verify=False)
     roots, name = files / "authority.crt", "server.test"
-    assert ask(target, tls=Tls(roots, server_name=name)) == (3.0, 3.0)
+    assert ask(target, tls=Tls(roots, server_name=name)) == 3.0
     for tls in (Tls(roots), Tls(files / "stranger.crt", server_name=name), None):
         with pytest.raises(PredictError) as caught:
             ask(target, tls=tls, max_attempts=1)
@@ -66,14 +73,25 @@ def test_tls(files):
 
 
 @certificates.needs_openssl
-def test_mutual_tls(files, capsys):
+def test_mutual_tls(files, ask):
     server, target = serve_tls(files, must_verify=True)
     roots, name = files / "authority.crt", "server.test"
     own = {"client_key": files / "client.test.key", "client_certificate": files / "client.test.crt"}
-    assert ask(target, tls=Tls(roots, server_name=name, **own)) == (3.0, 3.0)
+    assert ask(target, tls=Tls(roots, server_name=name, **own)) == 3.0
     with pytest.raises(PredictError):
         ask(target, tls=Tls(roots, server_name=name), max_attempts=1)
-    flags = {"root_certificates": roots, "server_name": name, **own}
+    server.stop(0)
+
+
+@certificates.needs_openssl
+def test_mutual_tls_by_flags(files, capsys):
+    server, target = serve_tls(files, must_verify=True)
+    flags = {
+        "root_certificates": files / "authority.crt",
+        "server_name": "server.test",
+        "client_key": files / "client.test.key",
+        "client_certificate": files / "client.test.crt",
+    }
     words = [f"--{flag}={value}" for flag, value in flags.items()]
     cli.main(["query", f"--port={target.split(':')[1]}", "--method=regress", *words, "tea"])
     assert capsys.readouterr().out == "3\ttea\n"
@@ -83,7 +101,7 @@ def test_mutual_tls(files, capsys):
 @certificates.needs_openssl
 def test_tls_files_are_checked(files, tmp_path):
     (tmp_path / "x.pem").write_text("no certificate")
-    for kind in (PredictClient, AsyncPredictClient):
+    for kind in KINDS.values():
         with pytest.raises(ValueError, match="x.pem is not PEM"):
             kind(tls=Tls(tmp_path / "x.pem"))
         with pytest.raises(ValueError, match="needs both client_key and client_certificate"):

@@ -1,62 +1,13 @@
 """Every method of the clients, of threads and of asyncio, against answers worked out by hand."""
 
-import asyncio
-import functools
-import inspect
-
 import fake_serving
-import grpc
 import numpy as np
 import pytest
 
-from export.async_client import AsyncPredictClient
-from export.client import PredictClient, PredictError
+from export.client import PredictError
 from export.results import MaskAnswer
 
 TEXTS = ["tea", "", "a kettle of tea", "naïve", "nul\x00", "so it goes", "ok"]
-KINDS = [PredictClient, AsyncPredictClient]
-
-
-class Asker:
-    """Calls the methods of a client of either kind, and waits for their answers."""
-
-    def __init__(self, kind, target, **options):
-        self.client = kind(target, **options)
-        self.loop = asyncio.new_event_loop()
-
-    def __getattr__(self, name):
-        method = getattr(self.client, name)
-
-        @functools.wraps(method)
-        def call(*args, **options):
-            result = method(*args, **options)
-            if inspect.isasyncgen(result):
-                return self.loop.run_until_complete(_collect(result))
-            return self.loop.run_until_complete(result) if inspect.isawaitable(result) else result
-
-        return call
-
-
-async def _collect(generator):
-    return [item async for item in generator]
-
-
-@pytest.fixture(params=KINDS)
-def serve(request):
-    """Starts a server with a script; gives a client of it and the servicer."""
-    stack = []
-
-    def run(*script, options=(), **settings):
-        servicer = fake_serving.FakeServing(*script)
-        server, port = fake_serving.start(servicer, options=options)
-        stack.append((server, asker := Asker(request.param, f"127.0.0.1:{port}", **settings)))
-        return asker, servicer
-
-    yield run
-    for server, asker in stack:
-        asker.close()
-        asker.loop.close()
-        server.stop(0)
 
 
 @pytest.mark.parametrize(("batch_size", "concurrency"), [(1, 1), (3, 1), (1, 3), (2, 2), (99, 9)])
@@ -192,6 +143,8 @@ def test_wrong_texts_are_named(serve):
         client.predict("a", batchsize=3)
     with pytest.raises(ValueError, match="concurrency must be at least 1, not 0"):
         client.predict("a", concurrency=0)
+    with pytest.raises(ValueError, match=r"no method 'from_ids' for texts, but \['predict', 'enc"):
+        list(client.stream(["a"], "from_ids"))
     with pytest.raises(PredictError, match="no signature 'sst3', but"):
         client.tokenize("a", signature_name="sst3")
     assert servicer.requests == []
@@ -238,62 +191,3 @@ def test_broken_answers_are_the_servers_errors(serve, method, change, message):
 def test_an_older_export_does_not_tell_the_label_id(serve):
     client, _ = serve(lambda answer: answer.outputs.pop("label_id"))
     assert client.predict(["tea", "kettles"]).label_ids.tolist() == [0, 1]
-
-
-def test_retries_are_for_unavailable_alone(serve):
-    client, servicer = serve(*[grpc.StatusCode.UNAVAILABLE] * 2)
-    assert client.regress("tea") == 3.0
-    assert len(servicer.requests) == 3
-    for code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL):
-        client, servicer = serve(code)
-        with pytest.raises(PredictError, match=f"gave {code.name}: as the script says"):
-            client.regress("tea")
-        assert len(servicer.requests) == 1
-
-
-def test_a_deadline_is_kept(serve):
-    client, _ = serve(2.0, timeout_s=0.2)
-    with pytest.raises(PredictError) as caught:
-        client.regress("tea")
-    assert caught.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
-
-
-def test_message_limits_say_what_to_change(serve):
-    client, _ = serve(max_message_bytes=3000)
-    with pytest.raises(PredictError, match=r"client's max_message_bytes=3000: raise it, or send"):
-        client.regress("x" * 5000)
-    with pytest.raises(PredictError, match=r"client's max_message_bytes=3000: raise it, or send"):
-        client.classify(["x"] * 150, batch_size=150)
-    client, _ = serve(options=[("grpc.max_receive_message_length", 1000)])
-    with pytest.raises(PredictError, match="the limit is the server's: send fewer") as caught:
-        client.regress("x" * 5000)
-    assert caught.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
-def test_headers(serve):
-    tokens = iter(["one", "two"])
-    client, servicer = serve(headers=lambda: {"Authorization": f"Bearer {next(tokens)}"})
-    client.regress("a")
-    client.regress("a")
-    assert [headers["authorization"] for headers in servicer.headers] == [
-        "Bearer one",
-        "Bearer two",
-    ]
-
-
-def test_waiting_for_a_label(serve):
-    client, servicer = serve(version_label="canary")
-    with pytest.raises(PredictError, match=r"not ready within 0.3 s; last, INVALID_ARGUMENT: Unr"):
-        client.wait_until_ready(0.3)
-    servicer.label = "canary"
-    client.wait_until_ready(5.0)
-    assert client.metadata().version == 7
-    assert client.model_status()[0].state == "AVAILABLE"
-    assert client.call({"text": ["tea"]})["label"].tolist() == [b"kurz"]
-
-
-def test_a_closed_client_says_so(serve):
-    client, _ = serve()
-    client.close()
-    with pytest.raises(ValueError, match="This client is closed"):
-        client.regress("a")

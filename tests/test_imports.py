@@ -138,7 +138,6 @@ export.saved_model
 distilbert_tf.launcher
 distilbert_tf.demo
 distilbert_tf.command_parts
-distilbert_tf.progress
 distilbert_tf.query_input
 distilbert_tf.query_output
 distilbert_tf.query_command

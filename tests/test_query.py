@@ -14,7 +14,6 @@ import pytest
 from waiting import wait_until
 
 from distilbert_tf import cli
-from distilbert_tf.progress import Progress
 
 COMMAND = [sys.executable, "-m", "distilbert_tf.cli", "query"]
 
@@ -127,7 +126,8 @@ def test_a_long_file_keeps_its_order(query, servicer, tmp_path):
     assert [row["label_id"] for row in rows] == ids
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.jsonl"]
     assert shown.out == ""
-    assert "[########################] 100% 2000 texts, " in shown.err
+    assert "100%|" in shown.err
+    assert " 2000/2000 [" in shown.err
     assert servicer.most_active > 1
 
 
@@ -181,12 +181,13 @@ def test_a_server_that_fails_loses_nothing_that_is_written(query, servicer, tmp_
     out = tmp_path / "out.txt"
     servicer.script = [0.0, 0.0, grpc.StatusCode.INTERNAL]
     out.write_text("of yesterday")
-    flags = [f"--input={tmp_path / 'in.txt'}", f"--output={out}", "--batch_size=2"]
+    flags = [f"--input={tmp_path / 'in.txt'}", f"--output={out}", "--batch_size=2", "--progress"]
     shown = query(*flags, "--method=regress", code=1)
     (partial,) = tmp_path.glob("out.txt.*.partial")
     assert partial.read_text() == "3\tone\n3\ttwo\n5\tthree\n4\tfour\n"
     assert f"stopped before {tmp_path / 'in.txt'}, line 5; 4 answers are in {partial}" in shown.err
     assert "gave INTERNAL: as the script says" in shown.err
+    assert " 4/5 [" in shown.err, "19 of 24 bytes are done"
     assert out.read_text() == "of yesterday"
     partial.unlink()
     servicer.script = [grpc.StatusCode.INTERNAL]
@@ -207,7 +208,7 @@ def _start(port, *flags, **pipes):
 
 def test_control_c(port, tmp_path):
     out = tmp_path / "out.txt"
-    process = _start(port, f"--output={out}", "--batch_size=2")
+    process = _start(port, f"--output={out}", "--batch_size=2", "--progress")
     process.stdin.write("a\nbb\n" * 2 + "ccc\n" * 4 + "an unfinished batch\n")
     process.stdin.flush()
     wait_until(lambda: any(path.stat().st_size for path in tmp_path.iterdir()))
@@ -219,6 +220,7 @@ def test_control_c(port, tmp_path):
     assert lines == ["1\ta", "2\tbb", "1\ta", "2\tbb", *["3\tccc"] * 4][: len(lines)]
     place = f"standard input, line {len(lines) + 1}"
     assert f"stopped before {place}; {len(lines)} answers are in {found[0]}" in shown
+    assert f"{len(lines)} texts [" in shown
     assert "query: interrupted" in shown
     assert "Traceback" not in shown
 
@@ -256,11 +258,3 @@ def test_memory_stays_the_same(port):
         assert result.stdout == f"1000\t{'x' * 1000}\n" * count
         peaks.append(int(result.stderr))
     assert peaks[1] - peaks[0] < 4_000, "KiB, for 20 MB of input"
-
-
-def test_progress_lines(capsys):
-    progress = Progress(True, "texts")
-    progress._state = (250, 0.25)
-    assert progress._line(50.0) == "[######..................]  25% 250 texts, 5.0/s, 0:02:30 left"
-    progress._state = (7, None)
-    assert progress._line(2.0) == "7 texts, 3.5/s"

@@ -94,7 +94,7 @@ REGRESS = Method(
 )
 
 # Those whose rows are texts, by the name of the client's method.
-TEXT_METHODS = {
+_TEXT_METHODS = {
     "predict": PREDICT,
     "encode": ENCODE,
     "tokenize": TOKENIZE,
@@ -102,6 +102,17 @@ TEXT_METHODS = {
     "classify": CLASSIFY,
     "regress": REGRESS,
 }
+
+
+def text_method(name: str) -> Method:
+    """Gives the way that a client's method of this name asks about texts.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in _TEXT_METHODS:
+        raise ValueError(f"There is no method {name!r} for texts, but {[*_TEXT_METHODS]}")
+    return _TEXT_METHODS[name]
 
 
 def multi_inference(classify: Sequence[str], regress: Sequence[str]) -> Method:

@@ -15,8 +15,6 @@ from export.protos import (
     model_pb2,
     predict_pb2,
     regression_pb2,
-    tensor_pb2,
-    types_pb2,
 )
 
 Text = str | bytes
@@ -114,28 +112,21 @@ def batch_stream(rows: Iterable[Text | tuple[Text, Text]], size: int) -> Iterato
 
 def predict_texts(spec: model_pb2.ModelSpec, rows: Rows) -> predict_pb2.PredictRequest:
     """Asks for a signature of texts."""
-    request = predict_pb2.PredictRequest(model_spec=spec)
-    for name, values in rows.columns.items():
-        proto = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=values)
-        proto.tensor_shape.dim.add(size=len(values))
-        request.inputs[name].CopyFrom(proto)
-    return request
+    return predict_arrays(spec, rows.columns)
 
 
 def predict_ids(spec: model_pb2.ModelSpec, rows: Rows) -> predict_pb2.PredictRequest:
     """Asks for a signature of token ids, padded with zeros to the longest row."""
-    request = predict_pb2.PredictRequest(model_spec=spec)
     length = max(map(len, rows.columns[signatures.INPUT_IDS]))
+    padded = {name: np.zeros((len(rows), length), np.int32) for name in rows.columns}
     for name, values in rows.columns.items():
-        array = np.zeros((len(rows), length), np.int32)
-        for padded, row in zip(array, values, strict=True):
-            padded[: len(row)] = row
-        request.inputs[name].CopyFrom(tensors.to_proto(array))
-    return request
+        for padded_row, row in zip(padded[name], values, strict=True):
+            padded_row[: len(row)] = row
+    return predict_arrays(spec, padded)
 
 
 def predict_arrays(
-    spec: model_pb2.ModelSpec, inputs: Mapping[str, Any], outputs: Sequence[str]
+    spec: model_pb2.ModelSpec, inputs: Mapping[str, Any], outputs: Sequence[str] = ()
 ) -> predict_pb2.PredictRequest:
     """Asks for any signature, with arrays or what `np.asarray` makes them from.
 

@@ -1,13 +1,12 @@
 """The flags of commands that ask a server over TLS."""
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from absl import flags
 
 if TYPE_CHECKING:
     from export.calls.channel import Tls
-
-_FIELDS = ("root_certificates", "client_key", "client_certificate", "server_name")
 
 
 def define_tls(values: flags.FlagValues) -> None:
@@ -30,6 +29,6 @@ def make_tls(values: flags.FlagValues) -> "Tls | None":
     """Gives what the flags say; None without TLS."""
     from export.calls.channel import Tls
 
-    fields = {name: values[name].value for name in _FIELDS}
+    fields = {field.name: values[field.name].value for field in dataclasses.fields(Tls)}
     has_tls = values.tls or any(value is not None for value in fields.values())
     return Tls(**fields) if has_tls else None

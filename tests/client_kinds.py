@@ -1,0 +1,34 @@
+"""The clients of threads and of asyncio, asked in the same way."""
+
+import asyncio
+import functools
+import inspect
+
+from export.async_client import AsyncPredictClient
+from export.client import PredictClient
+
+KINDS = {"threads": PredictClient, "asyncio": AsyncPredictClient}
+
+
+class Asker:
+    """Calls the methods of a client of either kind, and waits for their answers."""
+
+    def __init__(self, kind, target, **options):
+        self.client = kind(target, **options)
+        self.loop = asyncio.new_event_loop()
+
+    def __getattr__(self, name):
+        method = getattr(self.client, name)
+
+        @functools.wraps(method)
+        def call(*args, **options):
+            result = method(*args, **options)
+            if inspect.isasyncgen(result):
+                return self.loop.run_until_complete(_collect(result))
+            return self.loop.run_until_complete(result) if inspect.isawaitable(result) else result
+
+        return call
+
+
+async def _collect(generator):
+    return [item async for item in generator]
