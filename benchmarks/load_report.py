@@ -121,10 +121,7 @@ def plot_latencies(turns: Mapping[str, Any], labels: Mapping[str, str], path: Pa
     axes.set_xticks([1, 0.1, 0.01, 0.001, 0.0001], ["all", "10 %", "1 %", "0.1 %", "0.01 %"])
     axes.set_xlabel("calls that are slower")
     axes.set_ylabel("latency, ms (median of the rounds)")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    _save(figure, axes, path)
 
 
 def plot_memory(turns: Mapping[str, Any], labels: Mapping[str, str], path: Path) -> None:
@@ -141,6 +138,10 @@ def plot_memory(turns: Mapping[str, Any], labels: Mapping[str, str], path: Path)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("seconds under load")
     axes.set_ylabel("resident MiB")
+    _save(figure, axes, path)
+
+
+def _save(figure: Any, axes: Any, path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)

@@ -46,7 +46,7 @@ class Server:
         else:
             self._command = [python_of(peer.venv), "-m", f"benchmarks.workers.{peer.worker}"]
             flags = {"checkpoint": prepared / "checkpoint", "artefacts": prepared}
-            # One run on all cores at a time is slower, batched or not.
+            # One run on all cores at a time is slower, batched or not; a peer may say otherwise.
             flags |= {"threads": 1, "runs": threads}
         flags |= {"port": self.port, **peer.options}
         self._command += [f"--{name}={value}" for name, value in flags.items()]

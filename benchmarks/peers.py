@@ -151,7 +151,7 @@ TOKENIZATION = (
     Peer("keras_hub", "KerasHub", "keras_hub_tokenization", None, TENSORFLOW_ENV),
 )
 
-# `load.py` starts them as servers, with the options as flags.
+# `load.py` starts them as servers, with the options as flags; ours by the command line.
 LOAD = (
     Peer("ours", "distilbert-tf serve", "serve", None, OURS_ENV),
     Peer(

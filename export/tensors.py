@@ -48,7 +48,10 @@ _DATA_TYPES = {wire_type.dtype: data_type for data_type, wire_type in _WIRE_TYPE
 
 
 def data_type_name(data_type: int) -> str:
-    """Gives TensorFlow's short name of a DataType value, such as "float" or "string"."""
+    """Gives TensorFlow's short name of a DataType value, such as "float" or "string".
+
+    A type that is newer than this TensorFlow has its number for a name.
+    """
     if data_type in types_pb2.DataType.values():
         return types_pb2.DataType.Name(data_type).removeprefix("DT_").lower()
     return f"type {data_type}"

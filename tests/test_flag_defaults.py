@@ -7,6 +7,7 @@ from absl import flags
 
 from distilbert_tf import query_command, serving_commands
 from export import smoke_test
+from export.checks.inspection import inspect_export
 from export.client import PredictClient
 from export.configuration.batching_parameters import batching_parameters
 from export.configuration.serving_files import write_server_files
@@ -29,6 +30,7 @@ OTHER_NAMES = {
         (serving_commands.define_export, export_saved_model, 9),
         (serving_commands.define_serving_config, write_server_files, 7),
         (serving_commands.define_serving_config, batching_parameters, 3),
+        (serving_commands.define_check_export, inspect_export, 1),
         (serving_commands.define_serve, ModelServer, 9),
         (serving_commands.define_serve, LoadOptions, 3),
         (serving_commands.define_serve, serve, 1),

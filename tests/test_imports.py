@@ -77,7 +77,6 @@ export.configuration.serving_config
 export.configuration.serving_files
 export.checks.reload
 export.checks.fresh_process
-export.checks.data_types
 export.checks.op_registry
 export.checks.tensor_bundle
 export.checks.saved_model_files

@@ -1,6 +1,5 @@
 """The report on a SavedModel: any that is whole, and any that is damaged."""
 
-import contextlib
 import json
 import re
 import shutil
@@ -15,7 +14,6 @@ from export.checks.compatibility import check_saved_model
 from export.checks.inspection import ExportReport, Finding, inspect_export
 from export.checks.report_text import describe_report, format_report
 from export.checks.saved_model_files import CompatibilityError
-from export.checks.tensor_bundle import BundleError, list_variables
 from export.configuration.batching_parameters import BATCHING_FILE
 from export.configuration.tfrecord import write_records
 from export.configuration.warmup import WARMUP_FILE
@@ -362,6 +360,12 @@ def test_warmup_requests(model):
     write_warmup(model, [make_log(""), make_log("lost")])
     (lost,) = errors(inspect_export(model))
     assert lost == f"{WARMUP_FILE}: record 1 is for the signature lost, which is not there"
+    both = prediction_log_pb2.PredictionLog()
+    for name in ("", "gone"):
+        both.multi_inference_log.request.tasks.add().model_spec.signature_name = name
+    write_warmup(model, [both.SerializeToString()])
+    (lost,) = errors(inspect_export(model))
+    assert lost == f"{WARMUP_FILE}: record 0 is for the signature gone, which is not there"
     write_warmup(model, [b"\xff\xff"])
     assert "record 0 is no PredictionLog" in errors(inspect_export(model))[0]
     write_warmup(model, [make_log("")] * 1001)
@@ -394,37 +398,3 @@ def test_padding_is_a_warning(model):
     (text,) = (each.text for each in report.findings if BATCHING_FILE in each.text)
     assert text.endswith("leave it off")
     assert errors(report) == []
-
-
-def test_variables_as_tensorflow_lists_them(tmp_path):
-    # So many that the index has more than one block.
-    values = {f"weights_{i}/{'x' * (i % 40)}": tf.fill([i % 7, 2], i) for i in range(700)}
-    values["half"] = tf.zeros([3], tf.float16)
-    values["text"] = tf.constant(["a", "bcd"])
-    prefix = tmp_path / "variables"
-    tf.raw_ops.SaveV2(
-        prefix=str(prefix),
-        tensor_names=list(values),
-        shape_and_slices=[""] * len(values),
-        tensors=list(values.values()),
-    )
-    listed = list_variables(prefix)
-    assert [(v.name, v.shape) for v in listed] == [
-        (name, tuple(shape)) for name, shape in sorted(tf.train.list_variables(str(prefix)))
-    ]
-    types = {v.name: (v.data_type, v.num_bytes) for v in listed}
-    assert types["half"] == ("half", 6)
-    assert types["weights_5/xxxxx"] == ("int32", 40)
-    index = prefix.with_name("variables.index")
-    contents = index.read_bytes()
-    for size in range(0, len(contents), len(contents) // 97):
-        index.write_bytes(contents[:size])
-        with pytest.raises(BundleError, match=r"variables.index is damaged"):
-            list_variables(prefix)
-    for position in range(0, len(contents), len(contents) // 97):  # overwritten
-        index.write_bytes(contents[:position] + b"\xfe" * 9 + contents[position + 9 :])
-        with contextlib.suppress(BundleError):
-            list_variables(prefix)
-    index.unlink()
-    with pytest.raises(BundleError, match=r"variables.index is missing, but variables.data"):
-        list_variables(prefix)

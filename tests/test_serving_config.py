@@ -4,6 +4,7 @@ import re
 
 import pytest
 from google.protobuf import text_format
+from test_warmup import SIGNATURES
 
 from distilbert_tf import cli
 from export.configuration.batching_parameters import (
@@ -255,8 +256,6 @@ def test_policies_and_labels_of_a_command_line():
 
 
 def test_the_files_of_a_version(tmp_path):
-    from test_warmup import SIGNATURES
-
     written = write_serving_files(tmp_path, SIGNATURES, ["serving_default", "classify"], 4, 3.0)
     assert written == [tmp_path / "batching_params.pbtxt", tmp_path / WARMUP_FILE]
     parameters = read_batching_parameters(written[0])
@@ -264,8 +263,10 @@ def test_the_files_of_a_version(tmp_path):
     assert parameters.batch_timeout_micros.value == 3000
     assert len(read_warmup(written[1])) == 2 * 4
     # No signature is in use: no warm-up.
-    (only,) = write_serving_files(tmp_path / "..", SIGNATURES, [])
-    assert only.name == "batching_params.pbtxt"
+    cold = tmp_path / "cold"
+    cold.mkdir()
+    assert write_serving_files(cold, SIGNATURES, []) == [cold / "batching_params.pbtxt"]
+    assert list(cold.iterdir()) == [cold / "batching_params.pbtxt"]
 
 
 @pytest.fixture

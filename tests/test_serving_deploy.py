@@ -135,6 +135,19 @@ def test_the_image_copies_what_is_there_to_where_the_flags_look(
     assert copied[re.search(r"bash (\S+)", check)[1]] == "ready.sh"
 
 
+def test_all_name_one_release_of_the_server(predictor: dict[str, Any]) -> None:
+    (tag,) = (each for each in instructions()["ARG"] if each.startswith("TAG="))
+    release = tag.removeprefix("TAG=")
+    assert predictor["model"]["runtimeVersion"] == release
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    tags = {name: service["build"]["args"]["TAG"] for name, service in services.items()}
+    assert tags == {"cpu": release, "gpu": f"{release}-gpu"}
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.findall(r"^TAG \?= (.+)$", makefile, re.MULTILINE) == [release]
+    for text in (makefile, (DEPLOY / "Dockerfile").read_text()):
+        assert re.findall(r"TAG=(\S+-gpu)", text) == [f"{release}-gpu"]
+
+
 @pytest.mark.parametrize("name", MESSAGES)
 def test_the_files_are_those_that_serving_config_writes(tmp_path: Path, name: str) -> None:
     (tmp_path / "base" / "1").mkdir(parents=True)

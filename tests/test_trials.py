@@ -148,14 +148,19 @@ def signature(**inputs):
 
 
 def test_inputs_are_the_same_each_time():
-    wanted = signature(x=("float", (None, 3)), n=("int64", None), flag=("bool", (2,)))
+    wanted = signature(
+        x=("float", (None, 3)), n=("int64", None), flag=("bool", (2,)), ids=("int32", (None, None)),
+        one=("string", ()),
+    )  # fmt: skip
     first, again = (make_inputs(wanted, ["a"], 4) for _ in range(2))
     assert {name: array.shape for name, array in first.items()} == {
-        "x": (4, 3), "n": (4,), "flag": (2,),
+        "x": (4, 3), "n": (4,), "flag": (2,), "ids": (4, 6), "one": (),
     }  # fmt: skip
     for name, array in first.items():
         np.testing.assert_array_equal(array, again[name])
     with pytest.raises(TrialError, match="signature s: no variant can be made up for x"):
         make_inputs(signature(x=("variant", (None,))), ["a"], 4)
+    with pytest.raises(TrialError, match="signature s: no complex64 can be made up for x"):
+        make_inputs(signature(x=("complex64", (None,))), ["a"], 4)
     with pytest.raises(TypeError, match="complex"):
         write_array(np.array([1j]))

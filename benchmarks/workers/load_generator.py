@@ -6,7 +6,6 @@ the answer. The server's memory and CPU time are read beside.
 
 import asyncio
 import json
-import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -79,7 +78,10 @@ class HttpError(Exception):
 
 
 class HttpClient:
-    """Asks over HTTP/1.1, on a connection that stays open, with bytes that are made before."""
+    """Asks over HTTP/1.1, on a connection that stays open, with bytes that are made before.
+
+    It has no deadline: a call that is not answered counts as hung in the end.
+    """
 
     def __init__(self, port: int, texts: Sequence[str], timeout_s: float) -> None:
         self._port = port
@@ -188,6 +190,7 @@ class Load:
         self._seconds, self._warmup_s = seconds, warmup_s
         self.records: list[tuple[float, float, str, float]] = []
         self.samples: list[tuple[float, float, float]] = []
+        self.errors: dict[str, str] = {}
 
     async def run(self) -> dict[str, Any]:
         """Runs the load.
@@ -196,7 +199,6 @@ class Load:
             `started_at`, the time on the clock when measuring began; `generator_cpu_s`; `hung`,
             calls that never ended; `errors`, an example of each.
         """
-        self.errors: dict[str, str] = {}
         self._start_s = time.perf_counter() + self._warmup_s
         tasks = [
             asyncio.create_task(self._ask_on(number, client))
@@ -308,7 +310,7 @@ def run(path: str, inputs: str, **arguments: Any) -> dict[str, Any]:
         timeout_s=np.array(timeouts_s, float),
         samples=np.array(load.samples, float).reshape(-1, 3),
     )
-    return result | {"pid": os.getpid()}
+    return result
 
 
 if __name__ == "__main__":

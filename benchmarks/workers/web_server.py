@@ -3,8 +3,8 @@
     python -m benchmarks.workers.web_server --model=torch --checkpoint=DIR --port=8000
 
 A request is run by itself in FastAPI's thread pool, or, with --max_batch_size, waits in a queue
-from which one thread takes all that are there: transformers' documentation on web servers
-("dynamic batching"), without its pause, as an idle server should answer at once.
+from which each of --runs threads takes all that are there: transformers' documentation on web
+servers ("dynamic batching"), without its pause, as an idle server should answer at once.
 """
 
 import argparse
@@ -82,13 +82,11 @@ def make_app(classify: Classify, max_batch_size: int, runs: int) -> FastAPI:
         max_batch_size: The most texts in a run; 0 to run each by itself.
         runs: Those at the same time.
     """
-    batcher: MicroBatcher | None = None
+    batcher = MicroBatcher(classify, max_batch_size, runs)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        nonlocal batcher
         anyio.to_thread.current_default_thread_limiter().total_tokens = runs
-        batcher = MicroBatcher(classify, max(1, max_batch_size), runs)
         task = asyncio.create_task(batcher.run())
         yield
         task.cancel()
@@ -100,7 +98,6 @@ def make_app(classify: Classify, max_batch_size: int, runs: int) -> FastAPI:
 
         @app.post("/predict")
         async def predict_in_batch(body: Body) -> Any:
-            assert batcher is not None
             return await batcher.ask(body.text)
     else:
 

@@ -16,7 +16,6 @@ from export.checks.releases import NodeKind, find_kinds, find_misfits
 from export.checks.saved_model_files import (
     CompatibilityError,
     Place,
-    find_ops,
     read_meta_graph,
     walk_nodes,
 )
@@ -53,13 +52,13 @@ def check_saved_model(directory: Path, private_paths: Iterable[Path] = ()) -> fr
     """
     meta_graph = read_meta_graph(directory)
     kinds = find_kinds(meta_graph)
-    ops = find_ops(meta_graph)
+    ops = frozenset(kind.op for kind in kinds)
     problems = [
         *find_unfit(meta_graph, kinds),
         *find_misfits(meta_graph, kinds, find_release(OLDEST_SERVER)),
         *_find_text_ops(ops),
         *find_unwanted(meta_graph, kinds),
-        *find_private_paths(directory, private_paths),
+        *_find_private_paths(directory, private_paths),
     ]
     for signature in describe_signatures(meta_graph):
         problems += [*signature.unbatched, *find_contract_faults(signature)]
@@ -107,7 +106,7 @@ def _find_text_ops(ops: frozenset[str]) -> Iterator[str]:
         yield f"op {op}: TensorFlow Text's, which only TF Serving has, and no other runtime"
 
 
-def find_private_paths(directory: Path, private_paths: Iterable[Path] = ()) -> Iterator[str]:
+def _find_private_paths(directory: Path, private_paths: Iterable[Path] = ()) -> Iterator[str]:
     """Finds files that name a directory of this machine.
 
     Args:

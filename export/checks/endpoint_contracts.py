@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from export.checks.data_types import name_data_type
 from export.protos import meta_graph_pb2
+from export.tensors import data_type_name
 
 _PREFIX = "tensorflow/serving/"  # of the method's name in a signature
 _EXAMPLES = ("inputs", "string")
@@ -115,7 +115,7 @@ def _read_tensor(info: meta_graph_pb2.TensorInfo) -> TensorContract:
     if not info.tensor_shape.unknown_rank:
         shape = tuple(None if dim.size < 0 else dim.size for dim in info.tensor_shape.dim)
     encoding = info.WhichOneof("encoding")
-    data_type = name_data_type(info.dtype)
+    data_type = data_type_name(info.dtype)
     if encoding in ("coo_sparse", "composite_tensor"):
         data_type = f"{encoding.removesuffix('_tensor').removeprefix('coo_')} {data_type}"
     return TensorContract(data_type, shape)

@@ -18,7 +18,7 @@ from export.checks.endpoint_contracts import (
 )
 from export.checks.op_registry import find_custom_ops, find_release
 from export.checks.releases import find_first_release, find_ignored, find_kinds, find_misfits
-from export.checks.saved_model_files import find_ops, read_meta_graph
+from export.checks.saved_model_files import read_meta_graph
 from export.checks.tensor_bundle import BundleError, list_variables
 from export.configuration.batching_parameters import (
     BATCHING_FILE,
@@ -123,7 +123,7 @@ def inspect_export(directory: Path, server: str = OLDEST_SERVER) -> ExportReport
     release = find_release(server)
     meta_graph = read_meta_graph(directory)
     kinds = find_kinds(meta_graph)
-    ops = find_ops(meta_graph)
+    ops = {kind.op for kind in kinds}
     custom = sorted(find_custom_ops(ops))
     signatures = describe_signatures(meta_graph)
     paths = sorted(_find_absolute_paths(directory))
@@ -213,11 +213,14 @@ def _find_lost_requests(requests: list, signatures: set[str]) -> Iterator[str]:
     """Finds warm-up requests to signatures that are not there: they fail the load."""
     for number, request in enumerate(requests):
         kind = request.WhichOneof("log_type")
-        if kind not in ("predict_log", "classify_log", "regress_log"):
-            continue
-        name = getattr(request, kind).request.model_spec.signature_name or SERVING_DEFAULT
-        if name not in signatures:
-            yield f"{WARMUP_FILE}: record {number} is for the signature {name}, which is not there"
+        asked = getattr(request, kind).request
+        for each in asked.tasks if kind == "multi_inference_log" else [asked]:
+            name = each.model_spec.signature_name or SERVING_DEFAULT
+            if name not in signatures:
+                yield (
+                    f"{WARMUP_FILE}: record {number} is for the signature {name}, which is not "
+                    "there"
+                )
 
 
 def _find_absolute_paths(directory: Path) -> set[str]:

@@ -8,10 +8,10 @@ value. Where it has no kernel for a node's types it fails, often only at the fir
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
-from export.checks.data_types import name_data_type
 from export.checks.op_registry import Release, load_releases
 from export.checks.saved_model_files import Place, walk_nodes
 from export.protos import attr_value_pb2, kernel_def_pb2, meta_graph_pb2, op_def_pb2
+from export.tensors import data_type_name
 
 AttrValue: TypeAlias = attr_value_pb2.AttrValue
 
@@ -164,12 +164,12 @@ def _compare_value(
 ) -> Iterator[str]:
     types = _types_of(value)
     for number in sorted(set(types) - release.data_types):
-        yield f"TF Serving {release.name} does not know {name_data_type(number)}"
+        yield f"TF Serving {release.name} does not know {data_type_name(number)}"
     allowed = attribute.allowed_values.list
     if allowed.type:
         for number in sorted(set(types) & release.data_types - set(allowed.type)):
             yield (
-                f"TF Serving {release.name} does not allow {name_data_type(number)} for its "
+                f"TF Serving {release.name} does not allow {data_type_name(number)} for its "
                 f"attribute {attribute.name}"
             )
     if allowed.s and value.WhichOneof("value") == "s" and value.s not in allowed.s:
@@ -192,5 +192,5 @@ def _fits(kernel: kernel_def_pb2.KernelDef, values: Mapping[str, AttrValue]) -> 
 
 
 def _show_types(values: Mapping[str, AttrValue]) -> str:
-    shown = {name: [name_data_type(t) for t in _types_of(value)] for name, value in values.items()}
+    shown = {name: [data_type_name(t) for t in _types_of(value)] for name, value in values.items()}
     return ", ".join(f"{name}={'/'.join(types)}" for name, types in sorted(shown.items()) if types)

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 
 from export.protos import meta_graph_pb2, saved_model_pb2
 
-SERVING_TAG = "serve"
+_SERVING_TAG = "serve"
 _BINARY, _TEXT = "saved_model.pb", "saved_model.pbtxt"
 
 
@@ -52,12 +52,12 @@ def read_meta_graph(directory: Path) -> meta_graph_pb2.MetaGraphDef:
     """
     saved_model = _read_saved_model(directory)
     tags = [sorted(each.meta_info_def.tags) for each in saved_model.meta_graphs]
-    if [SERVING_TAG] not in tags:
+    if [_SERVING_TAG] not in tags:
         raise CompatibilityError(
-            f"No graph in {directory} has the tag {SERVING_TAG!r} and no other, so a server finds "
+            f"No graph in {directory} has the tag {_SERVING_TAG!r} and no other, so a server finds "
             f"none to load; there are {tags if tags else 'no graphs at all'}."
         )
-    return saved_model.meta_graphs[tags.index([SERVING_TAG])]
+    return saved_model.meta_graphs[tags.index([_SERVING_TAG])]
 
 
 def walk_nodes(meta_graph: meta_graph_pb2.MetaGraphDef) -> Iterator[tuple]:
@@ -67,12 +67,6 @@ def walk_nodes(meta_graph: meta_graph_pb2.MetaGraphDef) -> Iterator[tuple]:
     for function in meta_graph.graph_def.library.function:
         for node in function.node_def:
             yield node, Place(node.name, function.signature.name)
-
-
-def find_ops(meta_graph: meta_graph_pb2.MetaGraphDef) -> frozenset[str]:
-    """Names the ops of a graph, those inside functions, branches and loops included."""
-    functions = {f.signature.name for f in meta_graph.graph_def.library.function}
-    return frozenset({node.op for node, _ in walk_nodes(meta_graph)} - functions)
 
 
 def _read_saved_model(directory: Path) -> saved_model_pb2.SavedModel:

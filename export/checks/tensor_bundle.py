@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from export.checks.data_types import name_data_type
 from export.protos import tensor_bundle_pb2
+from export.tensors import data_type_name
 
 _FOOTER_BYTES = 48
 _TRAILER_BYTES = 5  # of each block: how it is compressed, and its checksum
 _MAGIC = 0xDB4775248B80FB57
 # TensorFlow's own entry: what belongs to which object. It is no weight.
-OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+_OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 
 class StoredVariable(NamedTuple):
@@ -74,12 +74,12 @@ def list_variables(prefix: Path) -> list[StoredVariable]:
     return [
         StoredVariable(
             name,
-            name_data_type(entry.dtype),
+            data_type_name(entry.dtype),
             tuple(dim.size for dim in entry.shape.dim),
             entry.size,
         )
         for name, entry in sorted(entries.items())
-        if name != OBJECT_GRAPH
+        if name != _OBJECT_GRAPH
     ]
 
 

@@ -97,14 +97,16 @@ def _make_array(
 ) -> np.ndarray:
     try:
         dtype = _DTYPES.get(tensor.data_type) or np.dtype(tensor.data_type)
+        if dtype.kind == "c":
+            raise TypeError("complex numbers cannot be sent to the process")
     except TypeError as error:
         raise TrialError(
             f"signature {signature.name}: no {tensor.data_type} can be made up for {name}."
         ) from error
-    first, *others = (None,) if tensor.shape is None else tensor.shape or (0,)
-    sizes = [batch_size if first is None else first]
-    sizes += [FREE_SIZE if size is None else size for size in others]
-    shape = [] if tensor.shape == () else sizes
+    sizes = (None,) if tensor.shape is None else tensor.shape
+    shape = [FREE_SIZE if size is None else size for size in sizes]
+    if sizes and sizes[0] is None:
+        shape[0] = batch_size
     random = np.random.RandomState(len(name) + batch_size)
     if dtype.hasobject:
         count = int(np.prod(shape))

@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from exporting import TINY_MAX_LENGTH, make_tiny_model
 
 from benchmarks.environments import python_of
@@ -132,8 +133,6 @@ def test_demo_encoder(old_python, demo, options, tmp_path, capsys):
 
 def test_what_the_report_refuses_fails_there(old_python, tmp_path):
     """The report is right about an op that came later: 2.12 does not load it."""
-    import tensorflow as tf
-
     module = tf.Module()
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
