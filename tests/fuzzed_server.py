@@ -10,7 +10,8 @@ from concurrent import futures
 import grpc
 import numpy as np
 import tensorflow as tf
-from fuzzing import KEYS, PREDICTION_SERVICE, Call, HttpCall, calls, http_calls
+from fuzzing import KEYS, PREDICTION_SERVICE, Call, calls
+from fuzzing_rest import HttpCall, http_calls
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serving_models import make_request

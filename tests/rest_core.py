@@ -1,5 +1,6 @@
 """A core for tests of the REST API, without a model: it answers from what it is asked."""
 
+import json
 import threading
 
 import grpc
@@ -16,7 +17,7 @@ from export.protos import (
     regression_pb2,
     types_pb2,
 )
-from export.server import status
+from export.server import json_requests, status
 
 
 def signature(**inputs):
@@ -34,6 +35,16 @@ SIGNATURES = {
     "ids": signature(ids=types_pb2.DT_INT32),
     "scalar": signature(x=types_pb2.DT_FLOAT),
 }
+
+
+def read(body, **types):
+    """Reads a Predict request: its tensors as arrays, and whether it is in rows."""
+    if not isinstance(body, bytes):
+        body = json.dumps(body, ensure_ascii=False).encode()
+    document = json_requests.parse_object(body)
+    request = predict_pb2.PredictRequest()
+    is_rows = json_requests.fill_inputs(document, signature(**types).inputs, request)
+    return {name: tensors.to_array(proto) for name, proto in request.inputs.items()}, is_rows
 
 
 class FakeCore:

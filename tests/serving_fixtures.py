@@ -68,6 +68,25 @@ def model_stub(channel):
     return model_service_pb2_grpc.ModelServiceStub(channel)
 
 
+@pytest.fixture
+def start():
+    """Starts servers that look for versions all the time; stops them in the end."""
+    from running_server import LOADING, Running
+
+    from export.server import ModelServer
+
+    servers = []
+
+    def start_one(*args, **kwargs):
+        kwargs = {"port": 0, "loading": LOADING, **kwargs}
+        servers.append(ModelServer(*args, **kwargs).start())
+        return Running(servers[-1])
+
+    yield start_one
+    for server in servers:
+        server.stop()
+
+
 @pytest.fixture(scope="session")
 def tiny_exports(tmp_path_factory):
     """Base paths of real exports by name: see tiny_exports.py."""

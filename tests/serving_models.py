@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import tensorflow as tf
-from tensorflow_serving.apis import predict_pb2
+from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
 
 LABELS = ("short", "middling", "très long")
 CALLS = "calls"  # the signature that tells how requests were merged
@@ -191,3 +191,16 @@ def write_examples(**columns):
 def call(stub, *args, timeout=10, **kwargs):
     response = stub.Predict(make_request(*args, **kwargs), timeout=timeout)
     return {name: tf.make_ndarray(proto) for name, proto in response.outputs.items()}
+
+
+def assert_alive(stub):
+    """Checks that a server of all endpoints gives the right answer."""
+    np.testing.assert_array_equal(call(stub, {"text": ["abc"]})["logits"], [logits_of("abc")])
+
+
+def states_of(model_stub, name="m", timeout=60, **options):
+    """The state of each version of a model, and what went wrong with it."""
+    request = get_model_status_pb2.GetModelStatusRequest()
+    set_spec(request.model_spec, name)
+    found = model_stub.GetModelStatus(request, timeout=timeout, **options).model_version_status
+    return {one.version: (one.state, one.status.error_message) for one in found}

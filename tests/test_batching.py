@@ -31,6 +31,8 @@ class Graph:
             raise ZeroDivisionError("by -2")
         if signature_name == "distinct":
             return {"y": np.unique(inputs["x"])}
+        if signature_name == "padded":  # to the largest value, as tokens to the longest row
+            return {"y": np.repeat(inputs["x"][:, None], inputs["x"].max(), axis=1)}
         return {"y": 2 * inputs["x"]}
 
 
@@ -143,6 +145,15 @@ def test_outputs_without_a_row_for_each_example(make_batcher, graph):
     assert results(graph, requests) == [[200], [1], [1, 2]]
     large = submit(batcher, [1, 1, 1, 1, 2], name="distinct").exception(10)
     assert large.code == grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_pieces_whose_outputs_do_not_fit_together(make_batcher, graph):
+    graph.go_on.set()
+    batcher = make_batcher(max_batch_size=2)
+    error = submit(batcher, [1, 2, 1], name="padded").exception(10)
+    assert error.code == grpc.StatusCode.FAILED_PRECONDITION
+    assert "pieces of at most 2 rows, as it has 3, and output y is not equally" in error.message
+    assert results(graph, [submit(batcher, [1, 2], name="padded")]) == [[[1, 1], [2, 2]]]
 
 
 def test_requests_nobody_waits_for_are_not_run(make_batcher, graph):
@@ -272,6 +283,9 @@ def test_unbatched_requests_run_by_themselves(graph):
     runner = DirectRunner(graph)
     assert submit(runner, range(100)).result()["y"].tolist() == list(range(0, 200, 2))
     assert submit(runner, [-1]).exception().code == grpc.StatusCode.INVALID_ARGUMENT
+    left = submit(runner, [1], is_active=lambda: False)
+    assert left.exception().code == grpc.StatusCode.CANCELLED
+    assert len(graph.runs) == 2
     runner.close()
 
 

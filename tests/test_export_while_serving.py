@@ -12,7 +12,7 @@ import psutil
 import pytest
 import tensorflow as tf
 from exporting import exporter_process, make_tiny_model, wait_for_result
-from serving_models import make_request, set_spec
+from serving_models import make_request, states_of
 from tensorflow_serving.apis import (
     get_model_status_pb2,
     model_service_pb2_grpc,
@@ -72,11 +72,7 @@ class Load:
             time.sleep(0.02)  # the exports need the processor more
 
     def states(self):
-        request = get_model_status_pb2.GetModelStatusRequest()
-        set_spec(request.model_spec)
-        stub = model_service_pb2_grpc.ModelServiceStub(self._channel)
-        found = stub.GetModelStatus(request, timeout=60).model_version_status
-        return {one.version: (one.state, one.status.error_message) for one in found}
+        return states_of(model_service_pb2_grpc.ModelServiceStub(self._channel))
 
 
 def works(base):

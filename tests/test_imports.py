@@ -108,9 +108,9 @@ export.server.json_responses
 export.server.rest_api
 export.server.connections
 export.server.rest
+export.server.signature
 export.server.batching_options
 export.server.batching
-export.server.signature
 export.server.servable
 export.server.direct_runner
 export.server.batching_config

@@ -8,15 +8,16 @@ import pytest
 import serving_models
 import tensorflow as tf
 from serving_models import make_example, set_spec
-from tensorflow_serving.apis import (
-    classification_pb2,
-    inference_pb2,
-    regression_pb2,
-)
+from tensorflow_serving.apis import classification_pb2, inference_pb2, regression_pb2
 
 Code = grpc.StatusCode
 CLASSIFY = "tensorflow/serving/classify"
 REGRESS = "tensorflow/serving/regress"
+METHODS = {
+    classification_pb2.ClassificationRequest: "Classify",
+    regression_pb2.RegressionRequest: "Regress",
+    inference_pb2.MultiInferenceRequest: "MultiInference",
+}
 TEXTS = ["abc", "", "a longer text than that", "naïve façade"]
 
 
@@ -157,16 +158,6 @@ def test_concurrent_calls_get_their_own_rows(stub):
             Code.FAILED_PRECONDITION,
             "No classification inputs found in SignatureDef: finite has {x}, not inputs",
         ),
-    ],
-)
-def test_classify_refuses(stub, request_, code, message):
-    assert (refused := refusal(stub.Classify, request_))[0] == code, refused
-    assert message in refused[1]
-
-
-@pytest.mark.parametrize(
-    ("request_", "code", "message"),
-    [
         (regression(()), Code.INVALID_ARGUMENT, "Input is empty."),
         (
             regression(signature="classify"),
@@ -178,47 +169,38 @@ def test_classify_refuses(stub, request_, code, message):
             Code.FAILED_PRECONDITION,
             "No regression inputs found in SignatureDef: distinct has {text}, not inputs",
         ),
-    ],
-)
-def test_regress_refuses(stub, request_, code, message):
-    assert (refused := refusal(stub.Regress, request_))[0] == code, refused
-    assert message in refused[1]
-
-
-@pytest.mark.parametrize(
-    ("tasks", "code", "message"),
-    [
-        ([], Code.INVALID_ARGUMENT, "ModelSpec has no name specified."),
+        (multi([]), Code.INVALID_ARGUMENT, "ModelSpec has no name specified."),
         (
-            [("m", "regress", REGRESS), ("", "classify", CLASSIFY)],
+            multi([("m", "regress", REGRESS), ("", "classify", CLASSIFY)]),
             Code.INVALID_ARGUMENT,
             "Found ModelSpec with an empty model name.",
         ),
         (
-            [("m", "regress", REGRESS), ("n", "classify", CLASSIFY)],
+            multi([("m", "regress", REGRESS), ("n", "classify", CLASSIFY)]),
             Code.INVALID_ARGUMENT,
             "must access the same model name: got m and n",
         ),
         (
-            [("m", "regress", REGRESS), ("m", "regress", REGRESS)],
+            multi([("m", "regress", REGRESS), ("m", "regress", REGRESS)]),
             Code.INVALID_ARGUMENT,
             "Duplicate evaluation of signature: regress",
         ),
         (
-            [("m", "regress", "tensorflow/serving/predict")],
+            multi([("m", "regress", "tensorflow/serving/predict")]),
             Code.UNIMPLEMENTED,
             "Unsupported signature method_name: 'tensorflow/serving/predict'",
         ),
         (
-            [("m", "regress", REGRESS), ("m", "nothing", CLASSIFY)],
+            multi([("m", "regress", REGRESS), ("m", "nothing", CLASSIFY)]),
             Code.INVALID_ARGUMENT,
             "No signature was found with the name: nothing",
         ),
     ],
 )
-def test_multi_inference_refuses(stub, tasks, code, message):
-    assert (refused := refusal(stub.MultiInference, multi(tasks)))[0] == code, refused
-    assert message in refused[1]
+def test_what_is_refused(stub, request_, code, message):
+    refused_code, details = refusal(getattr(stub, METHODS[type(request_)]), request_)
+    assert refused_code == code, details
+    assert message in details
 
 
 def test_an_example_without_the_feature_is_named(stub):

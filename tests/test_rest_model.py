@@ -80,7 +80,7 @@ def test_status_and_metadata(client):
         ("m/versions/31:predict", {"instances": ["a"]}, 404, "Specific(m, 31)"),
         ("m/labels/stable:predict", {"instances": ["a"]}, 400, "stable"),
         ("n:predict", {"instances": ["a"]}, 404, "Latest(n)"),
-        ("m:classify", {"examples": [{"text": "a"}]}, 400, "error"),
+        ("m:classify", {"examples": [{"text": "a"}]}, 400, "Expected one or two output Tensors"),
     ],
 )
 def test_errors(client, target, document, code, gist):

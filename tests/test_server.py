@@ -1,12 +1,7 @@
 """The local server over the wire: plain gRPC stubs on one side, a SavedModel on the other."""
 
 import contextlib
-import os
-import pathlib
-import signal
 import socket
-import subprocess
-import sys
 import time
 from concurrent import futures
 
@@ -15,6 +10,7 @@ import numpy as np
 import pytest
 import serving_models
 import tensorflow as tf
+from server_process import ServerProcess
 from serving_models import call, make_request, set_spec
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import (
@@ -29,7 +25,6 @@ from export.server import ModelServer
 from export.server.batching_options import BatchingOptions
 
 Code = grpc.StatusCode
-REPOSITORY = pathlib.Path(__file__).parents[1]
 
 
 def call_inputs(texts, gate=""):
@@ -65,12 +60,6 @@ def batcher_of(server):
     return server._models.find("m")._current.loaded._runner
 
 
-def assert_alive(stub):
-    np.testing.assert_array_equal(
-        call(stub, {"text": ["abc"]})["logits"], [serving_models.logits_of("abc")]
-    )
-
-
 # What it answers.
 
 
@@ -79,7 +68,7 @@ def assert_alive(stub):
     [
         ["abc"],
         ["", "a longer text than that", "mid size", "naïve façade"],
-        [b"\xff\xfe broken \xc3(", b"nul\x00bytes\x00", b"\x00"],
+        [b"\xff\xfe broken \xc3(", b"\xed\xa0\x80", b"nul\x00bytes\x00", b"\x00"],
         [str(10**i) for i in range(20)] * 50,
         ["x" * 10_000_000],
     ],
@@ -257,70 +246,46 @@ def test_the_newest_version_is_chosen_by_number(tmp_path):
         assert probe.connect_ex(("127.0.0.1", newest.port)) != 0
 
 
-PROGRAM = """
-import sys
-from export.server import ModelServer, serve
-serve(ModelServer(sys.argv[1], "m", port=int(sys.argv[2])), grace_s=60.0)
-print("ended well")
-"""
-
-
-def start_process(base_path, port):
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, os.fspath(base_path), str(port)],
-        env={**os.environ, "PYTHONPATH": os.fspath(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "3"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 @pytest.mark.slow
-def test_killed_restarted_and_ended(base_path, tmp_path, free_port):
-    port = free_port
-    processes = [start_process(base_path, port)]
-    try:
-        with (
-            PredictClient(f"127.0.0.1:{port}", "m", timeout_s=180.0) as client,
-            futures.ThreadPoolExecutor(1) as pool,
-        ):
+def test_killed_restarted_and_ended(base_path, tmp_path):
+    flags = f"--model_base_path={base_path}", "--model_name=m", "--grace_s=60"
+    with (
+        ServerProcess(*flags) as process,
+        PredictClient(f"127.0.0.1:{process.port}", "m", timeout_s=180.0) as client,
+        futures.ThreadPoolExecutor(2) as pool,
+    ):
 
-            def hold(gate, timeout_s):
-                """Sends a request that lasts until `gate` is there, and waits until it runs."""
-                name = serving_models.CALLS
-                inputs = call_inputs(["held"], gate)
-                answer = pool.submit(client.call, inputs, signature_name=name, timeout_s=timeout_s)
-                wait_until(gate.with_suffix(".started").exists)
-                return answer
+        def hold(gate, timeout_s):
+            """Sends a request that lasts until `gate` is there, and waits until it runs."""
+            name = serving_models.CALLS
+            inputs = call_inputs(["held"], gate)
+            answer = pool.submit(client.call, inputs, signature_name=name, timeout_s=timeout_s)
+            wait_until(gate.with_suffix(".started").exists)
+            return answer
 
-            # Nobody is there yet: the request is sent again until the server is up.
-            assert client.predict("abc").label == "short"
+        # Nobody is there yet: the request is sent again until the server is up.
+        assert client.predict("abc").label == "short"
 
-            # Killed in the middle of a request: an error within the deadline.
-            started_s = time.monotonic()
-            answer = hold(tmp_path / "a", timeout_s=2.0)
-            processes[0].kill()
-            assert answer.exception().code == Code.UNAVAILABLE
-            assert time.monotonic() - started_s < 3.0
+        # Killed in the middle of a request: an error within the deadline.
+        started_s = time.monotonic()
+        answer = hold(tmp_path / "a", timeout_s=2.0)
+        process.kill()
+        assert answer.exception().code == Code.UNAVAILABLE
+        assert time.monotonic() - started_s < 3.0
 
-            # Restarted: the same client goes on.
-            processes.append(start_process(base_path, port))
-            assert client.predict("abc").label == "short"
+        # Restarted: the same client goes on.
+        process.start()
+        assert client.predict("abc").label == "short"
 
-            # Asked to end in the middle of a request: that one is answered, no other is taken.
-            answer = hold(tmp_path / "b", timeout_s=180.0)
-            processes[1].send_signal(signal.SIGTERM)
-            with PredictClient(f"127.0.0.1:{port}", "m", timeout_s=0.5) as late:
-                wait_until(lambda: is_refused(late))
-            (tmp_path / "b").touch()
-            assert answer.result()["echo"].tolist() == [b"held"]
-            output, errors = processes[1].communicate(timeout=60)
-            assert processes[1].returncode == 0, errors
-            assert output == "ended well\n"
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+        # Asked to end in the middle of a request: that one is answered, no other is taken.
+        answer = hold(tmp_path / "b", timeout_s=180.0)
+        ending = pool.submit(process.end)
+        with PredictClient(f"127.0.0.1:{process.port}", "m", timeout_s=0.5) as late:
+            wait_until(lambda: is_refused(late))
+        (tmp_path / "b").touch()
+        assert answer.result()["echo"].tolist() == [b"held"]
+        assert ending.result() == 0
+    assert "Traceback" not in process.errors
 
 
 def is_refused(client):

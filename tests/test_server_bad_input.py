@@ -5,24 +5,17 @@ import time
 from concurrent import futures
 
 import grpc
-import numpy as np
 import psutil
 import pytest
 import serving_models
 import tensorflow as tf
-from serving_models import call, make_example, make_request, set_spec
+from serving_models import assert_alive, call, make_example, make_request, set_spec
 from tensorflow_serving.apis import classification_pb2
 from waiting import wait_until
 
 from export.server import ModelServer
 
 Code = grpc.StatusCode
-
-
-def assert_alive(stub):
-    np.testing.assert_array_equal(
-        call(stub, {"text": ["abc"]})["logits"], [serving_models.logits_of("abc")]
-    )
 
 
 def send(channel, method, data):
@@ -58,28 +51,6 @@ def test_garbage_as_example(channel, stub):
         assert caught.value.code() == Code.INVALID_ARGUMENT
         assert "inputs" in caught.value.details()
     assert_alive(stub)
-
-
-def test_garbage_in_a_merged_batch_hurts_no_other(stub):
-    good = make_example(text="abc").SerializeToString()
-
-    def ask(text):
-        try:
-            return call(stub, {"inputs": [text]}, signature="regress")["outputs"].tolist()
-        except grpc.RpcError as error:
-            return error.code()
-
-    texts = [b"\xff\xff" if i % 5 == 0 else good for i in range(40)]
-    with futures.ThreadPoolExecutor(40) as pool:
-        answers = list(pool.map(ask, texts))
-    expected = [Code.INVALID_ARGUMENT if text != good else [3.0] for text in texts]
-    assert answers == expected
-
-
-@pytest.mark.parametrize("text", [b"\xff\xfe", b"\x00", b"a\x00b", b"\xed\xa0\x80", b""])
-def test_bytes_that_are_no_text_reach_the_model_as_they_are(stub, text):
-    outputs = call(stub, {"text": [text]})
-    np.testing.assert_array_equal(outputs["logits"], [serving_models.logits_of(text)])
 
 
 def test_a_hundred_thousand_empty_strings(stub):

@@ -9,6 +9,7 @@ from distilbert_tf import serving_commands
 from export.server import command
 from export.server.batching_config import read_batching_options
 from export.server.batching_options import BatchingOptions
+from export.server.model_config import read_settings_file
 
 
 @pytest.fixture
@@ -62,6 +63,30 @@ def test_padding_is_not_done_and_that_is_said(write, caplog):
     options = read_batching_options(write("pad_variable_length_inputs: true"))
     assert options == read_batching_options(write(""))
     assert "leave it off. Only equal shapes are merged here" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model_config_list {", r"file.pbtxt:1:19 : .*ModelServerConfig"),
+        ("custom_model_config {}", "Only a model_config_list is supported"),
+        ("model_config_list { config { base_path: 'x' } }", "A model has no name"),
+        ("model_config_list { config { name: 'm' } }", "Model m has no base_path"),
+        (
+            "model_config_list { config { name: 'm' base_path: 'x' } }",
+            "Model m: model_platform is ''; it must be 'tensorflow'",
+        ),
+        (
+            "model_config_list {"
+            + 2 * "config { name: 'm' base_path: 'x' model_platform: 'tensorflow' }"
+            + "}",
+            "Illegal to list model m multiple times",
+        ),
+    ],
+)
+def test_model_config_files_that_are_wrong(write, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_settings_file(write(text))
 
 
 def parse(*words):

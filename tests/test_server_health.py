@@ -8,6 +8,7 @@ import serving_models
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from serving_models import make_request
 from tensorflow_serving.apis import prediction_service_pb2_grpc
+from waiting import wait_until
 
 from export.server import ModelServer, services
 
@@ -52,8 +53,7 @@ def test_it_says_first_that_it_stops_and_then_finishes_what_is_open(base_path, t
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         held = stub.Predict.future(request, timeout=60)
         try:
-            while not gate.with_suffix(".started").exists():
-                pass
+            wait_until(gate.with_suffix(".started").exists)
             stopping = threading.Thread(target=server.stop, args=(30.0,))
             stopping.start()
             assert next(watched).status == Health.NOT_SERVING

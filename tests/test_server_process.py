@@ -8,7 +8,7 @@ import time
 import grpc
 import pytest
 from server_process import ServerProcess
-from serving_models import make_request, publish
+from serving_models import make_request, publish, states_of
 from tensorflow_serving.apis import (
     get_model_status_pb2,
     model_service_pb2_grpc,
@@ -57,10 +57,8 @@ class Load:
 def states(port):
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = model_service_pb2_grpc.ModelServiceStub(channel)
-        request = get_model_status_pb2.GetModelStatusRequest()
-        request.model_spec.name = "m"
-        found = stub.GetModelStatus(request, timeout=60, wait_for_ready=True)
-        return {one.version: one.state for one in found.model_version_status}
+        found = states_of(stub, wait_for_ready=True)
+        return {version: state for version, (state, _) in found.items()}
 
 
 def wait_for_states(port, expected):

@@ -28,9 +28,10 @@ from absl import logging
 
 from export.server import status
 from export.server.batching_options import BatchingOptions
+from export.server.signature import Arrays
 
-Arrays = dict[str, np.ndarray]
 RunFunction = Callable[[str, Mapping[str, np.ndarray]], Arrays]
+IsActive = Callable[[], bool]
 
 # One long text must not hold up the short ones: a run with more bytes than this has one request.
 _MAX_MERGED_BYTES = 2**20
@@ -48,7 +49,7 @@ class _Member:
     key: Hashable
     rows: int
     bytes: int
-    is_active: Callable[[], bool]
+    is_active: IsActive
     arrived_s: float
     run_by_s: float
     future: futures.Future[Arrays] = dataclasses.field(default_factory=futures.Future)
@@ -117,7 +118,7 @@ class Batcher:
         inputs: Mapping[str, np.ndarray],
         *,
         is_batched: bool,
-        is_active: Callable[[], bool] = lambda: True,
+        is_active: IsActive = lambda: True,
     ) -> futures.Future[Arrays]:
         """Puts a request into the queue.
 
@@ -165,7 +166,7 @@ class Batcher:
             self._queue.clear()
             self._changed.notify_all()
         for member in waiting:
-            member.fail(_unavailable("The server is shutting down"))
+            member.fail(status.unavailable("The server is shutting down"))
         for thread in self._threads:
             thread.join(timeout=5.0)
 
@@ -173,7 +174,7 @@ class Batcher:
         """Checks that a request may be put into the queue."""
         options = self._options
         if self._is_closed:
-            raise _unavailable("The server is shutting down")
+            raise status.unavailable("The server is shutting down")
         if options.max_request_rows is not None and rows > options.max_request_rows:
             raise status.invalid(
                 f"Task size {rows} is larger than maximum input batch size "
@@ -184,7 +185,7 @@ class Batcher:
             and self._queue
             and self._queue_rows + rows > options.max_queue_rows
         ):
-            raise _unavailable(
+            raise status.unavailable(
                 "The batch scheduling queue to which this task was submitted is full: "
                 f"{len(self._queue)} requests with {self._queue_rows} rows wait "
                 f"(max_queue_length={options.max_queue_length}, "
@@ -218,7 +219,7 @@ class Batcher:
             if piece.member.is_active():
                 active.append(piece)
             else:
-                self._fail(piece.member, _abandoned())
+                self._fail(piece.member, status.abandoned())
         if active:
             self._answer(active)
         if batch:
@@ -305,9 +306,7 @@ class Batcher:
             member = batch[0].member
             if not isinstance(error, status.RequestError):
                 logging.exception("Signature %s failed", member.signature_name)
-                error = status.RequestError(
-                    grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
-                )
+                error = status.internal(error)
             self._fail(member, error)
             return
         for piece, answer in zip(batch, answers, strict=True):
@@ -322,8 +321,11 @@ class Batcher:
                 done = sum(len(next(iter(part.values()))) for part in member.parts.values())
                 if done < member.rows or member.future.done():
                     return
-            parts = [member.parts[start] for start in sorted(member.parts)]
-            outputs = {name: np.concatenate([part[name] for part in parts]) for name in outputs}
+            try:
+                outputs = _join([member.parts[start] for start in sorted(member.parts)])
+            except status.RequestError as error:
+                self._fail(member, error)
+                return
         if not member.future.done():
             member.future.set_result(outputs)
 
@@ -384,10 +386,18 @@ def _count_bytes(array: np.ndarray) -> int:
     return sum(map(len, array.ravel().tolist())) + _STRING_OVERHEAD_BYTES * array.size
 
 
-def _abandoned() -> status.RequestError:
-    # Nobody reads this; it ends the request's thread without computing the answer.
-    return status.RequestError(grpc.StatusCode.CANCELLED, "The client stopped waiting")
-
-
-def _unavailable(message: str) -> status.RequestError:
-    return status.RequestError(grpc.StatusCode.UNAVAILABLE, message)
+def _join(parts: list[Arrays]) -> Arrays:
+    """Puts the outputs of a request's pieces together."""
+    outputs = {}
+    for name in parts[0]:
+        arrays = [part[name] for part in parts]
+        if len({array.shape[1:] for array in arrays}) > 1:
+            sizes = [len(array) for array in arrays]
+            raise status.RequestError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"The request was run in pieces of at most {max(sizes)} rows, as it has "
+                f"{sum(sizes)}, and output {name} is not equally large in all of them; send "
+                "fewer rows",
+            )
+        outputs[name] = np.concatenate(arrays)
+    return outputs

@@ -15,7 +15,7 @@ def run(flags: Any) -> None:
 
     Args:
         flags: Values by name, as attributes: those of `tensorflow_model_server`, and `host`,
-            `grace_s`, `load_retry_interval_s`.
+            `grace_s`, `load_retry_interval_s`, `max_message_bytes`.
 
     Raises:
         OSError: a file is missing, nothing can be served, or a port is taken.

@@ -5,7 +5,6 @@ grpc_status_util.cc in tensorflow_serving/model_servers; get_model_metadata_impl
 tensorflow_serving/servables/tensorflow.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -22,16 +21,11 @@ from export.protos import (
     regression_pb2,
 )
 from export.server import inference, status
+from export.server.batching import IsActive
 from export.server.model_config import read_settings
 from export.server.models import LabelError, Models
 
 _SIGNATURE_DEF = "signature_def"  # the only metadata field that there is
-
-IsActive = Callable[[], bool]
-
-
-def _always() -> bool:
-    return True
 
 
 class ServerCore:
@@ -48,28 +42,28 @@ class ServerCore:
         self._models = models
 
     def predict(
-        self, request: predict_pb2.PredictRequest, is_active: IsActive = _always
+        self, request: predict_pb2.PredictRequest, is_active: IsActive
     ) -> predict_pb2.PredictResponse:
         """Runs an endpoint on the request's tensors."""
         with self._models.lease(_spec(request)) as version:
             return inference.predict(version, request, is_active)
 
     def classify(
-        self, request: classification_pb2.ClassificationRequest, is_active: IsActive = _always
+        self, request: classification_pb2.ClassificationRequest, is_active: IsActive
     ) -> classification_pb2.ClassificationResponse:
         """Gives every example its classes and their scores."""
         with self._models.lease(_spec(request)) as version:
             return inference.classify(version, request, is_active)
 
     def regress(
-        self, request: regression_pb2.RegressionRequest, is_active: IsActive = _always
+        self, request: regression_pb2.RegressionRequest, is_active: IsActive
     ) -> regression_pb2.RegressionResponse:
         """Gives every example a number."""
         with self._models.lease(_spec(request)) as version:
             return inference.regress(version, request, is_active)
 
     def multi_inference(
-        self, request: inference_pb2.MultiInferenceRequest, is_active: IsActive = _always
+        self, request: inference_pb2.MultiInferenceRequest, is_active: IsActive
     ) -> inference_pb2.MultiInferenceResponse:
         """Runs several endpoints of one model on the same examples."""
         spec = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
@@ -129,7 +123,7 @@ class ServerCore:
                 served, and everything stays as it was.
         """
         try:
-            self._models.reload(read_settings(request.config))
+            self._models.apply(read_settings(request.config))
         except LabelError as error:
             raise status.RequestError(grpc.StatusCode.FAILED_PRECONDITION, str(error)) from error
         except OSError as error:

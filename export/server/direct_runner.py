@@ -6,7 +6,7 @@ from concurrent import futures
 import numpy as np
 
 from export.server import status
-from export.server.batching import RunFunction
+from export.server.batching import IsActive, RunFunction
 from export.server.signature import Arrays
 
 
@@ -30,10 +30,13 @@ class DirectRunner:
         inputs: Mapping[str, np.ndarray],
         *,
         is_batched: bool,
-        is_active: Callable[[], bool] = lambda: True,
+        is_active: IsActive = lambda: True,
     ) -> futures.Future[Arrays]:
-        """Runs a request, and gives a future that is done."""
+        """Runs a request, unless nobody waits for it, and gives a future that is done."""
         future: futures.Future[Arrays] = futures.Future()
+        if not is_active():
+            future.set_exception(status.abandoned())
+            return future
         self._on_run(len(next(iter(inputs.values()))) if is_batched else 1, 0.0)
         try:
             future.set_result(self._run(signature_name, inputs))

@@ -28,10 +28,9 @@ from export.protos import (
     regression_pb2,
 )
 from export.server import status
+from export.server.batching import IsActive
 from export.server.loaded_version import LoadedVersion
 from export.server.signature import Arrays, Signature, braces
-
-IsActive = Callable[[], bool]
 
 
 def predict(

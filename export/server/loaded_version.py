@@ -1,11 +1,11 @@
 """A version in memory, together with what merges its requests."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent import futures
 
 import numpy as np
 
-from export.server.batching import Batcher
+from export.server.batching import Batcher, IsActive
 from export.server.batching_options import BatchingOptions
 from export.server.direct_runner import DirectRunner
 from export.server.metrics import Metrics
@@ -43,7 +43,7 @@ class LoadedVersion:
         self,
         signature: Signature,
         inputs: Mapping[str, np.ndarray],
-        is_active: Callable[[], bool],
+        is_active: IsActive,
     ) -> futures.Future[Arrays]:
         """Queues a request; see `Batcher.submit`."""
         return self._runner.submit(
@@ -54,7 +54,7 @@ class LoadedVersion:
         self,
         signature: Signature,
         inputs: Mapping[str, np.ndarray],
-        is_active: Callable[[], bool],
+        is_active: IsActive,
     ) -> Arrays:
         """Runs a request and waits for its outputs.
 

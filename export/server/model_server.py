@@ -1,7 +1,7 @@
 """The local server: TF Serving's API for a laptop, a notebook and tests.
 
-It is a thin layer on TensorFlow and gRPC, in one process and, for the graph, one thread. Production
-is TF Serving's job: same directory, same requests, same status codes.
+It is a thin layer on TensorFlow and gRPC, in one process. Production is TF Serving's job: same
+directory, same requests, same status codes.
 """
 
 import functools
@@ -127,7 +127,7 @@ class ModelServer:
             OSError, ValueError: no wanted version can be loaded, or the port is taken.
         """
         self._stopping.clear()
-        self._models.start(self._settings)
+        self._models.apply(self._settings)
         try:
             core = ServerCore(self._models)
             self._start_rest(core)

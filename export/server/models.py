@@ -39,26 +39,49 @@ class Models:
         self._allow_labels_for_unavailable = allow_labels_for_unavailable
         self._managers: dict[str, VersionManager] = {}
         self._labels: dict[str, Mapping[str, int]] = {}
-        self._reloading = threading.Lock()
+        self._applying = threading.Lock()
 
-    def start(self, settings: Sequence[ModelSettings]) -> None:
-        """Loads the models.
-
-        Raises:
-            OSError, ValueError: one of them cannot be served; see `VersionManager.start`.
-        """
-        self._apply(settings)
-
-    def reload(self, settings: Sequence[ModelSettings]) -> None:
+    def apply(self, settings: Sequence[ModelSettings]) -> None:
         """Serves these models from now on, and no others.
 
         What is new is loaded before what is old is dropped. If something cannot be served,
         everything stays as it is.
 
         Raises:
-            OSError, ValueError: as for `start`.
+            OSError, ValueError: one of them cannot be served; see `VersionManager.start`.
         """
-        self._apply(settings)
+        with self._applying, contextlib.ExitStack() as stack:
+            old = self._managers
+            new: dict[str, VersionManager] = {}
+            started: list[VersionManager] = []
+            kept: list[VersionManager] = []
+            try:
+                for model in settings:
+                    manager = old.get(model.name)
+                    if manager is None or manager.settings.base_path != model.base_path:
+                        manager = VersionManager(model, self._load, self._options, self._metrics)
+                        started.append(manager)
+                        available = manager.start()
+                    else:
+                        stack.enter_context(manager.paused())
+                        kept.append(manager)
+                        available = manager.prepare(model)
+                    new[model.name] = manager
+                    self._check_labels(model, available)
+            except Exception:
+                for manager in started:
+                    manager.close()
+                for manager in kept:
+                    manager.refresh()  # drops what only the new settings asked for
+                raise
+            # The labels before the old versions go: at no time does one lead to nothing.
+            self._managers = new
+            self._labels = {model.name: model.labels for model in settings}
+            for model in settings:
+                new[model.name].switch(model)
+        for name, manager in old.items():
+            if new.get(name) is not manager:
+                manager.drop()
 
     def find(self, name: str) -> VersionManager | None:
         """Finds a model's versions."""
@@ -109,36 +132,6 @@ class Models:
         managers, self._managers = self._managers, {}
         for manager in managers.values():
             manager.close()
-
-    def _apply(self, settings: Sequence[ModelSettings]) -> None:
-        with self._reloading, contextlib.ExitStack() as stack:
-            old = self._managers
-            new: dict[str, VersionManager] = {}
-            started: list[VersionManager] = []
-            try:
-                for model in settings:
-                    manager = old.get(model.name)
-                    if manager is None or manager.settings.base_path != model.base_path:
-                        manager = VersionManager(model, self._load, self._options, self._metrics)
-                        started.append(manager)
-                        available = manager.start()
-                    else:
-                        stack.enter_context(manager.paused())
-                        available = manager.prepare(model)
-                    new[model.name] = manager
-                    self._check_labels(model, available)
-            except Exception:
-                for manager in started:
-                    manager.close()
-                raise
-            # The labels before the old versions go: at no time does one lead to nothing.
-            self._managers = new
-            self._labels = {model.name: model.labels for model in settings}
-            for model in settings:
-                new[model.name].switch(model)
-        for name, manager in old.items():
-            if new.get(name) is not manager:
-                manager.drop()
 
     def _check_labels(self, model: ModelSettings, available: set[int]) -> None:
         if self._allow_labels_for_unavailable:

@@ -245,11 +245,11 @@ def _run(call: Callable[[], str]) -> tuple[grpc.StatusCode, Answer]:
     try:
         return _Code.OK, Answer(200, call().encode("utf-8", "replace"))
     except status.RequestError as error:
-        code, text = error.code, error.message
+        failure = error
     except Exception as error:
         logging.exception("A REST request failed unexpectedly")
-        code, text = _Code.INTERNAL, f"{type(error).__name__}: {error}"
-    return code, error_answer(_HTTP_CODES.get(code, 500), text)
+        failure = status.internal(error)
+    return failure.code, error_answer(_HTTP_CODES.get(failure.code, 500), failure.message)
 
 
 def _wrong_method(http_method: str, path: str, allow: str) -> Answer:

@@ -9,7 +9,7 @@ Reference: tensorflow_serving/apis/prediction_service.proto and model_service.pr
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 from absl import logging
@@ -30,8 +30,6 @@ from export.server.metrics import Metrics
 
 PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
 MODEL_SERVICE = "tensorflow.serving.ModelService"
-
-_TRANSPORT: Literal["GRPC"] = "GRPC"
 
 
 class _Method(NamedTuple):
@@ -126,9 +124,7 @@ def _handle(
         model_name = ""
         try:
             if stopping.is_set():
-                raise status.RequestError(
-                    grpc.StatusCode.UNAVAILABLE, "The server is shutting down"
-                )
+                raise status.unavailable("The server is shutting down")
             request = _parse(method, data)
             model_name = _model_name(request)
             answer = method.answer(core, request, context).SerializeToString()
@@ -136,13 +132,9 @@ def _handle(
             failure = error
         except Exception as error:
             logging.exception("A request failed unexpectedly")
-            failure = status.RequestError(
-                grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
-            )
+            failure = status.internal(error)
         code = grpc.StatusCode.OK if failure is None else failure.code
-        metrics.observe_request(
-            model_name, method.name, code, time.monotonic() - started_s, _TRANSPORT
-        )
+        metrics.observe_request(model_name, method.name, code, time.monotonic() - started_s, "GRPC")
         if failure is not None:
             context.abort(failure.code, failure.message)
         return answer

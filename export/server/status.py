@@ -32,6 +32,21 @@ def not_found(message: str) -> RequestError:
     return RequestError(grpc.StatusCode.NOT_FOUND, message)
 
 
+def unavailable(message: str) -> RequestError:
+    """Makes the error for a request that may be sent again: later, or to another server."""
+    return RequestError(grpc.StatusCode.UNAVAILABLE, message)
+
+
+def abandoned() -> RequestError:
+    """Makes the error that ends a request without computing its answer: nobody waits for it."""
+    return RequestError(grpc.StatusCode.CANCELLED, "The client stopped waiting")
+
+
+def internal(error: Exception) -> RequestError:
+    """Makes the error for a mistake of the server's own."""
+    return RequestError(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+
+
 def code_by_number(number: int) -> grpc.StatusCode:
     """Gives the status code of a number; TensorFlow and gRPC number them alike."""
     return _CODES_BY_NUMBER.get(number, grpc.StatusCode.UNKNOWN)

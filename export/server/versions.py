@@ -214,7 +214,7 @@ class VersionManager:
     def close(self) -> None:
         """Ends the looking, and drops all versions as they are."""
         self._stop.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._thread is not None:
             self._thread.join(timeout=5.0)
         with self._changed:
             entries = list(self._entries.values())

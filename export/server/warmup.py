@@ -25,22 +25,19 @@ _CALLS = {
 }
 
 
-def run(version: LoadedVersion, path: pathlib.Path) -> int:
+def run(version: LoadedVersion, path: pathlib.Path) -> None:
     """Sends a version its warm-up requests, if it has any.
 
     Args:
         version: What to warm up.
         path: Its directory.
 
-    Returns:
-        How many they were.
-
     Raises:
         ValueError: the file is damaged or has too many records, or one of them is not answered.
     """
     file = path / WARMUP_FILE
     if not file.exists():
-        return 0
+        return
     started_s = time.monotonic()
     logs = read_warmup(file)
     for number, log in enumerate(logs):
@@ -52,4 +49,3 @@ def run(version: LoadedVersion, path: pathlib.Path) -> int:
                 f"{file}: record {number} gets {error.code.name}: {error.message}"
             ) from error
     logging.info("Warmed up with %d requests in %.1f s", len(logs), time.monotonic() - started_s)
-    return len(logs)
