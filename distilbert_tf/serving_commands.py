@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from absl import flags
 
@@ -48,9 +49,17 @@ def define_export(values: flags.FlagValues) -> None:
     )
     _define_batching(values)
     flags.DEFINE_list(
+        "allowed_batch_sizes",
+        None,
+        "sizes that a batch may have, or 'all' up to max_batch_size, for GPUs and XLA; any if not "
+        "given",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
         "warmup",
         ["serving_default"],
-        "signatures that clients will use; a server runs them when it loads the model",
+        "what clients will use, and a server runs when it loads the model: signatures, or "
+        "signature:output+output where clients filter outputs",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -62,11 +71,20 @@ def define_export(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "top_k", 5, "words that `fill_mask` gives for each mask", 1, flag_values=values
     )
+    flags.DEFINE_integer(
+        "max_masks", 16, "most masks in a text for `fill_mask`", 1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "max_text_bytes", 2**20, "longest text that is computed, in bytes", 1, flag_values=values
+    )
 
 
 def _define_batching(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "max_batch_size", 32, "most rows that a server computes at once", 1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "max_request_rows", 1024, "most rows in a request, computed in parts", 1, flag_values=values
     )
     flags.DEFINE_float(
         "max_latency_ms", 5.0, "how long a request may wait for others", 0.0, flag_values=values
@@ -86,12 +104,28 @@ def run_export(values: flags.FlagValues, words: Sequence[str]) -> None:
         pair=values.pair,
         regress_label=values.regress_label,
         top_k=values.top_k,
+        max_masks=values.max_masks,
+        max_text_bytes=values.max_text_bytes,
         weights=values.weights,
         max_batch_size=values.max_batch_size,
         max_latency_ms=values.max_latency_ms,
+        max_request_rows=values.max_request_rows,
+        allowed_batch_sizes=_read_sizes(values.allowed_batch_sizes),
         warmup=values.warmup,
     )
     say(f"exported and verified: {path}")
+
+
+def _read_sizes(words: list[str] | None) -> list[int] | Literal["all"] | None:
+    if not words:
+        return None
+    if words == ["all"]:
+        return "all"
+    if not all(word.isascii() and word.isdigit() for word in words):
+        raise UsageError(
+            f"--allowed_batch_sizes wants numbers with commas, or 'all'; got {','.join(words)!r}"
+        )
+    return [int(word) for word in words]
 
 
 def define_serve(values: flags.FlagValues) -> None:
@@ -204,6 +238,7 @@ def run_serving_config(values: flags.FlagValues, words: Sequence[str]) -> None:
         labels=parse_labels(values.labels),
         max_batch_size=values.max_batch_size,
         max_latency_ms=values.max_latency_ms,
+        max_request_rows=values.max_request_rows,
         threads=values.threads,
     )
     for path in written:

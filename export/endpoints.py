@@ -1,11 +1,15 @@
-"""The endpoints of an export: what each takes, computes and is expected to give.
+"""The endpoints of an export: what each takes, computes and is expected to answer.
 
-Shapes: B rows, T tokens in the longest of them, C classes.
+A server merges the rows of many clients, and an op that fails, fails for all of them. So no op
+here may fail for what is in a row: a row that cannot be computed is replaced with a harmless one,
+and its answer is blank (see `signatures`). Only what is wrong with a whole request is an error.
+
+Shapes: B rows, T tokens in the longest of them, L = max_length, C classes.
 """
 
 import abc
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +18,7 @@ import tensorflow as tf
 from distilbert_tf.tokenizer import DistilBertTokenizer
 from export import signatures as names
 from export.configuration.examples import serialize_examples
+from export.example_parser import read_texts
 from export.served_models import (
     Arrays,
     Expected,
@@ -21,12 +26,15 @@ from export.served_models import (
     ServedClassifier,
     ServedEncoder,
     ServedModel,
+    blank_rows,
     encode,
     words_by_id,
 )
 
 TEXTS = tf.TensorSpec([None], tf.string)
-ROWS = tf.TensorSpec([None, None], tf.int32)
+IDS = tf.TensorSpec([None, None], tf.int32)
+COUNTS = tf.TensorSpec([None], tf.int32)
+MAX_TEXT_BYTES = 2**20
 
 
 class TextBatch(NamedTuple):
@@ -41,13 +49,43 @@ class Tokenization:
 
     Args:
         tokenizer: The tokenizer.
-        max_length: Longest row in tokens, special tokens included.
+        max_length: L, the longest row in tokens, special tokens included.
+        max_text_bytes: The longest text that is tokenized, in bytes. The tokenizer works on whole
+            texts before it cuts them, and needs some hundred bytes of memory for each of theirs.
+
+    Raises:
+        ValueError: `max_text_bytes` is less than 1.
     """
 
-    def __init__(self, tokenizer: DistilBertTokenizer, max_length: int) -> None:
+    def __init__(
+        self,
+        tokenizer: DistilBertTokenizer,
+        max_length: int,
+        max_text_bytes: int = MAX_TEXT_BYTES,
+    ) -> None:
+        if max_text_bytes < 1:
+            raise ValueError(f"max_text_bytes must be at least 1; got {max_text_bytes}.")
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.max_text_bytes = max_text_bytes
         self.layer = tokenizer.as_layer(max_length=max_length)
+
+    def trace(
+        self, texts: Sequence[tf.Tensor], is_valid: tf.Tensor | bool = True
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Tokenizes in the graph.
+
+        Args:
+            texts: string (B,), and as many second texts of pairs.
+            is_valid: Which rows have texts, bool (B,).
+
+        Returns:
+            Token ids and mask, int32 (B, T), and which rows could be tokenized, bool (B,).
+        """
+        for text in texts:
+            is_valid &= tf.strings.length(text) <= self.max_text_bytes
+        tokens = self.layer(*(tf.where(is_valid, text, "") for text in texts))
+        return tokens["input_ids"], tokens["attention_mask"], is_valid
 
     def expect(self, batch: TextBatch, pair: bool) -> Inputs:
         """Tokenizes with transformers' own tokenizer; a batch without texts as one empty text."""
@@ -57,7 +95,7 @@ class Tokenization:
         encoding = self.tokenizer(
             *sides, truncation=True, max_length=self.max_length, padding=True, return_tensors="tf"
         )
-        return {name: encoding[name] for name in (names.INPUT_IDS, names.ATTENTION_MASK)}
+        return {name: encoding[name] for name in ("input_ids", "attention_mask")}
 
 
 class Endpoint(abc.ABC):
@@ -114,8 +152,7 @@ class FromText(Endpoint):
 
     def call(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """See `Endpoint.call`."""
-        tokens = self.tokenization.layer(*(inputs[name] for name in self.specs))
-        return self.model.answer(tokens[names.INPUT_IDS], tokens[names.ATTENTION_MASK])
+        return self.model.answer(*self.tokenization.trace([inputs[name] for name in self.specs]))
 
     def expect(self, batch: TextBatch, tolerance: float) -> Expected:
         """See `Endpoint.expect`."""
@@ -125,53 +162,46 @@ class FromText(Endpoint):
 class FromIds(FromText):
     """Token ids to a model's answer, for clients that tokenize by themselves.
 
-    Padding costs nothing, so a client whose requests a server shall merge may pad to a fixed
-    length: requests of different lengths are not merged.
+    What is in the columns beyond a row's number of tokens does not count, so that a server can
+    merge rows of different lengths and pad them with whatever it likes. There is no mask, whose
+    padding would count.
     """
 
     def __init__(self, model: ServedModel, tokenization: Tokenization) -> None:
         super().__init__(model, tokenization)
-        self.specs = {names.INPUT_IDS: ROWS, names.ATTENTION_MASK: ROWS}
+        self.specs = {names.INPUT_IDS: IDS, names.NUM_TOKENS: COUNTS}
 
     def call(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """See `Endpoint.call`."""
-        input_ids, attention_mask = (inputs[name] for name in self.specs)
+        input_ids, num_tokens = (inputs[name] for name in self.specs)
+        # Of a request as a whole; a server that merges has checked it before.
+        check = tf.debugging.assert_equal(
+            tf.shape(input_ids)[0],
+            tf.size(num_tokens),
+            f"{names.INPUT_IDS} and {names.NUM_TOKENS} must have as many rows",
+        )
         config = self.model.model.config
-        words, positions = config.vocab_size, config.max_position_embeddings
-        rows, columns = tf.unstack(tf.shape(input_ids))
-        checks = [
-            tf.debugging.assert_equal(
-                tf.shape(input_ids),
-                tf.shape(attention_mask),
-                "input_ids and attention_mask must have one shape",
-            ),
-            # Rows without tokens are refused, a batch without rows is not.
-            tf.debugging.assert_less_equal(
-                tf.minimum(rows, 1), columns, "input_ids must have at least one column"
-            ),
-            tf.debugging.assert_less_equal(
-                columns,
-                positions,
-                f"input_ids must have at most {positions} columns, the number of positions",
-            ),
-            # Not left to the lookup, which on a GPU gives zeros for ids that do not exist.
-            tf.debugging.assert_non_negative(input_ids, "input_ids must not be negative"),
-            tf.debugging.assert_less(
-                input_ids, words, f"input_ids must be less than {words}, the number of words"
-            ),
-        ]
-        with tf.control_dependencies(checks):
-            # Ops of their own on both inputs, since what is not held back here may run, and fail,
-            # before the checks; and in bounds, so that no lookup fails in words of its own.
-            return self.model.answer(
-                tf.clip_by_value(input_ids, 0, words - 1)[:, :positions],
-                attention_mask[:, :positions],
-            )
+        with tf.control_dependencies([check]):
+            input_ids = input_ids[:, : config.max_position_embeddings]
+        columns = tf.shape(input_ids)[1]
+        # A column for rows without any, whose first token is computed as that of every row.
+        input_ids = tf.pad(input_ids, [[0, 0], [0, tf.cast(columns == 0, tf.int32)]])
+        counts = tf.sequence_mask(num_tokens, tf.shape(input_ids)[1])  # (B, T)
+        # Not left to the lookup, which on a GPU gives zeros for ids that do not exist.
+        is_word = (input_ids >= 0) & (input_ids < config.vocab_size)
+        is_valid = (num_tokens >= 1) & (num_tokens <= columns)
+        is_valid &= tf.reduce_all(is_word | ~counts, axis=1)  # (B,)
+        is_first = tf.range(tf.shape(input_ids)[1]) == 0
+        counts = tf.where(is_valid[:, tf.newaxis], counts, is_first)
+        return self.model.answer(
+            tf.where(counts & is_word, input_ids, 0), tf.cast(counts, tf.int32), is_valid
+        )
 
     def feed(self, batch: TextBatch) -> Arrays:
         """See `Endpoint.feed`."""
         inputs = self.tokenization.expect(batch, self.pair)
-        return {name: np.asarray(inputs[name])[: len(batch.texts)] for name in self.specs}
+        ids, mask = (np.asarray(inputs[name])[: len(batch.texts)] for name in inputs)
+        return {names.INPUT_IDS: ids, names.NUM_TOKENS: mask.sum(axis=1, dtype=np.int32)}
 
 
 class _FromExamples(Endpoint):
@@ -185,14 +215,13 @@ class _FromExamples(Endpoint):
     def __init__(self, model: ServedClassifier, tokenization: Tokenization) -> None:
         super().__init__(tokenization, model.pair)
         self.model = model
-        self.features = {name: tf.io.FixedLenFeature([], tf.string) for name in self.specs}
+        self.features = list(self.specs)
         self.specs = {names.EXAMPLES: TEXTS}
 
     def call(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """See `Endpoint.call`."""
-        texts = tf.io.parse_example(inputs[names.EXAMPLES], self.features)
-        tokens = self.tokenization.layer(*(texts[name] for name in self.features))
-        answer = self.model.answer(tokens[names.INPUT_IDS], tokens[names.ATTENTION_MASK])
+        texts, is_readable = read_texts(inputs[names.EXAMPLES], self.features)
+        answer = self.model.answer(*self.tokenization.trace(texts, is_readable))
         return self._select(answer[names.PROBABILITIES])
 
     def expect(self, batch: TextBatch, tolerance: float) -> Expected:
@@ -216,12 +245,9 @@ class Classify(_FromExamples):
     """TF Serving's Classify: every label with its probability."""
 
     def _select(self, probabilities: tf.Tensor) -> dict[str, tf.Tensor]:
-        rows = tf.shape(probabilities)[0]
         # A row of labels for each example: the server wants it so, and can cut a batch up.
-        return {
-            names.CLASSES: tf.tile(tf.constant([self.model.labels]), tf.stack([rows, 1])),
-            names.SCORES: probabilities,
-        }
+        classes = tf.where(tf.math.is_nan(probabilities), "", tf.constant(self.model.labels))
+        return {names.CLASSES: classes, names.SCORES: probabilities}
 
 
 class Regress(_FromExamples):
@@ -234,21 +260,42 @@ class Regress(_FromExamples):
 
 
 class Tokenize(Endpoint):
-    """Texts to token ids, mask and tokens: to see what a model is really given."""
+    """Texts to token ids and tokens: to see what a model is really given.
+
+    Rows are padded to L tokens, however many they have, since a server joins the answers to the
+    parts of a large request.
+    """
 
     def call(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """See `Endpoint.call`."""
-        tokens = self.tokenization.layer(*(inputs[name] for name in self.specs))
-        words = tf.constant(self._words)
-        return {**tokens, names.TOKENS: tf.gather(words, tokens[names.INPUT_IDS])}
+        input_ids, mask, is_valid = self.tokenization.trace([inputs[name] for name in self.specs])
+        width = self.tokenization.max_length
+        padding = [[0, 0], [0, width - tf.shape(input_ids)[1]]]
+        input_ids = tf.pad(input_ids, padding, constant_values=self._pad_id)
+        input_ids = tf.ensure_shape(input_ids, [None, width])
+        outputs = {
+            names.INPUT_IDS: input_ids,
+            names.NUM_TOKENS: tf.reduce_sum(mask, axis=1),
+            names.TOKENS: tf.gather(tf.constant(self._words), input_ids),
+        }
+        return blank_rows(outputs, is_valid)
 
     def expect(self, batch: TextBatch, tolerance: float) -> Expected:
         """See `Endpoint.expect`."""
-        tokens = self.tokenization.expect(batch, self.pair)
-        outputs = {name: np.asarray(array) for name, array in tokens.items()}
-        outputs[names.TOKENS] = encode(self._words)[outputs[names.INPUT_IDS]]
-        rows = len(outputs[names.INPUT_IDS])
-        return _cut(Expected(outputs, np.zeros(rows, bool)), batch)
+        inputs = self.tokenization.expect(batch, self.pair)
+        ids, mask = (np.asarray(inputs[name]) for name in inputs)
+        padding = [(0, 0), (0, self.tokenization.max_length - ids.shape[1])]
+        ids = np.pad(ids, padding, constant_values=self._pad_id)
+        outputs = {
+            names.INPUT_IDS: ids,
+            names.NUM_TOKENS: mask.sum(axis=1, dtype=np.int32),
+            names.TOKENS: encode(self._words)[ids],
+        }
+        return _cut(Expected(outputs, np.zeros(len(ids), bool)), batch)
+
+    @property
+    def _pad_id(self) -> int:
+        return self.tokenization.tokenizer.pad_token_id
 
     @functools.cached_property
     def _words(self) -> list[str]:

@@ -1,8 +1,4 @@
-"""Edits a SavedModel's graph for servers, after TensorFlow has written it.
-
-Only what servers and sessions run is touched; the functions that `tf.saved_model.load` calls are
-apart.
-"""
+"""Edits a SavedModel's graph for servers, after TensorFlow has written it."""
 
 from pathlib import Path
 
@@ -11,7 +7,7 @@ from tensorflow.python.saved_model import fingerprinting_utils
 from export import signatures as names
 from export.protos import meta_graph_pb2, saved_model_pb2
 
-_DEBUG_NAME = "debug_name"
+_UNWANTED = ("debug_name", "_gradient_op_type")  # attributes of nodes
 
 
 def edit_graph(directory: Path) -> None:
@@ -21,8 +17,9 @@ def edit_graph(directory: Path) -> None:
     own, but MultiInference runs several of them on the same examples in one run of the graph, and
     TF Serving refuses those that do not share their input.
 
-    Variables lose their names for debugging, an attribute that servers before 2.15 do not know:
-    they ignore it, with a line in the log for each variable.
+    Attributes that would only fill logs go: the names of variables for debugging, which servers
+    before 2.15 do not know, and the names of gradients, of which `tf.saved_model.load` says for
+    each function that they were not saved.
 
     Args:
         directory: A SavedModel that TensorFlow has just written; its file is replaced.
@@ -35,8 +32,11 @@ def edit_graph(directory: Path) -> None:
     saved_model.ParseFromString(path.read_bytes())
     (meta_graph,) = saved_model.meta_graphs
     _share_example_input(meta_graph)
-    for node in meta_graph.graph_def.node:
-        node.attr.pop(_DEBUG_NAME, None)
+    functions = meta_graph.graph_def.library.function
+    for nodes in (meta_graph.graph_def.node, *(function.node_def for function in functions)):
+        for node in nodes:
+            for name in _UNWANTED:
+                node.attr.pop(name, None)
     path.write_bytes(saved_model.SerializeToString(deterministic=True))
     fingerprinting_utils.write_fingerprint(str(directory))
 

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -25,9 +25,10 @@ from distilbert_tf.version import __version__
 from export import signatures as names
 from export.checks.compatibility import OLDEST_SERVER, check_saved_model
 from export.checks.saved_model_files import read_meta_graph
+from export.configuration.batching_parameters import batching_parameters
 from export.configuration.serving_files import write_serving_files
 from export.configuration.warmup import EXTRA_ASSETS
-from export.endpoints import Tokenization, make_endpoints
+from export.endpoints import MAX_TEXT_BYTES, Tokenization, make_endpoints
 from export.graph_file import edit_graph
 from export.publishing import check_version, explained_errors, publish, working_directory
 from export.served_models import ServedClassifier, ServedEncoder, ServedMaskedLM, ServedModel
@@ -70,9 +71,13 @@ def export_saved_model(
     pair: bool | None = None,
     regress_label: str | None = None,
     top_k: int = 5,
+    max_masks: int = 16,
+    max_text_bytes: int = MAX_TEXT_BYTES,
     weights: str = "fp32",
     max_batch_size: int = 32,
     max_latency_ms: float = 5.0,
+    max_request_rows: int = 1024,
+    allowed_batch_sizes: Sequence[int] | Literal["all"] | None = None,
     warmup: Sequence[str] = (names.SERVING_DEFAULT,),
     verify: bool = True,
 ) -> Path:
@@ -80,7 +85,8 @@ def export_saved_model(
 
     What the signatures take and give is listed in `export.signatures`; `serving_default` is
     `classify_text` of a classifier, `fill_mask` of a masked-LM model and `encode` of an encoder.
-    Every batch may have any number of rows, 0 included. The graph consists of core TensorFlow ops.
+    Every batch may have any number of rows, 0 included. A row that cannot be computed gets NaN,
+    empty strings and -1, and leaves the others alone. The graph consists of core TensorFlow ops.
 
     Several classifiers on one encoder make one export, which holds the encoder once, and each has
     its signatures under its task's name.
@@ -107,13 +113,19 @@ def export_saved_model(
             does if its `config.text_pair` says so.
         regress_label: The label whose probability `regress` gives, for one classifier; by default
             the second of two labels and the first of more.
-        top_k: How many words `fill_mask` gives for each mask.
+        top_k: How many words `fill_mask` returns for each mask.
+        max_masks: The most masks that a text of `fill_mask` may have; the answer is as wide.
+        max_text_bytes: The longest text that is computed, in bytes. Whatever `max_length` cuts
+            later, the tokenizer needs some hundred bytes of memory for each byte in a batch.
         weights: How large weights are stored: "fp32", "fp16" (half the size) or "int8" (a
             quarter). They are float32 once loaded, with the values that rounding gives.
         max_batch_size: The most rows that a server shall compute at once.
         max_latency_ms: How long a request may wait for others to be computed with, in milliseconds.
-        warmup: The signatures that clients will use: a server runs them when it loads the version,
-            with every batch size.
+        max_request_rows: The most rows in a request; it is computed in parts.
+        allowed_batch_sizes: The sizes that batches may have, or "all" for each up to
+            `max_batch_size`, for a GPU or XLA: see `batching_parameters`. By default any.
+        warmup: What clients will use, and a server runs when it loads the version: signatures, or
+            "signature:output+output" for clients that filter outputs.
         verify: Whether to reload the result in a fresh process (half a minute) and compare it with
             the model. Without that, a wrong export can go unnoticed.
 
@@ -124,9 +136,9 @@ def export_saved_model(
         TypeError: Not a model of this package.
         ValueError: A classifier is not one that picks a single label, the vocabulary is smaller
             than the tokenizer's, the model has fewer than `max_length` positions, weights are too
-            large to be stored as asked, `warmup` names a signature that there is not, `base_path`
-            or `version` cannot be, several models have encoders of their own, or a task's name
-            cannot be that of a signature.
+            large to be stored as asked, `warmup` names a signature or an output that there is not,
+            a number, `base_path` or `version` makes no sense, several models have encoders of their
+            own, or a task's name cannot be that of a signature.
         FileExistsError: There is such a version already.
         CompatibilityError: The graph holds something that a stock server lacks.
         VerificationError: The reloaded model fails or answers differently.
@@ -135,18 +147,24 @@ def export_saved_model(
     start_s = time.monotonic()
     base = _local_path(base_path)
     check_version(base, version)
+    batching = batching_parameters(
+        max_batch_size,
+        max_latency_ms,
+        max_request_rows=max_request_rows,
+        allowed_batch_sizes=allowed_batch_sizes,
+    )
     if isinstance(model, Mapping):
         if regress_label is not None:
             raise ValueError("regress_label is for one classifier, and the tasks' labels differ.")
         served = _serve_tasks(model, tokenizer, pair)
     else:
-        served = {"": _serve_model(model, tokenizer, pair, regress_label, top_k)}
+        served = {"": _serve_model(model, tokenizer, pair, regress_label, top_k, max_masks)}
     first = next(iter(served.values()))
     max_length = _check_length(max_length, first.model, tokenizer)
     logging.info("Tracing the serving graph.")
-    tokenization = Tokenization(tokenizer, max_length)
+    tokenization = Tokenization(tokenizer, max_length, max_text_bytes)
     endpoints = make_endpoints(served, tokenization)
-    if unknown := [name for name in warmup if name not in endpoints]:
+    if unknown := [use for use in warmup if use.partition(":")[0] not in endpoints]:
         raise ValueError(
             f"warmup names {unknown[0]!r}, but there are {', '.join(sorted(endpoints))}."
         )
@@ -164,6 +182,9 @@ def export_saved_model(
         written.rename(moved)
         ops = check_saved_model(moved, private_paths=[base, work])
         logging.info("All %d ops are known to TF Serving %s.", len(ops), OLDEST_SERVER)
+        signature_defs = read_meta_graph(moved).signature_def
+        with explained_errors(moved):
+            write_serving_files(moved, signature_defs, warmup, batching, max_length=max_length)
         compute_dtype = first.model.compute_dtype
         rounding = measure_rounding(endpoints, module.weights, weights)
         difference = None
@@ -173,14 +194,10 @@ def export_saved_model(
                 difference = verify_saved_model(moved, endpoints, compute_dtype=compute_dtype)
         else:
             logging.warning("Not reloaded and compared, since verify=False.")
-        signature_defs = read_meta_graph(moved).signature_def
-        with explained_errors(moved):
-            write_serving_files(
-                moved, signature_defs, warmup, max_batch_size, max_latency_ms, max_length=max_length
-            )
         record = {
             **_describe(first),
             "max_length": max_length,
+            "max_text_bytes": max_text_bytes,
             "signatures": sorted(signatures),
             "compute_dtype": compute_dtype,
             "weights": weights,
@@ -301,6 +318,7 @@ def _serve_model(
     pair: bool | None,
     regress_label: str | None,
     top_k: int,
+    max_masks: int,
 ) -> ServedModel:
     """Checks that a model can be exported with a tokenizer."""
     if isinstance(model, TFDistilBertForSequenceClassification):
@@ -308,7 +326,7 @@ def _serve_model(
     if pair or regress_label is not None:
         raise ValueError("pair and regress_label are for classifiers.")
     if isinstance(model, TFDistilBertForMaskedLM):
-        return ServedMaskedLM(model, tokenizer, top_k)
+        return ServedMaskedLM(model, tokenizer, top_k, max_masks)
     if isinstance(model, TFDistilBertModel):
         return ServedEncoder(model, tokenizer)
     raise TypeError(

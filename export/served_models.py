@@ -1,7 +1,9 @@
 """What each kind of model answers to token ids: as a graph to export, and eagerly to compare with.
 
+A row that cannot be computed is answered with blanks (see `signatures`), and costs one token.
+
 Shapes: B rows, T tokens in the longest of them, C classes, D = config.dim, V = config.vocab_size,
-M masked tokens of the row that has most, K answers for each, N masked tokens of all rows.
+M = max_masks, K answers for each, N masked tokens of all rows.
 """
 
 import abc
@@ -18,9 +20,11 @@ from export import signatures as names
 from export.tracing import trace_by_size
 
 Arrays = dict[str, np.ndarray]
-Inputs = dict[str, Any]  # `input_ids` and `attention_mask`, int32 (B, T)
+Inputs = dict[str, Any]  # what a model takes: `input_ids` and `attention_mask`, int32 (B, T)
 
-IDS = (tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None], tf.int32))
+_IDS = tf.TensorSpec([None, None], tf.int32)
+_ROWS = tf.TensorSpec([None], tf.bool)
+_BLANKS = {tf.float32: np.float32("nan"), tf.int32: np.int32(names.NO_NUMBER), tf.string: ""}
 
 
 class Expected(NamedTuple):
@@ -46,7 +50,8 @@ class ServedModel(abc.ABC):
 
     Attributes:
         answer: The traced part that all endpoints share: `input_ids` and `attention_mask`, int32
-            (B, T), to outputs by name. A graph holds it once.
+            (B, T), and in which rows they are to be computed, bool (B,), to outputs by name. A
+            graph holds it once.
 
     Raises:
         ValueError: The tokenizer has words that the model lacks.
@@ -67,8 +72,10 @@ class ServedModel(abc.ABC):
         self.tokenizer = tokenizer
         self.pair = pair
         self.answer = tf.function(
-            lambda ids, mask: self._trace({names.INPUT_IDS: ids, names.ATTENTION_MASK: mask}),
-            input_signature=IDS,
+            lambda ids, mask, is_valid: blank_rows(
+                *self._trace({"input_ids": ids, "attention_mask": mask}, is_valid)
+            ),
+            input_signature=(_IDS, _IDS, _ROWS),
             autograph=False,
         )
 
@@ -93,8 +100,8 @@ class ServedModel(abc.ABC):
         """Gives what the export's record says about it."""
 
     @abc.abstractmethod
-    def _trace(self, inputs: Inputs) -> dict[str, tf.Tensor]:
-        """Gives the outputs by name."""
+    def _trace(self, inputs: Inputs, is_valid: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """Computes the outputs by name, and which rows count, bool (B,)."""
 
 
 class ServedClassifier(ServedModel):
@@ -133,16 +140,17 @@ class ServedClassifier(ServedModel):
         self.regress_label = regress_label
         super().__init__(model, tokenizer, pair)
 
-    def _trace(self, inputs: Inputs) -> dict[str, tf.Tensor]:
-        mask = inputs[names.ATTENTION_MASK]
+    def _trace(self, inputs: Inputs, is_valid: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        mask = inputs["attention_mask"]
         logits = trace_by_size(self.model, mask, lambda: self.model(inputs, training=False))
         label_id = tf.argmax(logits, axis=1, output_type=tf.int32)
-        return {
+        outputs = {
             names.LABEL: tf.gather(tf.constant(self.labels), label_id),
             names.LABEL_ID: label_id,
             names.PROBABILITIES: tf.nn.softmax(logits),
             names.LOGITS: logits,
         }
+        return outputs, is_valid
 
     def expect(self, inputs: Inputs, tolerance: float) -> Expected:
         """See `ServedModel.expect`."""
@@ -164,68 +172,77 @@ class ServedClassifier(ServedModel):
 class ServedMaskedLM(ServedModel):
     """A masked-LM model: TOKENS, TOKEN_IDS and SCORES of the best words at each mask.
 
-    A text without a mask is answered with empty strings and zeros, not with an error, which would
-    be one for all the requests that a server has put into the same batch.
+    Where a text has fewer masks than M, there are empty strings and zeros; a text with more is one
+    that cannot be computed. M is fixed, since a server joins the answers to the parts of a large
+    request.
 
     Args:
         model: The model.
         tokenizer: Its tokenizer, with a mask token.
-        top_k: K, how many words to give.
+        top_k: K, how many words to return.
+        max_masks: M, the most masks that a text may have.
 
     Raises:
-        ValueError: There are fewer words than that, or no mask token; or `ServedModel`'s reasons.
+        ValueError: There are fewer words than `top_k`, `max_masks` is less than 1, or there is no
+            mask token; or `ServedModel`'s reasons.
     """
 
     main_signature = names.FILL_MASK
 
     def __init__(
-        self, model: TFDistilBertForMaskedLM, tokenizer: DistilBertTokenizer, top_k: int = 5
+        self,
+        model: TFDistilBertForMaskedLM,
+        tokenizer: DistilBertTokenizer,
+        top_k: int = 5,
+        max_masks: int = 16,
     ) -> None:
         if not 1 <= top_k <= model.config.vocab_size:
             raise ValueError(
                 f"top_k must be from 1 to the {model.config.vocab_size} words; got {top_k}."
             )
+        if max_masks < 1:
+            raise ValueError(f"max_masks must be at least 1; got {max_masks}.")
         if tokenizer.mask_token_id is None:
             raise ValueError(f"The tokenizer has no mask token, which {names.FILL_MASK} needs.")
-        self.top_k = top_k
+        self.top_k, self.max_masks = top_k, max_masks
         self._words = words_by_id(tokenizer, model.config.vocab_size)
         super().__init__(model, tokenizer)
 
-    def _trace(self, inputs: Inputs) -> dict[str, tf.Tensor]:
+    def _trace(self, inputs: Inputs, is_valid: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         # Padding is no mask, whatever ids a client fills it up with.
-        ids, mask = inputs[names.INPUT_IDS], inputs[names.ATTENTION_MASK]
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
         is_mask = (ids == self.tokenizer.mask_token_id) & (mask != 0)  # (B, T)
-        places = tf.where(is_mask)  # (N, 2)
+        counts = tf.math.count_nonzero(is_mask, axis=1, dtype=tf.int32)  # (B,)
+        is_valid &= counts <= self.max_masks
+        places = tf.where(is_mask & is_valid[:, tf.newaxis])  # (N, 2)
 
         def score() -> tf.Tensor:
             hidden = self.model.distilbert(inputs, training=False).last_hidden_state
-            # Only the masks: scoring the vocabulary is the dearest product of all.
+            # Only the masks: scoring the vocabulary is the most expensive product of all.
             return tf.nn.softmax(self.model.score_words(tf.gather_nd(hidden, places)))  # (N, V)
 
         best, ids = tf.math.top_k(trace_by_size(self.model, mask, score), self.top_k)  # (N, K)
         order = tf.cumsum(tf.cast(is_mask, tf.int32), axis=1, exclusive=True)  # (B, T)
         order = tf.gather_nd(order, places)  # (N,): which mask of its row
         rows = tf.cast(places[:, 0], tf.int32)
-        counts = tf.math.count_nonzero(is_mask, axis=1, dtype=tf.int32)  # (B,)
-        # The maximum over no rows would be the lowest integer.
-        most = tf.maximum(tf.reduce_max(counts), 0)
-        shape = tf.stack([tf.size(counts), most, self.top_k])
+        shape = tf.stack([tf.size(counts), self.max_masks, self.top_k])
 
         def spread(values: tf.Tensor) -> tf.Tensor:
             spread = tf.scatter_nd(tf.stack([rows, order], axis=1), values, shape)
-            return tf.ensure_shape(spread, [None, None, self.top_k])
+            return tf.ensure_shape(spread, [None, self.max_masks, self.top_k])
 
-        is_filled = tf.sequence_mask(counts, most)[..., tf.newaxis]  # (B, M, 1)
+        is_filled = tf.sequence_mask(counts, self.max_masks)[..., tf.newaxis]  # (B, M, 1)
         ids = spread(ids)
         words = tf.where(is_filled, tf.gather(tf.constant(self._words), ids), "")
-        return {names.TOKENS: words, names.TOKEN_IDS: ids, names.SCORES: spread(best)}
+        outputs = {names.TOKENS: words, names.TOKEN_IDS: ids, names.SCORES: spread(best)}
+        return outputs, is_valid
 
     def expect(self, inputs: Inputs, tolerance: float) -> Expected:
         """See `ServedModel.expect`."""
         logits = self.model(inputs, training=False).numpy()  # (B, T, V)
-        is_mask = np.asarray(inputs[names.INPUT_IDS]) == self.tokenizer.mask_token_id
+        is_mask = np.asarray(inputs["input_ids"]) == self.tokenizer.mask_token_id
         counts = is_mask.sum(axis=1)
-        shape = (len(is_mask), counts.max(), self.top_k)
+        shape = (len(is_mask), self.max_masks, self.top_k)
         tokens = np.full(shape, b"", object)
         ids, scores = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
         is_tie = np.zeros(len(is_mask), bool)
@@ -241,7 +258,7 @@ class ServedMaskedLM(ServedModel):
 
     def describe(self) -> dict[str, Any]:
         """See `ServedModel.describe`."""
-        return {"top_k": self.top_k}
+        return {"top_k": self.top_k, "max_masks": self.max_masks}
 
 
 class ServedEncoder(ServedModel):
@@ -254,24 +271,25 @@ class ServedEncoder(ServedModel):
 
     main_signature = names.ENCODE
 
-    def _trace(self, inputs: Inputs) -> dict[str, tf.Tensor]:
-        mask = inputs[names.ATTENTION_MASK]
+    def _trace(self, inputs: Inputs, is_valid: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        mask = inputs["attention_mask"]
         hidden = trace_by_size(
             self.model, mask, lambda: self.model(inputs, training=False).last_hidden_state
         )  # (B, T, D), zeros where the mask is
         hidden = tf.cast(hidden, tf.float32)
         tokens = tf.math.count_nonzero(mask, axis=1, keepdims=True, dtype=tf.float32)  # (B, 1)
-        return {
+        outputs = {
             names.CLS_EMBEDDING: hidden[:, 0],
-            names.MEAN_EMBEDDING: tf.math.divide_no_nan(tf.reduce_sum(hidden, axis=1), tokens),
+            names.MEAN_EMBEDDING: tf.reduce_sum(hidden, axis=1) / tokens,
         }
+        return outputs, is_valid
 
     def expect(self, inputs: Inputs, tolerance: float) -> Expected:
         """See `ServedModel.expect`."""
         # Asked for all states, it computes every position, and the mean is taken by the mask.
         output = self.model(inputs, training=False, output_hidden_states=True)
         hidden = tf.cast(output.last_hidden_state, tf.float32).numpy()
-        weights = np.asarray(inputs[names.ATTENTION_MASK], np.float32)[..., np.newaxis]  # (B, T, 1)
+        weights = np.asarray(inputs["attention_mask"], np.float32)[..., np.newaxis]  # (B, T, 1)
         mean = (hidden * weights).sum(axis=1) / weights.sum(axis=1)
         outputs = {names.CLS_EMBEDDING: hidden[:, 0], names.MEAN_EMBEDDING: mean}
         return Expected(outputs, np.zeros(len(hidden), bool))
@@ -279,6 +297,26 @@ class ServedEncoder(ServedModel):
     def describe(self) -> dict[str, Any]:
         """See `ServedModel.describe`."""
         return {"dim": self.model.config.dim}
+
+
+def blank_rows(outputs: dict[str, tf.Tensor], is_valid: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Blanks what was computed for rows that cannot be computed.
+
+    Args:
+        outputs: Tensors (B, ...) by name.
+        is_valid: Which rows can be computed, bool (B,).
+
+    Returns:
+        The same with NaN, "" or `signatures.NO_NUMBER` in the other rows.
+    """
+    return {
+        name: tf.where(
+            tf.reshape(is_valid, [-1] + [1] * (tensor.shape.rank - 1)),
+            tensor,
+            tf.constant(_BLANKS[tensor.dtype], tensor.dtype),
+        )
+        for name, tensor in outputs.items()
+    }
 
 
 def words_by_id(tokenizer: DistilBertTokenizer, size: int) -> list[str]:

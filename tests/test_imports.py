@@ -67,6 +67,7 @@ export.configuration.config_protos
 export.tensors
 export.results
 export.configuration.examples
+export.example_parser
 export.configuration.tfrecord
 export.version_numbers
 export.publishing

@@ -18,7 +18,7 @@ TEXTS = [b"the film was never boring", b"not good", b""]
 TEXT_PAIRS = [b"it was very good", b"", b"the film was bad, and it was very, very boring"]
 MASKED = [b"the [MASK] was good", b"no gap here", b"[MASK] very [MASK]"]
 IDS = np.array([[2, 6, 7, 3], [2, 8, 3, 0]], np.int32)
-MASK = np.array([[1, 1, 1, 1], [1, 1, 1, 0]], np.int32)
+NUM_TOKENS = np.array([4, 3], np.int32)
 
 
 def export_all(directory: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -53,7 +53,7 @@ def _good_inputs() -> dict[tuple[str, str], dict]:
     }
     for name in NAMES:
         inputs[name, "encode"] = single
-        inputs[name, "from_ids"] = {"input_ids": IDS, "attention_mask": MASK}
+        inputs[name, "from_ids"] = {"input_ids": IDS, "num_tokens": NUM_TOKENS}
     for signature in ("classify", "regress"):
         inputs["single", signature] = {"inputs": write_examples(text=TEXTS)}
         inputs["pair", signature] = {"inputs": write_examples(text=TEXTS, text_pair=TEXT_PAIRS)}

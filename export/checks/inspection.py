@@ -22,7 +22,8 @@ from export.checks.saved_model_files import read_meta_graph
 from export.checks.tensor_bundle import BundleError, list_variables
 from export.configuration.batching_parameters import (
     BATCHING_FILE,
-    PADDING_WARNING,
+    FILLING_WARNING,
+    find_skipped_sizes,
     read_batching_parameters,
 )
 from export.configuration.config_files import ConfigError
@@ -134,8 +135,8 @@ def inspect_export(directory: Path, server: str = OLDEST_SERVER) -> ExportReport
     variables = _try(problems, list_variables, directory / "variables" / "variables") or []
     requests = _try(problems, read_warmup, directory / WARMUP_FILE) or []
     batching = _try(problems, read_batching_parameters, directory / BATCHING_FILE)
-    if batching is not None and batching.pad_variable_length_inputs:
-        warnings.append(f"{BATCHING_FILE}: {PADDING_WARNING}")
+    if batching is not None:
+        warnings += [f"{BATCHING_FILE}: {text}" for text in _judge_batching(batching, signatures)]
     if not signatures:
         problems.append("it has no signature, so no request can name one")
     if ops & _VARIABLE_OPS and not variables:
@@ -201,6 +202,35 @@ def _judge_signatures(signatures: list[SignatureContract]) -> Iterator[str]:
         for reason in signature.unbatched:
             yield f"{reason}: a server with batching cannot merge requests to it"
         yield from find_contract_faults(signature)
+
+
+def _judge_batching(batching: Any, signatures: list[SignatureContract]) -> Iterator[str]:
+    """Finds what one request may do to the others that a server merges it with."""
+    if skipped := find_skipped_sizes(batching):
+        yield f"no batch may have {skipped[0]} rows: {FILLING_WARNING}"
+    for signature in signatures:
+        for name, tensor in sorted(signature.inputs.items()):
+            if not tensor.shape or None not in tensor.shape[1:]:
+                continue
+            if not batching.pad_variable_length_inputs:
+                yield (
+                    f"signature {signature.name}: requests whose {name} differ in width fail "
+                    "together once they are merged: set pad_variable_length_inputs, if what is "
+                    "padded does not count"
+                )
+            elif "mask" in name:
+                yield (
+                    f"signature {signature.name}: pad_variable_length_inputs pads {name} with its "
+                    "first element, so padding counts: export again, for from_ids with num_tokens"
+                )
+        if batching.enable_large_batch_splitting.value:
+            for name, tensor in sorted(signature.outputs.items()):
+                if not tensor.shape or None in tensor.shape[1:]:
+                    yield (
+                        f"signature {signature.name}: {name} has no fixed width, so the parts of a "
+                        "request that enable_large_batch_splitting has split may not fit together, "
+                        "which kills a server: export again, or delete that line"
+                    )
 
 
 def _find_missing_assets(directory: Path, meta_graph: meta_graph_pb2.MetaGraphDef) -> Iterator[str]:

@@ -6,16 +6,22 @@ tensorflow/core/kernels/batching_util for defaults and checks.
 """
 
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from absl import logging
 
 from export.configuration.config_files import ConfigError, check_positive, errors_name, read_config
 from export.configuration.config_protos import BatchingParameters
 
 BATCHING_FILE = "batching_params.pbtxt"
 
-PADDING_WARNING = (
-    "pad_variable_length_inputs pads rows of ids with their first element, [CLS], which a model "
-    "would read: leave it off"
+EVERY_SIZE = "all"
+
+FILLING_WARNING = (
+    "a server fills up a batch of another size with copies of a row, which are computed for "
+    "nothing, and dies if the row should come from a request without rows: leave "
+    "allowed_batch_sizes out, or list every size from 1 on"
 )
 
 # How many full batches may wait for each thread. If a batch of 32 takes 0.2 s, a client that waits
@@ -33,46 +39,34 @@ _DEFAULTS = {
 }
 
 
-def allowed_batch_sizes(max_batch_size: int) -> list[int]:
-    """Lists the sizes to which a server fills up batches: 1, 2, 4, 8, 10, 12, 14, 16, 20, ...
-
-    Few sizes mean that warm-up can meet them all, many that little is computed for nothing. Small
-    runs cost much the same, so their sizes double; from 8 on each doubling has four steps, and less
-    than a fifth of a batch is filling.
-
-    Args:
-        max_batch_size: The largest, in rows.
-
-    Raises:
-        ConfigError: It is less than 1.
-    """
-    check_positive("max_batch_size", max_batch_size)
-    sizes = [1]
-    while sizes[-1] < max_batch_size:
-        size = sizes[-1]
-        doubling = 2 ** (size.bit_length() - 1)
-        sizes.append(min(size + (doubling if size < 8 else doubling // 4), max_batch_size))
-    return sizes
-
-
 def batching_parameters(
-    max_batch_size: int = 32, max_latency_ms: float = 5.0, threads: int | None = None
+    max_batch_size: int = 32,
+    max_latency_ms: float = 5.0,
+    threads: int | None = None,
+    *,
+    max_request_rows: int = 1024,
+    allowed_batch_sizes: Sequence[int] | Literal["all"] | None = None,
 ) -> Any:
     """Makes the parameters of a server's batching.
 
-    `pad_variable_length_inputs` stays off: it pads rows of ids with their first element, [CLS],
-    which the model would read; texts need no padding, as they are one string each.
+    A request of many rows fills up the open batch, and goes on in the next
+    (`enable_large_batch_splitting`), so it may have more rows than a batch. Rows of token ids that
+    differ in length are padded (`pad_variable_length_inputs`), with the first id of their request,
+    which exports of this package never look at.
 
-    `enable_large_batch_splitting` is on: a request of many rows fills up the open batch, and goes
-    on in the next. One of more than `max_batch_size` rows is an INVALID_ARGUMENT all the same.
+    A batch may have any number of rows. A GPU or XLA may want few sizes, each of which is compiled
+    or tuned once; but mind `FILLING_WARNING`, which is logged where sizes are left out.
 
     Args:
-        max_batch_size: Rows in one run of the graph, and in one request.
+        max_batch_size: Rows in one run of the graph.
         max_latency_ms: What batching may add to a request's latency, in milliseconds: how long the
             first of a batch waits for others. A batch that is full does not wait.
         threads: How many batches run at once. By default the server's number of processors; set it
             where a container has fewer than its machine. It counts in the server's own file
             alone (`--batching_parameters_file`): models share the threads.
+        max_request_rows: Rows in one request, at least `max_batch_size`; more is INVALID_ARGUMENT.
+        allowed_batch_sizes: The sizes that a run may have, up to `max_batch_size`, or "all" for
+            each; by default they are not listed, and any will do.
 
     Returns:
         A `BatchingParameters` message.
@@ -80,19 +74,50 @@ def batching_parameters(
     Raises:
         ConfigError: A number makes no sense.
     """
-    parameters = BatchingParameters()
-    parameters.allowed_batch_sizes.extend(allowed_batch_sizes(max_batch_size))
+    for name, value in (("max_batch_size", max_batch_size), ("max_request_rows", max_request_rows)):
+        check_positive(name, value)
     if not 0 <= max_latency_ms < float("inf"):
         raise ConfigError(f"max_latency_ms must be at least 0, not {max_latency_ms}.")
+    if max_request_rows < max_batch_size:
+        raise ConfigError(
+            f"max_request_rows must be at least max_batch_size, {max_batch_size}; it is "
+            f"{max_request_rows}."
+        )
+    parameters = BatchingParameters()
     if threads is not None:
         check_positive("threads", threads)
         parameters.num_batch_threads.value = threads
-    parameters.max_batch_size.value = max_batch_size
-    parameters.batch_timeout_micros.value = round(1000 * max_latency_ms)
-    parameters.max_enqueued_batches.value = _ENQUEUED_PER_THREAD * (threads or _USUAL_THREADS)
-    parameters.pad_variable_length_inputs = False
+    parameters.max_batch_size.value = max_request_rows
+    parameters.max_execution_batch_size.value = max_batch_size
     parameters.enable_large_batch_splitting.value = True
+    parameters.batch_timeout_micros.value = round(1000 * max_latency_ms)
+    # At least two of the largest requests, or they would never be let in.
+    parameters.max_enqueued_batches.value = max(
+        _ENQUEUED_PER_THREAD * (threads or _USUAL_THREADS),
+        2 * -(-max_request_rows // max_batch_size),
+    )
+    parameters.pad_variable_length_inputs = True
+    if allowed_batch_sizes is not None:
+        if allowed_batch_sizes == EVERY_SIZE:
+            allowed_batch_sizes = range(1, max_batch_size + 1)
+        parameters.allowed_batch_sizes.extend(int(size) for size in allowed_batch_sizes)
+    check_batching_parameters(parameters)
+    if skipped := find_skipped_sizes(parameters):
+        logging.warning("No batch may have %s rows: %s.", skipped[0], FILLING_WARNING)
     return parameters
+
+
+def find_skipped_sizes(parameters: Any) -> list[int]:
+    """Lists the sizes that a batch may not have though a larger one may: it is filled up.
+
+    Args:
+        parameters: A `BatchingParameters` message.
+
+    Returns:
+        The sizes, ascending; none if `allowed_batch_sizes` is empty.
+    """
+    sizes = set(parameters.allowed_batch_sizes)
+    return [size for size in range(1, max(sizes, default=0)) if size not in sizes]
 
 
 def read_batching_parameters(path: str | os.PathLike[str]) -> Any:
@@ -149,12 +174,12 @@ def check_batching_parameters(parameters: Any) -> None:
 
 
 def number_of(parameters: Any, name: str) -> int:
-    """Gives a number, or what a server takes where it is not set."""
+    """Returns a number, or what a server takes where it is not set."""
     return getattr(parameters, name).value if parameters.HasField(name) else _DEFAULTS[name]
 
 
 def run_size_of(parameters: Any) -> int:
-    """Gives how many rows one run of the graph may have."""
+    """Returns how many rows one run of the graph may have."""
     if parameters.HasField("max_execution_batch_size"):
         return parameters.max_execution_batch_size.value
     return number_of(parameters, "max_batch_size")

@@ -3,8 +3,13 @@
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from export.configuration.batching_parameters import BATCHING_FILE, batching_parameters
+from export.configuration.batching_parameters import (
+    BATCHING_FILE,
+    batching_parameters,
+    run_size_of,
+)
 from export.configuration.config_files import ConfigError, write_config
 from export.configuration.serving_config import model_config, monitoring_config
 from export.configuration.warmup import SignatureDefs, make_warmup, write_warmup
@@ -16,9 +21,12 @@ MONITORING_FILE = "monitoring.config"
 
 _BATCHING_COMMENT = """\
 Read with --enable_batching --enable_per_model_batching_parameters.
+max_batch_size: rows in a request. max_execution_batch_size: rows in one run of the graph.
 batch_timeout_micros: how long the first request of a batch waits for others.
 max_enqueued_batches: more are turned away with UNAVAILABLE, which clients retry.
-pad_variable_length_inputs must stay off: it pads ids with [CLS]."""
+pad_variable_length_inputs: token ids of different lengths are merged; what pads them is not read.
+allowed_batch_sizes: leave it out. Batches are then filled up to a listed size, which is computed for
+nothing, and a request without rows kills the server."""
 _SERVER_BATCHING_COMMENT = """\
 Read with --enable_batching --batching_parameters_file=FILE. With
 --enable_per_model_batching_parameters only num_batch_threads counts here (the server's number of
@@ -34,9 +42,8 @@ _MONITORING_COMMENT = "Read with --monitoring_config_file=FILE; the metrics are 
 def write_serving_files(
     version_directory: str | os.PathLike[str],
     signature_defs: SignatureDefs,
-    signatures_to_warm: Iterable[str],
-    max_batch_size: int = 32,
-    max_latency_ms: float = 5.0,
+    warmup: Iterable[str],
+    parameters: Any = None,
     *,
     max_length: int = 16,
 ) -> list[Path]:
@@ -45,22 +52,22 @@ def write_serving_files(
     Args:
         version_directory: Where `saved_model.pb` is.
         signature_defs: Its signatures by name.
-        signatures_to_warm: Those that clients will use; none for no warm-up.
-        max_batch_size: Rows in one run of the graph, and in one request.
-        max_latency_ms: What batching may add to a request's latency, in milliseconds.
+        warmup: What clients will use, see `make_warmup`; nothing for no warm-up.
+        parameters: What `batching_parameters` makes; by default without arguments.
         max_length: The longest row of token ids that the model takes.
 
     Returns:
         The files written.
 
     Raises:
-        ValueError: A number makes no sense, or no request can be made up for a signature.
+        ValueError: No request can be made up for a signature.
     """
     directory = Path(version_directory)
-    parameters = batching_parameters(max_batch_size, max_latency_ms)
-    logs = make_warmup(
-        signature_defs, signatures_to_warm, parameters.allowed_batch_sizes, max_length=max_length
-    )
+    parameters = batching_parameters() if parameters is None else parameters
+    # One row, as a lone request has, and a full run, whose memory later runs find. What is between
+    # them runs the same graph; only where sizes are listed may each be compiled.
+    sizes = sorted(parameters.allowed_batch_sizes or {1, run_size_of(parameters)})
+    logs = make_warmup(signature_defs, warmup, sizes, max_length=max_length)
     written = [write_config(directory / BATCHING_FILE, parameters, _BATCHING_COMMENT)]
     if logs:
         written.append(write_warmup(directory, logs))
@@ -77,6 +84,7 @@ def write_server_files(
     labels: Mapping[str, int] | None = None,
     max_batch_size: int = 32,
     max_latency_ms: float = 5.0,
+    max_request_rows: int = 1024,
     threads: int | None = None,
 ) -> list[Path]:
     """Writes what a server of one model is started with.
@@ -89,8 +97,9 @@ def write_server_files(
         policy: The versions to serve: "latest", "latest:N", "all", or their numbers with commas.
             By default those with labels, or else the newest.
         labels: Version numbers by label.
-        max_batch_size: Rows in one run of the graph, and in one request.
+        max_batch_size: Rows in one run of the graph.
         max_latency_ms: What batching may add to a request's latency, in milliseconds.
+        max_request_rows: Rows in one request.
         threads: How many batches run at once; by default the server's number of processors.
 
     Returns:
@@ -106,7 +115,9 @@ def write_server_files(
     models = model_config(
         {model_name: served_path or f"/models/{model_name}"}, labels=labels, **policy_options
     )
-    parameters = batching_parameters(max_batch_size, max_latency_ms, threads)
+    parameters = batching_parameters(
+        max_batch_size, max_latency_ms, threads, max_request_rows=max_request_rows
+    )
     wanted = {*labels.values(), *(policy_options.get("versions") or ())}
     _check_versions_exist(Path(model_base_path), wanted)
     directory = Path(output)

@@ -25,10 +25,10 @@ from export.configuration.examples import to_input
 from export.configuration.tfrecord import CorruptFileError, read_records, write_records
 from export.protos import meta_graph_pb2, prediction_log_pb2, types_pb2
 from export.signatures import (
-    ATTENTION_MASK,
     CLASSES,
     EXAMPLES,
     INPUT_IDS,
+    NUM_TOKENS,
     REGRESSION,
     SCORES,
     TEXT,
@@ -70,21 +70,23 @@ SignatureDefs = Mapping[str, meta_graph_pb2.SignatureDef]
 
 def make_warmup(
     signature_defs: SignatureDefs,
-    signature_names: Iterable[str],
+    warmup: Iterable[str],
     batch_sizes: Sequence[int],
     *,
     model_name: str = "distilbert",
     max_length: int = 16,
 ) -> list[Any]:
-    """Makes requests for signatures: one for each batch size, of short and long rows in turn.
+    """Makes requests for signatures: for each batch size one, of short and long rows in turn.
 
     A lone row gets a second request, since the graph treats few tokens and many differently.
 
     Args:
         signature_defs: The SavedModel's signatures by name.
-        signature_names: Those to warm up: the ones that clients will use. Each costs load time, and
-            memory where weights are packed.
-        batch_sizes: What the batching allows; see `batching_parameters.allowed_batch_sizes`.
+        warmup: What clients will use: a signature's name, or, for clients that filter its outputs,
+            the name and the outputs, as in "classify_text:label" or "encode:cls_embedding". To the
+            server each filter is a graph of its own, whose first run takes seconds. Each costs load
+            time, and memory where weights are packed.
+        batch_sizes: How many rows.
         model_name: A name for `model_spec`; any will do.
         max_length: The longest row of token ids that the model takes; texts are cut by the graph.
 
@@ -92,21 +94,39 @@ def make_warmup(
         `PredictionLog` messages.
 
     Raises:
-        ValueError: There is no such signature, its inputs are none that can be made up, or there
-            are more than 1000 requests.
+        ValueError: There is no such signature or output, the inputs are none that can be made up,
+            or there are more than 1000 requests.
     """
     logs = []
-    for name in dict.fromkeys(signature_names):
-        if name not in signature_defs:
-            raise ValueError(f"There is no signature {name!r}, but {sorted(signature_defs)}.")
+    for use in dict.fromkeys(warmup):
+        name, outputs = _read_use(use, signature_defs)
         for size in batch_sizes:
             for first in (0, 1) if size == 1 else (0,):
                 log = _make_log(name, signature_defs[name], first, size, max_length)
                 _request(log).model_spec.name = model_name
                 _request(log).model_spec.signature_name = name
+                if outputs:
+                    _request(log).output_filter.extend(outputs)
                 logs.append(log)
     _check_count(len(logs), "would be")
     return logs
+
+
+def _read_use(use: str, signature_defs: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Splits "signature:output+output" into the signature and the outputs."""
+    name, _, filtered = use.partition(":")
+    if name not in signature_defs:
+        raise ValueError(
+            f"There is no signature {name!r} to warm up, but {', '.join(sorted(signature_defs))}."
+        )
+    outputs = filtered.split("+") if filtered else []
+    known = signature_defs[name].outputs
+    if outputs and (EXAMPLES in signature_defs[name].inputs or set(outputs) - set(known)):
+        raise ValueError(
+            f"{use!r} cannot be warmed up: {name} has the outputs {', '.join(sorted(known))}, and "
+            "only calls of Predict filter them (write signature:output+output)."
+        )
+    return name, outputs
 
 
 def write_warmup(version_directory: str | os.PathLike[str], logs: Sequence[Any]) -> Path:
@@ -169,7 +189,7 @@ def _check_count(count: int, verb: str) -> None:
     if count > MAX_RECORDS:
         raise ValueError(
             f"There {verb} {count} warm-up requests; a server refuses a version with more than "
-            f"{MAX_RECORDS}: warm up fewer signatures, or allow fewer batch sizes."
+            f"{MAX_RECORDS}: warm up fewer signatures."
         )
 
 
@@ -196,7 +216,7 @@ def _make_log(
     if TEXT in inputs and inputs <= {TEXT, TEXT_PAIR}:
         masked = TOKEN_IDS in signature.outputs
         arrays: Mapping[str, Any] = _make_texts(first, size, masked)
-    elif inputs == {INPUT_IDS, ATTENTION_MASK}:
+    elif inputs == {INPUT_IDS, NUM_TOKENS}:
         arrays = _make_ids(first, size, max_length)
     else:
         raise ValueError(
@@ -232,10 +252,9 @@ def _text(row: int) -> str:
 
 
 def _make_ids(first: int, size: int, max_length: int) -> dict[str, np.ndarray]:
-    """Makes rows of token ids, int64 (B, T), and their mask."""
+    """Makes rows of token ids, int64 (B, T), and how many of each count, int64 (B,)."""
     long, short = min(_LONG_ROW, max_length), min(_SHORT_ROW, max_length)
-    lengths = np.array([long if _is_long(row) else short for row in range(first, first + size)])
-    positions = np.arange(lengths.max())
-    mask = (positions < lengths[:, None]).astype(np.int64)
-    ids = np.where(mask, np.take(_IDS, positions % len(_IDS)), _PAD_ID)
-    return {INPUT_IDS: ids, ATTENTION_MASK: mask}
+    counts = np.array([long if _is_long(row) else short for row in range(first, first + size)])
+    positions = np.arange(counts.max())
+    ids = np.where(positions < counts[:, None], np.take(_IDS, positions % len(_IDS)), _PAD_ID)
+    return {INPUT_IDS: ids, NUM_TOKENS: counts}
