@@ -109,8 +109,9 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         # token then spreads its attention evenly, where -inf gives NaN.
         dtype = tf.as_dtype(keras.backend.result_type(self.compute_dtype, "float32"))
         bias = tf.where(counts, tf.zeros([], dtype), dtype.min)
-        weights = tf.nn.softmax(tf.cast(scores, dtype) + bias, axis=-1)
-        return tf.cast(weights, self.compute_dtype)
+        # The kernel's output has no rank for the optimizer, which logs a line for each such softmax.
+        scores = tf.ensure_shape(tf.cast(scores, dtype) + bias, [None, self.n_heads, None, None])
+        return tf.cast(tf.nn.softmax(scores, axis=-1), self.compute_dtype)
 
 
 class FeedForward(keras.layers.Layer):

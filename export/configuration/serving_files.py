@@ -25,7 +25,7 @@ max_batch_size: rows in a request. max_execution_batch_size: rows in one run of 
 batch_timeout_micros: how long the first request of a batch waits for others.
 max_enqueued_batches: more are turned away with UNAVAILABLE, which clients retry.
 pad_variable_length_inputs: token ids of different lengths are merged; what pads them is not read.
-allowed_batch_sizes: leave it out. Batches are then filled up to a listed size, which is computed for
+allowed_batch_sizes: leave it out. Batches are filled up to a listed size, which is computed for
 nothing, and a request without rows kills the server."""
 _SERVER_BATCHING_COMMENT = """\
 Read with --enable_batching --batching_parameters_file=FILE. With
