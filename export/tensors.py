@@ -102,8 +102,8 @@ def to_array(proto: tensor_pb2.TensorProto) -> np.ndarray:
     if len(values) < count:
         if count - len(values) > MAX_UNSENT_SIZE:
             raise ValueError(f"shape {shape} has {count} elements, but {field} has {len(values)}")
-        fill = array[-1] if values else b"" if dtype.hasobject else 0
-        array = np.concatenate([array, np.full(count - len(values), fill, dtype)])
+        last = array[-1:] if values else np.array([b"" if dtype.hasobject else 0], dtype)
+        array = np.concatenate([array, np.repeat(last, count - len(values))])
     return array.reshape(shape)
 
 

@@ -111,6 +111,7 @@ export.server.connections
 export.server.rest
 export.server.signature
 export.server.batching_options
+export.server.merging
 export.server.batching
 export.server.servable
 export.server.direct_runner

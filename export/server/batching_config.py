@@ -1,8 +1,6 @@
 """From TF Serving's BatchingParameters to how this server merges requests.
 
-Two things differ from TF Serving: a request waits for company only while all threads are busy, and
-`max_enqueued_batches` counts rows, so that a queue of batches that are not full holds more
-requests.
+`batch_timeout_micros` is read, but not used: here a thread that is free runs what waits at once.
 """
 
 import os
@@ -10,7 +8,8 @@ import os
 from absl import logging
 
 from export.configuration.batching_parameters import (
-    PADDING_WARNING,
+    FILLING_WARNING,
+    find_skipped_sizes,
     number_of,
     read_batching_parameters,
     run_size_of,
@@ -18,18 +17,16 @@ from export.configuration.batching_parameters import (
 from export.configuration.config_files import ConfigError
 from export.server.batching_options import BatchingOptions
 
-_MICROSECONDS_PER_S = 1_000_000
-
 # Each is a thread here; TF Serving has its threads in C++.
 _MAX_THREADS = 64
 
 
 def read_batching_options(path: str | os.PathLike[str]) -> BatchingOptions:
-    """Reads a `BatchingParameters` file.
+    """Reads a `BatchingParameters` file, and warns of one under which a server can die.
 
     Raises:
-        OSError: it cannot be read.
-        ConfigError: it is no BatchingParameters, or a field has a senseless value; the message
+        OSError: It cannot be read.
+        ConfigError: It is no BatchingParameters, or a field has a senseless value; the message
             names file and field.
     """
     parameters = read_batching_parameters(path)
@@ -39,17 +36,18 @@ def read_batching_options(path: str | os.PathLike[str]) -> BatchingOptions:
             f"{os.fspath(path)}: num_batch_threads is {num_threads}; at most {_MAX_THREADS} make "
             "sense"
         )
-    if parameters.pad_variable_length_inputs:
-        # The answers are right without it, from more runs.
-        logging.warning("%s: %s. Only equal shapes are merged here.", path, PADDING_WARNING)
-    run_size = run_size_of(parameters)
-    max_queue_rows = number_of(parameters, "max_enqueued_batches") * run_size
+    skipped_sizes = find_skipped_sizes(parameters)
+    if skipped_sizes:
+        logging.warning(
+            "%s: no batch may have %d rows: %s", path, skipped_sizes[0], FILLING_WARNING
+        )
     return BatchingOptions(
-        max_batch_size=run_size,
-        batch_timeout_s=number_of(parameters, "batch_timeout_micros") / _MICROSECONDS_PER_S,
-        max_queue_length=max_queue_rows,
-        max_queue_rows=max_queue_rows,
-        max_request_rows=number_of(parameters, "max_batch_size"),
-        allowed_batch_sizes=tuple(parameters.allowed_batch_sizes),
+        max_batch_size=number_of(parameters, "max_batch_size"),
+        max_execution_batch_size=run_size_of(parameters),
+        enable_large_batch_splitting=parameters.enable_large_batch_splitting.value,
+        max_enqueued_batches=number_of(parameters, "max_enqueued_batches"),
+        # A list of every size is as good as none.
+        allowed_batch_sizes=tuple(parameters.allowed_batch_sizes) if skipped_sizes else (),
+        pad_variable_length_inputs=parameters.pad_variable_length_inputs,
         num_threads=num_threads,
     )

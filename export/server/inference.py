@@ -167,11 +167,10 @@ def _find(version: LoadedVersion, name: str) -> Signature:
 
 
 def _check_classify(signature: Signature) -> None:
-    # The order of the checks decides on the code, and is TF Serving's.
     _check_counts(signature, (1, 2), "one or two output Tensors")
     _check_input(signature, "classification")
     if not {signatures.CLASSES, signatures.SCORES} & set(signature.outputs):
-        raise _unfit(
+        raise status.invalid(
             "Expected classification signature outputs to contain at least one of "
             f'"{signatures.CLASSES}" or "{signatures.SCORES}". Signature {signature.name} has '
             f"{braces(signature.outputs)}."
@@ -182,7 +181,7 @@ def _check_regress(signature: Signature) -> None:
     _check_counts(signature, (1,), "one output Tensor")
     _check_input(signature, "regression")
     if signatures.REGRESSION not in signature.outputs:
-        raise _unfit(
+        raise status.invalid(
             f"No regression outputs found in SignatureDef: {signature.name} has "
             f"{braces(signature.outputs)}, not {signatures.REGRESSION}."
         )
@@ -202,14 +201,10 @@ def _check_counts(signature: Signature, output_counts: tuple[int, ...], expected
 
 def _check_input(signature: Signature, kind: str) -> None:
     if signatures.EXAMPLES not in signature.inputs:
-        raise _unfit(
+        raise status.invalid(
             f"No {kind} inputs found in SignatureDef: {signature.name} has "
             f"{braces(signature.inputs)}, not {signatures.EXAMPLES}."
         )
-
-
-def _unfit(message: str) -> status.RequestError:
-    return status.RequestError(grpc.StatusCode.FAILED_PRECONDITION, message)
 
 
 def _read_examples(request_input: input_pb2.Input) -> np.ndarray:

@@ -3,7 +3,7 @@
 JSON has one kind of number and one of string, so the types of a Predict request's tensors are
 those of the signature's inputs. Errors are TF Serving's in code and gist, and say where they are.
 Reading is stricter in that an integer must fit into its type, an input must be one of the
-signature's in the column format as well, and text must be UTF-8.
+signature's in the column format as well.
 
 Reference: tensorflow_serving/g3doc/api_rest.md and tensorflow_serving/util/json_tensor.cc.
 """
@@ -26,19 +26,15 @@ def parse_object(body: bytes) -> Document:
     """Parses a request's body.
 
     Raises:
-        RequestError: INVALID_ARGUMENT; it is not UTF-8, not JSON (the message says where), too
-            deeply nested, or not an object.
+        RequestError: INVALID_ARGUMENT; it is not JSON (the message says where), too deeply
+            nested, or not an object.
     """
     if not body:
         raise status.invalid("JSON Parse error: The document is empty")
     try:
-        # "-sig": some editors start files with a byte order mark.
-        document = json.loads(body.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise status.invalid(
-            f"JSON Parse error: Invalid UTF-8 at byte {error.start}: {error.reason}. Give bytes "
-            'that are not text as {"b64": ...}'
-        ) from error
+        # "-sig": some editors start files with a byte order mark. Bytes that are not UTF-8 are
+        # passed on as they are, see `json_values.read_string`.
+        document = json.loads(body.decode("utf-8-sig", "surrogateescape"))
     except json.JSONDecodeError as error:
         raise status.invalid(
             f"JSON Parse error: {error.msg} at offset: {error.pos} (line {error.lineno}, column "

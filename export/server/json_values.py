@@ -29,10 +29,10 @@ def is_base64(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str)
 
 
-def encode(text: str) -> bytes:
+def encode(text: str, errors: str = "strict") -> bytes:
     """Writes a string as UTF-8."""
     try:
-        return text.encode()
+        return text.encode("utf-8", errors)
     except UnicodeEncodeError as error:
         raise ValueError(
             "JSON Parse error: The surrogate pair in string is invalid: "
@@ -77,7 +77,7 @@ def quote(value: Any) -> str:
 def read_string(value: Any) -> bytes:
     """Reads a string, or bytes in base64."""
     if isinstance(value, str):
-        return encode(value)
+        return encode(value, "surrogateescape")
     if isinstance(value, dict):
         return _decode_base64(value)
     raise _wrong_type(value, "string")

@@ -307,8 +307,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         )
         self.send_header("Content-Type", answer.content_type)
         self.send_header("Content-Length", str(len(answer.body)))
-        if answer.allow:
-            self.send_header("Allow", answer.allow)
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()

@@ -8,6 +8,7 @@ Reference: tensorflow_serving/g3doc/api_rest.md; in tensorflow_serving/model_ser
 http_rest_api_handler.cc, http_rest_api_util.cc for the paths, and http_server.cc for the codes.
 """
 
+import contextlib
 import dataclasses
 import re
 import time
@@ -103,20 +104,16 @@ class Answer:
         http_code: The HTTP status code.
         body: The body, UTF-8.
         content_type: What the body is.
-        allow: The methods that the path knows, where the request's is not among them.
     """
 
     http_code: int
     body: bytes
     content_type: str = JSON
-    allow: str = ""
 
 
-def error_answer(http_code: int, text: str, allow: str = "") -> Answer:
+def error_answer(http_code: int, text: str) -> Answer:
     """Makes the answer to a request that failed."""
-    return Answer(
-        http_code, json_responses.write_error(text).encode("utf-8", "replace"), allow=allow
-    )
+    return Answer(http_code, json_responses.write_error(text).encode("utf-8", "replace"))
 
 
 class RestApi:
@@ -144,29 +141,18 @@ class RestApi:
             body: The body, decoded.
             is_active: Says whether the client still waits.
         """
-        try:
+        path = ""
+        with contextlib.suppress(ValueError):
             path = urllib.parse.urlsplit(target).path
-        except ValueError as error:
-            return error_answer(400, f"Malformed request: {http_method} {target}: {error}")
-        if path == self._monitoring_path:
-            if http_method != "GET":
-                return _wrong_method(http_method, path, "GET")
-            return Answer(200, self._metrics.render(), CONTENT_TYPE)
-        if match := _POST_PATH.fullmatch(path):
-            if http_method != "POST":
-                return _wrong_method(http_method, path, "POST")
+        if http_method == "GET":
+            if path == self._monitoring_path:
+                return Answer(200, self._metrics.render(), CONTENT_TYPE)
+            if match := _GET_PATH.fullmatch(path):
+                about = self._metadata if match["method"] else self._status
+                return _run(lambda: about(_read_spec(match)))[1]
+        if http_method == "POST" and (match := _POST_PATH.fullmatch(path)):
             return self._answer_inference(match, body, is_active)
-        if match := _GET_PATH.fullmatch(path):
-            if http_method != "GET":
-                return _wrong_method(http_method, path, "GET")
-            about = self._metadata if match["method"] else self._status
-            return _run(lambda: about(_read_spec(match)))[1]
-        return error_answer(
-            404,
-            f"Malformed request: {http_method} {path}. Known are "
-            "/v1/models/MODEL[/versions/V|/labels/L] with :predict, :classify or :regress (POST), "
-            "with /metadata, or alone (GET)",
-        )
+        return error_answer(400, f"Malformed request: {http_method} {path or target}")
 
     def _answer_inference(self, match: re.Match[str], body: bytes, is_active: IsActive) -> Answer:
         """Answers and counts a request that runs a model."""
@@ -212,6 +198,7 @@ class RestApi:
         return json_responses.write_regressions(self._core.regress(request, is_active).result)
 
     def _status(self, spec: model_pb2.ModelSpec) -> str:
+        spec.ClearField("version_label")  # TF Serving ignores it here
         request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
         return json_responses.write_status(self._core.get_model_status(request))
 
@@ -250,9 +237,3 @@ def _run(call: Callable[[], str]) -> tuple[grpc.StatusCode, Answer]:
         logging.exception("A REST request failed unexpectedly")
         failure = status.internal(error)
     return failure.code, error_answer(_HTTP_CODES.get(failure.code, 500), failure.message)
-
-
-def _wrong_method(http_method: str, path: str, allow: str) -> Answer:
-    return error_answer(
-        405, f"Malformed request: {http_method} {path}; the method must be {allow}", allow
-    )
