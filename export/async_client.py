@@ -3,15 +3,22 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
-from export.calls import answers, methods, requests
+from export.calls import methods, requests
 from export.calls.async_connection import AsyncConnection, map_in_order
 from export.calls.channel import ChannelSettings, Tls
-from export.calls.client_base import Asked, BaseClient, Options, Readiness, read_answer
-from export.calls.connection import Attempts, PredictError
+from export.calls.client_base import (
+    Asked,
+    BaseClient,
+    InvalidRowsError,
+    Options,
+    Readiness,
+    Steps,
+)
+from export.calls.connection import PredictError
 from export.calls.requests import Rows
 from export.results import (
     Classification,
@@ -22,7 +29,6 @@ from export.results import (
     ModelMetadata,
     Prediction,
     Predictions,
-    SignatureInfo,
     TokenizedText,
     VersionStatus,
 )
@@ -30,7 +36,9 @@ from export.results import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["AsyncPredictClient", "PredictError", "Tls"]
+__all__ = ["AsyncPredictClient", "InvalidRowsError", "PredictError", "Tls"]
+
+_Result = TypeVar("_Result")
 
 
 # A str is a Sequence[str], too; of overloads the first that fits counts.
@@ -175,12 +183,11 @@ class AsyncPredictClient(BaseClient):
     ) -> AsyncGenerator[Any, None]:
         """As `PredictClient.stream`."""
         asked = Asked(self.signature_name, methods.text_method(method), **options)
-        batches = requests.batch_stream(rows, asked.batch_size)
-        parts = map_in_order(lambda batch: self._answer(asked, batch), batches, asked.concurrency)
+        parts = self._parts(asked, requests.batch_stream(rows, asked.batch_size))
         async with contextlib.aclosing(parts):
-            async for part in parts:
-                for row in part:
-                    yield row
+            async for batch, part in parts:
+                for answer in asked.each(batch, part):
+                    yield answer
 
     async def call(
         self,
@@ -191,27 +198,15 @@ class AsyncPredictClient(BaseClient):
         timeout_s: float | None = None,
     ) -> dict[str, np.ndarray]:
         """As `PredictClient.call`."""
-        spec = self._spec(signature_name or self.signature_name)
-        request = requests.predict_arrays(spec, inputs, outputs)
-        response = await self._connection.send(
-            "Predict", request, self._connection.attempts(timeout_s)
-        )
-        return read_answer(self._connection, answers.read_outputs, response)
+        return await self._run(self._call(inputs, signature_name, outputs, timeout_s))
 
     async def metadata(self, timeout_s: float | None = None) -> ModelMetadata:
         """As `PredictClient.metadata`."""
-        response = await self._connection.send(
-            "GetModelMetadata", self._metadata_request(), self._connection.attempts(timeout_s)
-        )
-        self._metadata = read_answer(self._connection, answers.read_metadata, response)
-        return self._metadata
+        return await self._run(self._ask_metadata(timeout_s))
 
     async def model_status(self, timeout_s: float | None = None) -> list[VersionStatus]:
         """As `PredictClient.model_status`."""
-        response = await self._connection.send(
-            "GetModelStatus", self._status_request(), self._connection.attempts(timeout_s)
-        )
-        return read_answer(self._connection, answers.read_status, response)
+        return await self._run(self._ask_status(timeout_s))
 
     async def wait_until_ready(self, timeout_s: float = 60.0) -> None:
         """As `PredictClient.wait_until_ready`."""
@@ -239,32 +234,22 @@ class AsyncPredictClient(BaseClient):
 
     async def _ask(self, method: methods.Method, rows: Rows, **options: "Unpack[Options]") -> Any:
         asked = Asked(self.signature_name, method, **options)
-        parts = map_in_order(
-            lambda batch: self._answer(asked, batch),
-            rows.batches(asked.batch_size),
-            asked.concurrency,
+        parts = self._parts(asked, rows.batches(asked.batch_size))
+        return asked.result(rows, [part async for part in parts])
+
+    def _parts(
+        self, asked: Asked, batches: Iterable[Rows]
+    ) -> AsyncGenerator[tuple[Rows, Any], None]:
+        return map_in_order(
+            lambda batch: self._run(self._answer(asked, batch)), batches, asked.concurrency
         )
-        signature = None
-        if len(rows) == 0 and method.has_inputs:
-            signature = await self._signature(
-                asked, rows, self._connection.attempts(asked.timeout_s)
-            )
-        return asked.result(rows, [part async for part in parts], signature)
 
-    async def _answer(self, asked: Asked, batch: Rows) -> Any:
-        """Asks about one batch, within one deadline."""
-        attempts = self._connection.attempts(asked.timeout_s)
-        if asked.method.has_inputs:
-            await self._signature(asked, batch, attempts)
-        request = asked.method.make_request(self._spec(asked.signature_name), batch)
-        response = await self._connection.send(asked.method.rpc, request, attempts)
-        return read_answer(self._connection, asked.method.read, response, len(batch))
-
-    async def _signature(self, asked: Asked, rows: Rows, attempts: Attempts) -> SignatureInfo:
-        """Gives the signature if it takes these rows, and complains otherwise."""
-        name, columns = asked.signature_name, rows.columns
-        if (known := self._known_signature(name, columns)) is None:
-            await self.metadata(attempts.remaining_s)
-            if (known := self._known_signature(name, columns)) is None:
-                raise self._wrong_signature(name, columns)
-        return known
+    async def _run(self, steps: Steps[_Result]) -> _Result:
+        """Sends what the steps want to be sent."""
+        response = None
+        while True:
+            try:
+                sending = steps.send(response)
+            except StopIteration as end:
+                return end.value
+            response = await self._connection.send(*sending)

@@ -8,15 +8,22 @@ Shape legend: B texts, T tokens, C classes.
 """
 
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
-from export.calls import answers, methods, requests
+from export.calls import methods, requests
 from export.calls.channel import ChannelSettings, Tls
-from export.calls.client_base import Asked, BaseClient, Options, Readiness, read_answer
-from export.calls.connection import Attempts, Connection, PredictError, map_in_order
+from export.calls.client_base import (
+    Asked,
+    BaseClient,
+    InvalidRowsError,
+    Options,
+    Readiness,
+    Steps,
+)
+from export.calls.connection import Connection, PredictError, map_in_order
 from export.calls.requests import Rows
 from export.results import (
     Classification,
@@ -27,7 +34,6 @@ from export.results import (
     ModelMetadata,
     Prediction,
     Predictions,
-    SignatureInfo,
     TokenizedText,
     VersionStatus,
 )
@@ -35,7 +41,9 @@ from export.results import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["PredictClient", "PredictError", "Tls"]
+__all__ = ["InvalidRowsError", "PredictClient", "PredictError", "Tls"]
+
+_Result = TypeVar("_Result")
 
 
 # A str is a Sequence[str], too; of overloads the first that fits counts.
@@ -50,9 +58,13 @@ class PredictClient(BaseClient):
 
     Methods that take rows give one answer for one row, and answers in order for a list of any
     length; their keyword arguments are those of `client_base.Options`: `signature_name`,
-    `batch_size`, `concurrency` and `timeout_s`. They raise `ValueError` for input that cannot be
-    sent or that the signature does not take, and `PredictError` if the server gave an error, or
-    none answered within the deadline.
+    `batch_size`, `concurrency`, `timeout_s` and `return_invalid`. No rows are answered without
+    being sent. Errors are
+
+    - `ValueError` for input that cannot be sent or that the signature does not take,
+    - `InvalidRowsError`, a ValueError, too, for rows that the server could not compute, such as a
+      text that is longer than the export takes. It names them and holds all answers.
+    - `PredictError` if the server answered with an error, or not within the deadline.
 
     Args:
         target: The server's address.
@@ -69,7 +81,7 @@ class PredictClient(BaseClient):
             stock servers close it if that is less than 300.
         tls: Makes the connection secure, with a client's certificate if it has one.
         headers: Sent with each request, such as {"authorization": "Bearer ..."}; or a function
-            that gives them, asked each time.
+            that returns them, asked each time.
 
     Raises:
         OSError: a TLS file cannot be read.
@@ -135,7 +147,7 @@ class PredictClient(BaseClient):
     ) -> list[float]: ...
 
     def regress(self, texts: Any, text_pairs: Any = None, **options: Any) -> Any:
-        """Gives a number for each text by TF Serving's Regress. As `predict`."""
+        """Returns a number for each text by TF Serving's Regress. As `predict`."""
         return self._ask(methods.REGRESS, requests.text_rows(texts, text_pairs), **options)
 
     def multi_inference(
@@ -157,7 +169,7 @@ class PredictClient(BaseClient):
             **options: See the class; without signature_name.
 
         Returns:
-            What `classify` or `regress` give, by signature.
+            What `classify` or `regress` return, by signature.
         """
         method = methods.multi_inference(classify, regress)
         return self._ask(method, requests.text_rows(texts, text_pairs), **options)
@@ -169,7 +181,7 @@ class PredictClient(BaseClient):
     def encode(self, texts: Sequence[str], **options: "Unpack[Options]") -> Embeddings: ...
 
     def encode(self, texts: Any, **options: Any) -> Any:
-        """Gives the vectors of texts.
+        """Returns the vectors of texts.
 
         Args:
             texts: B texts, or one.
@@ -191,7 +203,7 @@ class PredictClient(BaseClient):
     ) -> list[TokenizedText]: ...
 
     def tokenize(self, texts: Any, text_pairs: Any = None, **options: Any) -> Any:
-        """Gives the token ids, mask and tokens that the model makes of texts, without padding."""
+        """Returns the token ids and tokens that the model makes of texts, without padding."""
         return self._ask(methods.TOKENIZE, requests.text_rows(texts, text_pairs), **options)
 
     @overload
@@ -203,7 +215,7 @@ class PredictClient(BaseClient):
     ) -> list[list[list[MaskAnswer]]]: ...
 
     def fill_mask(self, texts: Any, **options: Any) -> Any:
-        """Gives, for each [MASK] of each text, the most probable tokens, the best first."""
+        """Returns, for each [MASK] of each text, the most probable tokens, the best first."""
         return self._ask(methods.FILL_MASK, requests.text_rows(texts), **options)
 
     def from_ids(
@@ -216,7 +228,8 @@ class PredictClient(BaseClient):
 
         Args:
             input_ids: Token ids of B rows of any lengths, or of one.
-            attention_mask: 1 for each id, 0 for padding; by default nothing is padding.
+            attention_mask: For each row ones, and zeros where the ids are padding; by default
+                nothing is padding.
             **options: See the class.
 
         Returns:
@@ -238,14 +251,12 @@ class PredictClient(BaseClient):
             **options: See the class.
 
         Yields:
-            The answer to each row, in order: what the method gives for one text.
+            The answer to each row, in order: what the method returns for one text. An
+            `InvalidRowsError` names the row's number in the stream; all before it are answered.
         """
         asked = Asked(self.signature_name, methods.text_method(method), **options)
-        batches = requests.batch_stream(rows, asked.batch_size)
-        for part in map_in_order(
-            lambda batch: self._answer(asked, batch), batches, asked.concurrency
-        ):
-            yield from part
+        for batch, part in self._parts(asked, requests.batch_stream(rows, asked.batch_size)):
+            yield from asked.each(batch, part)
 
     def call(
         self,
@@ -255,40 +266,34 @@ class PredictClient(BaseClient):
         outputs: Sequence[str] = (),
         timeout_s: float | None = None,
     ) -> dict[str, np.ndarray]:
-        """Runs any signature on any tensors, in one request.
+        """Runs any signature on any tensors, in one request, and returns what the server says.
+
+        Nothing looks for rows that could not be computed: they hold NaN, "" and -1.
 
         Args:
             inputs: Arrays by input name, or what `np.asarray` makes them from; strings as str or
-                bytes.
+                bytes. Without rows they are not sent.
             signature_name: The endpoint; by default the client's.
-            outputs: The outputs wanted; by default all.
+            outputs: The outputs wanted; by default all. TF Serving makes a graph of its own for
+                each new choice, and the first request waits for it, about 2 s: let the export's
+                warm-up ask for it, or take all outputs.
             timeout_s: The deadline in seconds; by default the client's.
 
         Returns:
             Arrays by output name, strings as objects of type bytes.
         """
-        spec = self._spec(signature_name or self.signature_name)
-        request = requests.predict_arrays(spec, inputs, outputs)
-        response = self._connection.send("Predict", request, self._connection.attempts(timeout_s))
-        return read_answer(self._connection, answers.read_outputs, response)
+        return self._run(self._call(inputs, signature_name, outputs, timeout_s))
 
     def metadata(self, timeout_s: float | None = None) -> ModelMetadata:
         """Asks for the model's signatures, within the client's deadline unless told otherwise."""
-        response = self._connection.send(
-            "GetModelMetadata", self._metadata_request(), self._connection.attempts(timeout_s)
-        )
-        self._metadata = read_answer(self._connection, answers.read_metadata, response)
-        return self._metadata
+        return self._run(self._ask_metadata(timeout_s))
 
     def model_status(self, timeout_s: float | None = None) -> list[VersionStatus]:
         """Asks which versions the server has, and in which state.
 
         A version label does not count here: TF Serving lists all versions.
         """
-        response = self._connection.send(
-            "GetModelStatus", self._status_request(), self._connection.attempts(timeout_s)
-        )
-        return read_answer(self._connection, answers.read_status, response)
+        return self._run(self._ask_status(timeout_s))
 
     def wait_until_ready(self, timeout_s: float = 60.0) -> None:
         """Waits until the server is there, and the version that the client asks is loaded.
@@ -324,30 +329,19 @@ class PredictClient(BaseClient):
 
     def _ask(self, method: methods.Method, rows: Rows, **options: "Unpack[Options]") -> Any:
         asked = Asked(self.signature_name, method, **options)
-        parts = map_in_order(
-            lambda batch: self._answer(asked, batch),
-            rows.batches(asked.batch_size),
-            asked.concurrency,
+        return asked.result(rows, list(self._parts(asked, rows.batches(asked.batch_size))))
+
+    def _parts(self, asked: Asked, batches: Iterable[Rows]) -> Iterator[tuple[Rows, Any]]:
+        return map_in_order(
+            lambda batch: self._run(self._answer(asked, batch)), batches, asked.concurrency
         )
-        signature = None
-        if len(rows) == 0 and method.has_inputs:
-            signature = self._signature(asked, rows, self._connection.attempts(asked.timeout_s))
-        return asked.result(rows, list(parts), signature)
 
-    def _answer(self, asked: Asked, batch: Rows) -> Any:
-        """Asks about one batch, within one deadline."""
-        attempts = self._connection.attempts(asked.timeout_s)
-        if asked.method.has_inputs:
-            self._signature(asked, batch, attempts)
-        request = asked.method.make_request(self._spec(asked.signature_name), batch)
-        response = self._connection.send(asked.method.rpc, request, attempts)
-        return read_answer(self._connection, asked.method.read, response, len(batch))
-
-    def _signature(self, asked: Asked, rows: Rows, attempts: Attempts) -> SignatureInfo:
-        """Gives the signature if it takes these rows, and complains otherwise."""
-        name, columns = asked.signature_name, rows.columns
-        if (known := self._known_signature(name, columns)) is None:
-            self.metadata(attempts.remaining_s)
-            if (known := self._known_signature(name, columns)) is None:
-                raise self._wrong_signature(name, columns)
-        return known
+    def _run(self, steps: Steps[_Result]) -> _Result:
+        """Sends what the steps want to be sent."""
+        response = None
+        while True:
+            try:
+                sending = steps.send(response)
+            except StopIteration as end:
+                return end.value
+            response = self._connection.send(*sending)

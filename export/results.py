@@ -1,13 +1,51 @@
-"""What the clients give back: NumPy arrays and plain Python, as columns or row by row.
+"""What the clients return: NumPy arrays and plain Python, as columns or row by row.
 
-`to_dict` of a row and `to_list` of many make plain Python of it, ready for JSON.
+`to_dict` of a row and `to_list` of many make plain Python of it, ready for JSON. A row that the
+server could not compute, which only clients that ask for such rows see, has NaN for numbers, "" for
+strings, -1 for indices, and no tokens: `is_valid` tells.
 """
 
+import abc
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
+
+_Row = TypeVar("_Row", "Prediction", "Classification", "Embedding")
+
+
+def is_valid(answer: Any) -> bool:
+    """Says whether the server could compute a row.
+
+    Args:
+        answer: What any method of a client returns for one row.
+    """
+    if isinstance(answer, float):
+        return not math.isnan(answer)
+    if isinstance(answer, list):
+        return all(map(is_valid, answer))
+    if isinstance(answer, dict):
+        return all(map(is_valid, answer.values()))
+    return answer.is_valid
+
+
+class _Columns(abc.ABC, Generic[_Row]):
+    """Answers for B texts as columns, and row by row."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def __getitem__(self, index: int) -> _Row: ...
+
+    def __iter__(self) -> Iterator[_Row]:
+        return map(self.__getitem__, range(len(self)))
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Returns a dict of plain Python for each text."""
+        return [row.to_dict() for row in self]
 
 
 class Prediction(NamedTuple):
@@ -30,13 +68,18 @@ class Prediction(NamedTuple):
         """The label's probability."""
         return float(self.probabilities.max())
 
+    @property
+    def is_valid(self) -> bool:
+        """Whether the server could compute it."""
+        return bool(_has_numbers(self.logits))
+
     def to_dict(self) -> dict[str, Any]:
-        """Gives strings, numbers and lists by name."""
+        """Returns strings, numbers and lists by name."""
         return _plain(self._asdict())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Predictions:
+class Predictions(_Columns[Prediction]):
     """The answers for B texts: as columns, or one by one as `Prediction`.
 
     Args:
@@ -62,14 +105,10 @@ class Predictions:
             self.logits[index],
         )
 
-    def __iter__(self) -> Iterator[Prediction]:
-        return map(
-            Prediction, self.labels, self.label_ids.tolist(), self.probabilities, self.logits
-        )
-
-    def to_list(self) -> list[dict[str, Any]]:
-        """Gives a dict of plain Python for each text."""
-        return [row.to_dict() for row in self]
+    @property
+    def is_valid(self) -> np.ndarray:
+        """Which rows the server could compute, bool (B,)."""
+        return _has_numbers(self.logits)
 
 
 class Classification(NamedTuple):
@@ -93,13 +132,18 @@ class Classification(NamedTuple):
         """The highest score."""
         return float(self.scores.max())
 
+    @property
+    def is_valid(self) -> bool:
+        """Whether the server could compute it."""
+        return bool(_has_numbers(self.scores))
+
     def to_dict(self) -> dict[str, Any]:
-        """Gives strings, numbers and lists by name."""
+        """Returns strings, numbers and lists by name."""
         return {"label": self.label, **_plain(self._asdict())}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Classifications:
+class Classifications(_Columns[Classification]):
     """The answers of TF Serving's Classify for B texts.
 
     Args:
@@ -116,17 +160,15 @@ class Classifications:
     def __getitem__(self, index: int) -> Classification:
         return Classification(self.classes[index], self.scores[index])
 
-    def __iter__(self) -> Iterator[Classification]:
-        return map(Classification, self.classes, self.scores)
+    @property
+    def is_valid(self) -> np.ndarray:
+        """Which rows the server could compute, bool (B,)."""
+        return _has_numbers(self.scores)
 
     @property
     def labels(self) -> list[str]:
         """The class with the highest score, for each text."""
         return [row.label for row in self]
-
-    def to_list(self) -> list[dict[str, Any]]:
-        """Gives a dict of plain Python for each text."""
-        return [row.to_dict() for row in self]
 
 
 class Embedding(NamedTuple):
@@ -140,13 +182,18 @@ class Embedding(NamedTuple):
     cls: np.ndarray
     mean: np.ndarray
 
+    @property
+    def is_valid(self) -> bool:
+        """Whether the server could compute it."""
+        return bool(_has_numbers(self.mean))
+
     def to_dict(self) -> dict[str, Any]:
-        """Gives lists by name."""
+        """Returns lists by name."""
         return _plain(self._asdict())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Embeddings:
+class Embeddings(_Columns[Embedding]):
     """The vectors of B texts.
 
     Args:
@@ -163,12 +210,10 @@ class Embeddings:
     def __getitem__(self, index: int) -> Embedding:
         return Embedding(self.cls[index], self.mean[index])
 
-    def __iter__(self) -> Iterator[Embedding]:
-        return map(Embedding, self.cls, self.mean)
-
-    def to_list(self) -> list[dict[str, Any]]:
-        """Gives a dict of plain Python for each text."""
-        return [row.to_dict() for row in self]
+    @property
+    def is_valid(self) -> np.ndarray:
+        """Which rows the server could compute, bool (B,)."""
+        return _has_numbers(self.mean)
 
 
 class TokenizedText(NamedTuple):
@@ -178,8 +223,13 @@ class TokenizedText(NamedTuple):
     attention_mask: list[int]
     tokens: list[str]
 
+    @property
+    def is_valid(self) -> bool:
+        """Whether the server could compute it; if not, there are no tokens."""
+        return bool(self.input_ids)
+
     def to_dict(self) -> dict[str, Any]:
-        """Gives lists by name."""
+        """Returns lists by name."""
         return self._asdict()
 
 
@@ -190,8 +240,13 @@ class MaskAnswer(NamedTuple):
     token_id: int
     score: float
 
+    @property
+    def is_valid(self) -> bool:
+        """Whether the server could compute the text that it is for."""
+        return not math.isnan(self.score)
+
     def to_dict(self) -> dict[str, Any]:
-        """Gives string and numbers by name."""
+        """Returns string and numbers by name."""
         return self._asdict()
 
 
@@ -230,6 +285,11 @@ class VersionStatus(NamedTuple):
     version: int
     state: str
     error_message: str
+
+
+def _has_numbers(array: np.ndarray) -> np.ndarray:
+    """Says of each row, the last dimension, whether it is free of NaN."""
+    return ~np.isnan(array).any(axis=-1)
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:

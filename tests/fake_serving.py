@@ -16,7 +16,6 @@ from export.protos import (
     get_model_metadata_pb2,
     get_model_status_pb2,
     inference_pb2,
-    meta_graph_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
@@ -25,14 +24,36 @@ from export.protos import (
 )
 
 LABELS = ["kurz", "länger"]
+MAX_LENGTH, MAX_TEXT_BYTES, MAX_MASKS, VOCABULARY = 6, 10_000, 3, 100
+LONG = "x" * (MAX_TEXT_BYTES + 1)  # a text that is not computed
+
+_TEXT = {"text": ("STRING", [-1])}
+_PAIR = {**_TEXT, "text_pair": ("STRING", [-1])}
+_IDS = {"input_ids": ("INT32", [-1, -1]), "num_tokens": ("INT32", [-1])}
+_LABELS = {
+    "label": ("STRING", [-1]),
+    "label_id": ("INT32", [-1]),
+    "probabilities": ("FLOAT", [-1, 2]),
+    "logits": ("FLOAT", [-1, 2]),
+}
+_VECTORS = {name: ("FLOAT", [-1, 3]) for name in ("cls_embedding", "mean_embedding")}
+_TOKENS = {
+    "input_ids": ("INT32", [-1, MAX_LENGTH]),
+    "num_tokens": ("INT32", [-1]),
+    "tokens": ("STRING", [-1, MAX_LENGTH]),
+}
+_MASKS = {
+    name: (dtype, [-1, MAX_MASKS, 2])
+    for name, dtype in {"tokens": "STRING", "token_ids": "INT32", "scores": "FLOAT"}.items()
+}
 ENDPOINTS = {
-    "serving_default": (["text"], {"probabilities": 2}),
-    "mnli": (["text", "text_pair"], {"probabilities": 2}),
-    "mnli_tokenize": (["text", "text_pair"], {}),
-    "encode": (["text"], {"cls_embedding": 3}),
-    "tokenize": (["text"], {}),
-    "fill_mask": (["text"], {}),
-    "from_ids": (["input_ids", "attention_mask"], {"probabilities": 2}),
+    "serving_default": (_TEXT, _LABELS),
+    "mnli": (_PAIR, _LABELS),
+    "mnli_tokenize": (_PAIR, _TOKENS),
+    "encode": (_TEXT, _VECTORS),
+    "tokenize": (_TEXT, _TOKENS),
+    "fill_mask": (_TEXT, _MASKS),
+    "from_ids": (_IDS, _LABELS),
 }
 
 
@@ -45,19 +66,28 @@ def logits_of(*texts):
     return np.float32([5.5 - size, size - 5.5])
 
 
+def is_short(*texts):
+    return max(map(len, texts)) <= MAX_TEXT_BYTES
+
+
+def blank(outputs, is_valid):
+    """Fills the rows that cannot be computed with NaN, "" and -1."""
+    for array in outputs.values():
+        array[~is_valid] = {"f": np.nan, "i": -1, "O": b""}[array.dtype.kind]
+    return outputs
+
+
 def signature_defs():
     """The signatures as GetModelMetadata gives them."""
     message = get_model_metadata_pb2.SignatureDefMap()
     for name, (inputs, outputs) in ENDPOINTS.items():
         signature = message.signature_def[name]
         signature.method_name = "tensorflow/serving/predict"
-        for key in inputs:
-            signature.inputs[key].dtype = types_pb2.DT_STRING
-        for key, width in outputs.items():
-            info = meta_graph_pb2.TensorInfo(dtype=types_pb2.DT_FLOAT)
-            info.tensor_shape.dim.add(size=-1)
-            info.tensor_shape.dim.add(size=width)
-            signature.outputs[key].CopyFrom(info)
+        for infos, specs in ((signature.inputs, inputs), (signature.outputs, outputs)):
+            for key, (dtype, shape) in specs.items():
+                infos[key].dtype = types_pb2.DataType.Value(f"DT_{dtype}")
+                for size in shape:
+                    infos[key].tensor_shape.dim.add(size=size)
     return message
 
 
@@ -136,39 +166,45 @@ class FakeServing(
 
     def _outputs(self, signature_name, inputs):
         if signature_name == "from_ids":
-            sizes = (inputs["input_ids"] * inputs["attention_mask"]).sum(axis=1)
-            return self._labels(np.stack([5.5 - sizes, sizes - 5.5], 1).astype(np.float32))
+            ids, counts = inputs["input_ids"], inputs["num_tokens"]
+            counted = ids * (np.arange(ids.shape[1]) < counts[:, None])
+            is_valid = (counts > 0) & (counted >= 0).all(1) & (counted < VOCABULARY).all(1)
+            sizes = counted.sum(axis=1)
+            outputs = self._labels(np.stack([5.5 - sizes, sizes - 5.5], 1).astype(np.float32))
+            return blank(outputs, is_valid)
         rows = list(zip(*(inputs[name] for name in sorted(inputs)), strict=True))
+        is_valid = np.array([is_short(*row) for row in rows], bool)
         if signature_name in ("tokenize", "mnli_tokenize"):
-            words = [[b"[CLS]", *b" ".join(row).split()] for row in rows]
-            length = max(map(len, words))
-            counts = [length - len(row) for row in words]  # of padding
-            padded = list(zip(words, counts, strict=True))
-            return {
-                "input_ids": np.int32([[len(word) for word in w] + [0] * n for w, n in padded]),
-                "attention_mask": np.int32([[1] * len(w) + [0] * n for w, n in padded]),
-                "tokens": np.array([w + [b"[PAD]"] * n for w, n in padded], object),
-            }
-        if signature_name == "encode":
+            words = [[b"[CLS]", *b" ".join(row).split()][:MAX_LENGTH] for row in rows]
+            counts = np.int32([len(row) for row in words])
+            padded = [row + [b"[PAD]"] * (MAX_LENGTH - len(row)) for row in words]
+            ids = np.int32([[0 if word == b"[PAD]" else len(word) for word in w] for w in padded])
+            tokens = np.array(padded, object)
+            outputs = {"input_ids": ids, "num_tokens": counts, "tokens": tokens}
+        elif signature_name == "encode":
             cls = np.float32([[size_of(*row), 0.5, -1.0] for row in rows])
-            return {"cls_embedding": cls, "mean_embedding": 2 * cls}
-        if signature_name == "fill_mask":
-            counts = [row[0].count(b"[MASK]") for row in rows]
-            shape = (len(rows), max(counts), 2)
+            outputs = {"cls_embedding": cls, "mean_embedding": 2 * cls}
+        elif signature_name == "fill_mask":
+            counts = np.array([row[0].count(b"[MASK]") for row in rows])
+            is_valid &= counts <= MAX_MASKS
+            shape = (len(rows), MAX_MASKS, 2)
             tokens, scores = np.full(shape, b"", object), np.zeros(shape, np.float32)
             ids = np.zeros(shape, np.int32)
-            for b, count in enumerate(counts):
+            for b, count in enumerate(counts * is_valid):
                 for m in range(count):
                     tokens[b, m], ids[b, m], scores[b, m] = ["bé", "to"], [m, 9], [0.5, 0.25]
-            return {"tokens": tokens, "token_ids": ids, "scores": scores}
-        return self._labels(np.stack([logits_of(*row) for row in rows]))
+            outputs = {"tokens": tokens, "token_ids": ids, "scores": scores}
+        else:
+            outputs = self._labels(np.stack([logits_of(*row) for row in rows]))
+        return blank(outputs, is_valid)
 
     def _labels(self, logits):
         ids = logits.argmax(axis=1).astype(np.int32)
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         return {
             "label": np.array([LABELS[i] for i in ids], object),
             "label_id": ids,
-            "probabilities": np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True),
+            "probabilities": weights / weights.sum(axis=1, keepdims=True),
             "logits": logits,
         }
 
@@ -190,7 +226,10 @@ class FakeServing(
         for row in self._rows(request):
             classes = result.classifications.add()
             for label, score in zip(LABELS, logits_of(*row), strict=True):
-                classes.classes.add(label=label, score=score)
+                if is_short(*row):
+                    classes.classes.add(label=label, score=score)
+                else:
+                    classes.classes.add(label="", score=np.nan)
 
     def _regress(self, request):
         response = regression_pb2.RegressionResponse()
@@ -199,7 +238,7 @@ class FakeServing(
 
     def _add_values(self, request, result):
         for row in self._rows(request):
-            result.regressions.add(value=size_of(*row))
+            result.regressions.add(value=size_of(*row) if is_short(*row) else np.nan)
 
     def _multi_inference(self, request):
         response = inference_pb2.MultiInferenceResponse()

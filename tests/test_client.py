@@ -152,7 +152,7 @@ def test_pairs_must_be_what_the_signature_wants(target, client):
             pairs.predict("a", ["b"])
     with (
         PredictClient(target, signature_name="total") as total,
-        pytest.raises(ValueError, match=r"does not take texts, but \['ids'\]: use call"),
+        pytest.raises(ValueError, match=r"takes \['ids'\], not \['text'\]; call\(\) sends"),
     ):
         total.predict("a")
 

@@ -73,8 +73,18 @@ def test_from_ids_pads(serve):
     assert servicer.requests[-1].inputs["input_ids"].tensor_shape.dim[1].size == 3
     assert client.from_ids(np.array([4, 4, 9]), [1, 1, 0]).label == "länger"
     assert len(client.from_ids([])) == 0
-    with pytest.raises(ValueError, match="a value for each of input_ids"):
-        client.from_ids([[1, 2]], [[1]])
+    asked = len(servicer.requests)
+    for ids, mask, message in [
+        ([[1, 2]], [[1]], r"attention_mask\[0\] must have a value for each of the 2 ids"),
+        ([[1], [1, 2]], [[1], [0, 1]], r"attention_mask\[1\] must be ones followed by zeros"),
+        ([1, 2], [2, 0], r"attention_mask\[0\] must be ones"),
+        ([[1]], [[1], [1]], "There are 1 input_ids, but 2 rows of the mask"),
+        ([[1], [2.5]], None, r"input_ids\[1\] must be a list of integers, not \[2.5\]"),
+        ([[1], [[2]]], None, r"input_ids\[1\] must be a list of integers"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            client.from_ids(ids, mask)
+    assert len(servicer.requests) == asked
 
 
 def test_classify_and_regress(serve):

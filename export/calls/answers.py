@@ -1,10 +1,11 @@
 """What the servers answer, read into results; an answer that cannot be right is a ValueError.
 
-Shape legend: B rows, T tokens of the longest, C classes, D the encoder's width, M masked tokens,
-K answers for each.
+Shape legend: B rows, L tokens, C classes, D the encoder's width, M masked tokens, K answers for
+each.
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from export.protos import (
     meta_graph_pb2,
     predict_pb2,
     regression_pb2,
+    types_pb2,
 )
 from export.results import (
     Classifications,
@@ -29,6 +31,7 @@ from export.results import (
     TensorInfo,
     TokenizedText,
     VersionStatus,
+    is_valid,
 )
 
 SIGNATURE_DEF = "signature_def"  # the only metadata field that there is
@@ -48,22 +51,6 @@ def read_predictions(response: predict_pb2.PredictResponse, size: int) -> Predic
     return Predictions(_decode(labels), label_ids, probabilities, logits)
 
 
-def join_predictions(parts: Sequence[Predictions]) -> Predictions:
-    """Joins the answers to consecutive requests."""
-    return Predictions(
-        [label for part in parts for label in part.labels],
-        np.concatenate([part.label_ids for part in parts]),
-        np.concatenate([part.probabilities for part in parts]),
-        np.concatenate([part.logits for part in parts]),
-    )
-
-
-def no_predictions(signature: SignatureInfo | None) -> Predictions:
-    """Makes the answer to no texts; the number of classes is the signature's, if it tells."""
-    empty = _empty(signature, signatures.PROBABILITIES)
-    return Predictions([], np.zeros(0, np.int32), empty, empty)
-
-
 def read_embeddings(response: predict_pb2.PredictResponse, size: int) -> Embeddings:
     """Reads an encoder's answer."""
     return Embeddings(
@@ -72,28 +59,15 @@ def read_embeddings(response: predict_pb2.PredictResponse, size: int) -> Embeddi
     )
 
 
-def join_embeddings(parts: Sequence[Embeddings]) -> Embeddings:
-    """Joins the answers to consecutive requests."""
-    return Embeddings(
-        np.concatenate([part.cls for part in parts]), np.concatenate([part.mean for part in parts])
-    )
-
-
-def no_embeddings(signature: SignatureInfo | None) -> Embeddings:
-    """Makes the answer to no texts."""
-    empty = _empty(signature, signatures.CLS_EMBEDDING)
-    return Embeddings(empty, empty)
-
-
 def read_tokens(response: predict_pb2.PredictResponse, size: int) -> list[TokenizedText]:
     """Reads a tokenizer's answer, and takes the padding off."""
     ids = _output(response, signatures.INPUT_IDS, _INT, size, rank=2)
-    mask = _output(response, signatures.ATTENTION_MASK, _INT, size, rank=2)
+    counts = _output(response, signatures.NUM_TOKENS, _INT, size)
     tokens = _output(response, signatures.TOKENS, _STRING, size, rank=2)
-    lengths = mask.sum(axis=1).tolist()
+    counts = counts.clip(min=0)  # a row that cannot be computed has none
     return [
-        TokenizedText(row_ids[:length].tolist(), [1] * length, _decode(row_tokens[:length]))
-        for row_ids, row_tokens, length in zip(ids, tokens, lengths, strict=True)
+        TokenizedText(row_ids[:count].tolist(), [1] * count, _decode(row_tokens[:count]))
+        for row_ids, row_tokens, count in zip(ids, tokens, counts.tolist(), strict=True)
     ]
 
 
@@ -107,22 +81,12 @@ def read_mask_answers(
     return [
         [
             list(map(MaskAnswer, _decode(tokens[b, m]), ids[b, m].tolist(), scores[b, m].tolist()))
-            # A row with fewer masks than the longest ends with scores of 0.
+            # A row with fewer masks than M ends with scores of 0.
             for m in range(scores.shape[1])
             if scores[b, m].any()
         ]
         for b in range(size)
     ]
-
-
-def join_lists(parts: Sequence[list[Any]]) -> list[Any]:
-    """Joins the answers to consecutive requests."""
-    return [row for part in parts for row in part]
-
-
-def no_rows(signature: SignatureInfo | None) -> list[Any]:
-    """Makes the answer to no texts."""
-    return []
 
 
 def read_classifications(
@@ -137,25 +101,11 @@ def read_classifications(
     rows = [row.classes for row in result.classifications]
     _check_size("classifications", len(rows), size)
     counts = {len(row) for row in rows}
-    if len(counts) != 1 or 0 in counts:
+    if len(counts) > 1 or 0 in counts:
         raise ValueError(f"the rows' classes are not equally many, or none: {sorted(counts)}")
-    return Classifications(
-        [[item.label for item in row] for row in rows],
-        np.array([[item.score for item in row] for row in rows], np.float32),
-    )
-
-
-def join_classifications(parts: Sequence[Classifications]) -> Classifications:
-    """Joins the answers to consecutive requests."""
-    return Classifications(
-        [row for part in parts for row in part.classes],
-        np.concatenate([part.scores for part in parts]),
-    )
-
-
-def no_classifications(signature: SignatureInfo | None) -> Classifications:
-    """Makes the answer to no texts."""
-    return Classifications([], _empty(signature, signatures.SCORES))
+    scores = np.array([[item.score for item in row] for row in rows], np.float32)
+    classes = [[item.label for item in row] for row in rows]
+    return Classifications(classes, scores.reshape(size, max(counts, default=0)))
 
 
 def read_regressions(
@@ -172,8 +122,63 @@ def read_regressions(
 
 
 def read_outputs(response: predict_pb2.PredictResponse) -> dict[str, np.ndarray]:
-    """Reads whatever a signature gives."""
+    """Reads whatever a signature returns."""
     return {name: _array(response, name) for name in response.outputs}
+
+
+def no_rows(signature: SignatureInfo, outputs: Iterable[str] = ()) -> predict_pb2.PredictResponse:
+    """Makes the answer to a request without rows, which no server should have to answer.
+
+    TF Serving's batching waits with it for another request, or ends the process.
+
+    Args:
+        signature: The signature asked.
+        outputs: The outputs wanted; by default all.
+
+    Raises:
+        ValueError: there is no such output.
+    """
+    response = predict_pb2.PredictResponse()
+    for name in outputs or signature.outputs:
+        if name not in signature.outputs:
+            raise ValueError(f"There is no output {name!r}, but {sorted(signature.outputs)}")
+        info = signature.outputs[name]
+        proto = response.outputs[name]
+        proto.dtype = types_pb2.DataType.Value(f"DT_{info.dtype.upper()}")
+        for size in (0, *(info.shape or (0,))[1:]):
+            proto.tensor_shape.dim.add(size=size or 0)
+    return response
+
+
+def join(parts: Sequence[Any]) -> Any:
+    """Joins the answers to consecutive requests, all read by one function."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if isinstance(first, dict):
+        return {name: join([part[name] for part in parts]) for name in first}
+    if isinstance(first, list):
+        return [row for part in parts for row in part]
+    if isinstance(first, np.ndarray):
+        return np.concatenate(parts)
+    columns = [field.name for field in dataclasses.fields(first)]
+    return type(first)(*(join([getattr(part, name) for part in parts]) for name in columns))
+
+
+def first_row(rows: Any) -> Any:
+    """Takes the answer to the first row out of the answers to several."""
+    if isinstance(rows, dict):
+        return {name: first_row(part) for name, part in rows.items()}
+    return rows[0]
+
+
+def valid_rows(rows: Any) -> np.ndarray:
+    """Says which rows the server could compute, bool (B,)."""
+    if isinstance(rows, dict):
+        return np.logical_and.reduce([valid_rows(part) for part in rows.values()])
+    if isinstance(rows, list):
+        return np.array(list(map(is_valid, rows)), bool)
+    return rows.is_valid
 
 
 def read_metadata(response: get_model_metadata_pb2.GetModelMetadataResponse) -> ModelMetadata:
@@ -231,13 +236,6 @@ def _check_size(what: str, found: int, size: int) -> None:
 
 def _decode(strings: np.ndarray) -> list[str]:
     return [string.decode("utf-8", "replace") for string in strings.tolist()]
-
-
-def _empty(signature: SignatureInfo | None, output: str) -> np.ndarray:
-    """Makes no rows, as wide as the signature says, if it does."""
-    info = signature and signature.outputs.get(output)
-    width = (info.shape[-1] if info and info.shape else None) or 0
-    return np.zeros((0, width), np.float32)
 
 
 def _tensor_infos(protos: Mapping[str, meta_graph_pb2.TensorInfo]) -> dict[str, TensorInfo]:

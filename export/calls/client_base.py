@@ -1,24 +1,56 @@
 """What the clients of threads and of asyncio share: settings, model, signatures, readiness."""
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 import grpc
+import numpy as np
 
 from export import signatures
-from export.calls import answers
+from export.calls import answers, requests
 from export.calls.channel import FIRST_BACKOFF_S, KEEPALIVE_S, ChannelSettings, Headers, Tls
 from export.calls.connection import Attempts, BaseConnection, PredictError
 from export.calls.methods import Method
 from export.calls.requests import Rows
 from export.protos import get_model_metadata_pb2, get_model_status_pb2, model_pb2
-from export.results import ModelMetadata, SignatureInfo, VersionStatus
+from export.results import ModelMetadata, SignatureInfo, VersionStatus, is_valid
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _Result = TypeVar("_Result")
 _Code = grpc.StatusCode
+_MOST_NAMED_ROWS = 3  # in an error
+
+
+class InvalidRowsError(ValueError):
+    """The server could not compute some rows; it has answered the others.
+
+    Args:
+        message: Names the first of the rows.
+        rows: Their numbers among the rows that the caller gave, from 0.
+        answers: What the method returns with `return_invalid=True`; in a stream, for this row.
+        limits: What a row must keep to.
+    """
+
+    def __init__(self, message: str, rows: tuple[int, ...], answers: Any, limits: str) -> None:
+        super().__init__(message)
+        self.rows = rows
+        self.answers = answers
+        self.limits = limits
+
+
+class Sending(NamedTuple):
+    """A request to send, and its clock."""
+
+    rpc: str
+    request: Any
+    attempts: Attempts
+
+
+# What happens between requests, the same for both clients: each request that it yields is to be
+# sent, and the answer to be given to it.
+Steps = Generator[Sending, Any, _Result]
 
 
 class Options(TypedDict, total=False):
@@ -29,12 +61,15 @@ class Options(TypedDict, total=False):
         batch_size: How many rows go into one request; 32.
         concurrency: How many requests may be on their way; 1.
         timeout_s: The deadline of each request, in seconds; by default the client's.
+        return_invalid: Whether to return rows that cannot be computed, with NaN, "" and -1 (see
+            `results.is_valid`), instead of raising an `InvalidRowsError`.
     """
 
     signature_name: str | None
     batch_size: int
     concurrency: int
     timeout_s: float | None
+    return_invalid: bool
 
 
 class BaseClient:
@@ -88,19 +123,79 @@ class BaseClient:
             spec.version_label = self._version_label
         return spec
 
-    def _metadata_request(self) -> get_model_metadata_pb2.GetModelMetadataRequest:
-        return get_model_metadata_pb2.GetModelMetadataRequest(
+    def _answer(self, asked: "Asked", batch: Rows) -> Steps[tuple[Rows, Any]]:
+        """Asks about one batch, within one deadline; a batch without rows is not sent.
+
+        Returns:
+            The batch and its answer.
+        """
+        attempts = self._connection.attempts(asked.timeout_s)
+        signature = None
+        if asked.method.has_inputs:
+            signature = yield from self._signature(asked.signature_name, batch.columns, attempts)
+        if len(batch):
+            request = asked.method.make_request(self._spec(asked.signature_name), batch)
+            response = yield Sending(asked.method.rpc, request, attempts)
+        else:
+            response = asked.method.no_rows(signature)
+        return batch, self._read(asked.method.read, response, len(batch))
+
+    def _call(
+        self,
+        inputs: Mapping[str, Any],
+        signature_name: str | None,
+        outputs: Sequence[str],
+        timeout_s: float | None,
+    ) -> Steps[dict[str, np.ndarray]]:
+        name = signature_name or self.signature_name
+        attempts = self._connection.attempts(timeout_s)
+        request = requests.predict_arrays(self._spec(name), inputs, outputs)
+        if inputs and not any(map(_has_rows, request.inputs.values())):
+            signature = yield from self._signature(name, inputs, attempts)
+            response = answers.no_rows(signature, outputs)
+        else:
+            response = yield Sending("Predict", request, attempts)
+        return self._read(answers.read_outputs, response)
+
+    def _ask_metadata(self, timeout_s: float | None = None) -> Steps[ModelMetadata]:
+        request = get_model_metadata_pb2.GetModelMetadataRequest(
             model_spec=self._spec(), metadata_field=[answers.SIGNATURE_DEF]
         )
+        attempts = self._connection.attempts(timeout_s)
+        response = yield Sending("GetModelMetadata", request, attempts)
+        self._metadata = self._read(answers.read_metadata, response)
+        return self._metadata
 
-    def _status_request(self) -> get_model_status_pb2.GetModelStatusRequest:
-        return get_model_status_pb2.GetModelStatusRequest(model_spec=self._spec())
+    def _ask_status(self, timeout_s: float | None) -> Steps[list[VersionStatus]]:
+        request = get_model_status_pb2.GetModelStatusRequest(model_spec=self._spec())
+        attempts = self._connection.attempts(timeout_s)
+        response = yield Sending("GetModelStatus", request, attempts)
+        return self._read(answers.read_status, response)
+
+    def _read(self, read: Callable[..., _Result], *arguments: Any) -> _Result:
+        """Reads an answer; what is wrong with it is the server's fault.
+
+        Raises:
+            PredictError: INTERNAL, the answer cannot be right.
+        """
+        try:
+            return read(*arguments)
+        except ValueError as error:
+            details = f"the answer cannot be read: {error}"
+            raise self._connection.error(_Code.INTERNAL, details) from error
+
+    def _signature(
+        self, name: str, inputs: Mapping[str, Any], attempts: Attempts
+    ) -> Steps[SignatureInfo]:
+        """Finds the signature, and complains if it does not take exactly these inputs."""
+        if (known := self._known_signature(name, inputs)) is None:
+            # Perhaps it has been asked before, but the server has a new version by now.
+            yield from self._ask_metadata(attempts.remaining_s)
+            if (known := self._known_signature(name, inputs)) is None:
+                raise self._wrong_signature(name, inputs)
+        return known
 
     def _known_signature(self, name: str, inputs: Mapping[str, Any]) -> SignatureInfo | None:
-        """Gives a signature that takes exactly these inputs, if metadata lists it.
-
-        None means to ask for metadata, even again: the server may have a new version by now.
-        """
         signature = self._metadata and self._metadata.signatures.get(name)
         return signature if signature and signature.inputs.keys() == inputs.keys() else None
 
@@ -118,12 +213,13 @@ class BaseClient:
             return ValueError(f"{where} takes pairs of texts: give text_pairs, too")
         if wanted == {signatures.TEXT} and signatures.TEXT in inputs:
             return ValueError(f"{where} takes single texts: it takes no text_pairs")
-        kind = "texts" if signatures.TEXT in inputs else "token ids"
-        return ValueError(f"{where} does not take {kind}, but {sorted(wanted)}: use call() instead")
+        return ValueError(
+            f"{where} takes {sorted(wanted)}, not {sorted(inputs)}; call() sends any inputs"
+        )
 
 
 class Asked:
-    """One use of a client's method: which signature, in what parts.
+    """One use of a client's method: which signature, in what parts, and what to do about bad rows.
 
     Args:
         client_signature: The client's signature.
@@ -142,6 +238,7 @@ class Asked:
         self.batch_size = options.pop("batch_size", 32)
         self.concurrency = options.pop("concurrency", 1)
         self.timeout_s = options.pop("timeout_s", None)
+        self.return_invalid = options.pop("return_invalid", False)
         if options:
             raise TypeError(
                 f"There are no options {list(options)}, but {[*Options.__annotations__]}"
@@ -150,26 +247,45 @@ class Asked:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
-    def result(self, rows: Rows, parts: list[Any], signature: SignatureInfo | None = None) -> Any:
-        """Joins the answers to the parts."""
-        if not parts:
-            return self.method.nothing(signature)
-        joined = parts[0] if len(parts) == 1 else self.method.join(parts)
-        return self.method.first(joined) if rows.is_single else joined
+    def result(self, rows: Rows, parts: Sequence[tuple[Rows, Any]]) -> Any:
+        """Joins the answers to all parts.
+
+        Raises:
+            InvalidRowsError: some rows could not be computed.
+        """
+        joined = answers.join([answer for _, answer in parts])
+        result = answers.first_row(joined) if rows.is_single else joined
+        if not self.return_invalid and not (valid := answers.valid_rows(joined)).all():
+            raise self._error(rows, np.flatnonzero(~valid).tolist(), result)
+        return result
+
+    def each(self, batch: Rows, part: Any) -> Iterator[Any]:
+        """Yields a batch's answers one by one.
+
+        Raises:
+            InvalidRowsError: the next row could not be computed.
+        """
+        for index, answer in enumerate(part):
+            if not self.return_invalid and not is_valid(answer):
+                raise self._error(batch, [index], answer)
+            yield answer
+
+    def _error(self, rows: Rows, invalid: list[int], result: Any) -> InvalidRowsError:
+        named = ", ".join(map(rows.describe, invalid[:_MOST_NAMED_ROWS]))
+        if (others := len(invalid) - _MOST_NAMED_ROWS) > 0:
+            named += f" and {others} more"
+        limits = self.method.limits
+        return InvalidRowsError(
+            f"The server cannot compute {named}: {limits}",
+            tuple(rows.start + index for index in invalid),
+            result,
+            limits,
+        )
 
 
-def read_answer(
-    connection: BaseConnection, read: Callable[..., _Result], *arguments: Any
-) -> _Result:
-    """Reads an answer; what is wrong with it is the server's fault.
-
-    Raises:
-        PredictError: INTERNAL, the answer cannot be right.
-    """
-    try:
-        return read(*arguments)
-    except ValueError as error:
-        raise connection.error(_Code.INTERNAL, f"the answer cannot be read: {error}") from error
+def _has_rows(proto: Any) -> bool:
+    """Says whether a TensorProto is a scalar, or has rows."""
+    return not proto.tensor_shape.dim or proto.tensor_shape.dim[0].size > 0
 
 
 class Readiness:
@@ -208,7 +324,7 @@ class Readiness:
         self._seen = f"{error.code.name}: {error.details}"
 
     def pause_s(self) -> float:
-        """Gives the pause before the next look, in seconds.
+        """Returns the pause before the next look, in seconds.
 
         Raises:
             PredictError: DEADLINE_EXCEEDED with the last state seen.

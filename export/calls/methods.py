@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from export import signatures
 from export.calls import answers, requests
-from export.results import SignatureInfo
+from export.protos import classification_pb2, inference_pb2, regression_pb2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,20 +19,18 @@ class Method:
         endpoint: The name of the signature, or its ending where each task has its own.
         make_request: Makes the request, from model spec and rows.
         read: Reads the answer, given the number of rows.
-        join: Joins the answers to consecutive requests.
-        nothing: Makes the answer to no rows, from the signature, if it is known.
+        limits: What a row must keep to; one that does not cannot be computed.
+        no_rows: Makes the answer to no rows, from the signature if `has_inputs`, else from None.
         has_inputs: Whether the rows' names are the signature's inputs; else they are features.
-        first: Takes the answer to the only row.
     """
 
     rpc: str
     endpoint: str
     make_request: Callable[[Any, requests.Rows], Any]
     read: Callable[[Any, int], Any]
-    join: Callable[[Sequence[Any]], Any]
-    nothing: Callable[[SignatureInfo | None], Any]
+    limits: str
+    no_rows: Callable[[Any], Any] = answers.no_rows
     has_inputs: bool = True
-    first: Callable[[Any], Any] = lambda rows: rows[0]
 
     def signature_of(self, task: str) -> str:
         """Names the signature that asks a task in this way.
@@ -52,36 +50,47 @@ class Method:
         return f"{task}_{self.endpoint}"
 
 
-_PREDICTIONS: Mapping[str, Any] = {
-    "read": answers.read_predictions,
-    "join": answers.join_predictions,
-    "nothing": answers.no_predictions,
-}
-_LISTS: Mapping[str, Any] = {"join": answers.join_lists, "nothing": answers.no_rows}
+_TEXT_LIMITS = "a text may have no more bytes than the export's max_text_bytes"
+_EXAMPLE_LIMITS = f"{_TEXT_LIMITS}, and a signature for pairs of texts needs text_pairs"
 
-PREDICT = Method("Predict", signatures.SERVING_DEFAULT, requests.predict_texts, **_PREDICTIONS)
-FROM_IDS = Method("Predict", signatures.FROM_IDS, requests.predict_ids, **_PREDICTIONS)
+PREDICT = Method(
+    "Predict",
+    signatures.SERVING_DEFAULT,
+    requests.predict_texts,
+    answers.read_predictions,
+    _TEXT_LIMITS,
+)
+FROM_IDS = Method(
+    "Predict",
+    signatures.FROM_IDS,
+    requests.predict_ids,
+    answers.read_predictions,
+    "a row needs an id, may have no more than the model has positions, and all in its vocabulary",
+)
 ENCODE = Method(
     "Predict",
     signatures.ENCODE,
     requests.predict_texts,
     answers.read_embeddings,
-    answers.join_embeddings,
-    answers.no_embeddings,
+    _TEXT_LIMITS,
 )
 TOKENIZE = Method(
-    "Predict", signatures.TOKENIZE, requests.predict_texts, answers.read_tokens, **_LISTS
+    "Predict", signatures.TOKENIZE, requests.predict_texts, answers.read_tokens, _TEXT_LIMITS
 )
 FILL_MASK = Method(
-    "Predict", signatures.FILL_MASK, requests.predict_texts, answers.read_mask_answers, **_LISTS
+    "Predict",
+    signatures.FILL_MASK,
+    requests.predict_texts,
+    answers.read_mask_answers,
+    f"{_TEXT_LIMITS}, and no more [MASK]s than its max_masks",
 )
 CLASSIFY = Method(
     "Classify",
     signatures.CLASSIFY,
     requests.classify,
     answers.read_classifications,
-    answers.join_classifications,
-    answers.no_classifications,
+    _EXAMPLE_LIMITS,
+    lambda _: classification_pb2.ClassificationResponse(),
     has_inputs=False,
 )
 REGRESS = Method(
@@ -89,7 +98,8 @@ REGRESS = Method(
     signatures.REGRESS,
     requests.regress,
     answers.read_regressions,
-    **_LISTS,
+    _EXAMPLE_LIMITS,
+    lambda _: regression_pb2.RegressionResponse(),
     has_inputs=False,
 )
 
@@ -105,7 +115,7 @@ _TEXT_METHODS = {
 
 
 def text_method(name: str) -> Method:
-    """Gives the way that a client's method of this name asks about texts.
+    """Returns the way that a client's method of this name asks about texts.
 
     Raises:
         ValueError: there is none.
@@ -144,10 +154,9 @@ def multi_inference(classify: Sequence[str], regress: Sequence[str]) -> Method:
         "",
         functools.partial(requests.multi_inference, tasks=tasks),
         read,
-        lambda joined: {
-            name: part.join([answer[name] for answer in joined]) for name, part in parts.items()
-        },
-        lambda _: {name: part.nothing(None) for name, part in parts.items()},
+        _EXAMPLE_LIMITS,
+        lambda _: inference_pb2.MultiInferenceResponse(
+            results=[inference_pb2.InferenceResult() for _ in tasks]
+        ),
         has_inputs=False,
-        first=lambda answer: {name: rows[0] for name, rows in answer.items()},
     )

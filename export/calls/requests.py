@@ -20,6 +20,9 @@ from export.protos import (
 Text = str | bytes
 Ids = Sequence[Any] | np.ndarray  # of rows, or of one row
 
+_INT32 = np.iinfo(np.int32)
+_MOST_SHOWN_BYTES, _MOST_SHOWN_IDS = 40, 6  # of a row, in an error
+
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
@@ -28,20 +31,26 @@ class Rows:
     Args:
         columns: Their values by input name, all of one length.
         is_single: Whether the caller gave one row alone, and so wants one answer.
+        start: The number of the first row.
     """
 
     columns: Mapping[str, Sequence[Any]]
     is_single: bool = False
+    start: int = 0
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
     def batches(self, size: int) -> Iterator["Rows"]:
-        """Splits into parts of at most `size` rows."""
-        for start in range(0, len(self), size):
-            yield Rows(
-                {name: values[start : start + size] for name, values in self.columns.items()}
-            )
+        """Splits into parts of at most `size` rows; no rows are a part, too."""
+        for start in range(0, max(len(self), 1), size):
+            columns = {name: values[start : start + size] for name, values in self.columns.items()}
+            yield Rows(columns, start=start)
+
+    def describe(self, index: int) -> str:
+        """Names a row by its number, with the beginning of what was given."""
+        given = [_shorten(values[index]) for values in self.columns.values()]
+        return f"row {self.start + index} ({' and '.join(filter(None, given))})"
 
 
 def text_rows(
@@ -68,17 +77,21 @@ def id_rows(input_ids: Ids, attention_mask: Ids | None = None) -> Rows:
     """Makes rows of token ids, of any lengths; by default no id is padding.
 
     Raises:
-        ValueError: the mask has another shape than the ids.
+        ValueError: ids are not integers, or a mask has another shape than the ids, or holes.
     """
     is_single = len(input_ids) > 0 and np.ndim(input_ids[0]) == 0
-    ids = [input_ids] if is_single else list(input_ids)
-    if attention_mask is None:
-        mask: list[Any] = [[1] * len(row) for row in ids]
-    else:
-        mask = [attention_mask] if is_single else list(attention_mask)
-    if [len(row) for row in ids] != [len(row) for row in mask]:
-        raise ValueError("attention_mask must have a value for each of input_ids, row by row")
-    return Rows({signatures.INPUT_IDS: ids, signatures.ATTENTION_MASK: mask}, is_single)
+    ids = [input_ids] if is_single else input_ids
+    rows = [_read_integers(f"input_ids[{number}]", row) for number, row in enumerate(ids)]
+    if attention_mask is not None:
+        masks = [attention_mask] if is_single else attention_mask
+        if len(masks) != len(rows):
+            raise ValueError(f"There are {len(rows)} input_ids, but {len(masks)} rows of the mask")
+        rows = [
+            row[: _count_ones(f"attention_mask[{number}]", mask, len(row))]
+            for number, (row, mask) in enumerate(zip(rows, masks, strict=True))
+        ]
+    counts = [len(row) for row in rows]
+    return Rows({signatures.INPUT_IDS: rows, signatures.NUM_TOKENS: counts}, is_single)
 
 
 def batch_stream(rows: Iterable[Text | tuple[Text, Text]], size: int) -> Iterator[Rows]:
@@ -99,13 +112,13 @@ def batch_stream(rows: Iterable[Text | tuple[Text, Text]], size: int) -> Iterato
                     f"Row {number} is {row!r:.60}: all must be texts, or all pairs of texts"
                 )
         columns: Iterable[Iterable[Any]] = zip(*batch, strict=True) if is_pair else [batch]
+        names = (signatures.TEXT, signatures.TEXT_PAIR)
         yield Rows(
             {
                 name: _encode(f"{name} of row", column, start)
-                for name, column in zip(
-                    (signatures.TEXT, signatures.TEXT_PAIR), columns, strict=False
-                )
-            }
+                for name, column in zip(names, columns, strict=False)
+            },
+            start=start,
         )
         start += len(batch)
 
@@ -117,12 +130,13 @@ def predict_texts(spec: model_pb2.ModelSpec, rows: Rows) -> predict_pb2.PredictR
 
 def predict_ids(spec: model_pb2.ModelSpec, rows: Rows) -> predict_pb2.PredictRequest:
     """Asks for a signature of token ids, padded with zeros to the longest row."""
-    length = max(map(len, rows.columns[signatures.INPUT_IDS]))
-    padded = {name: np.zeros((len(rows), length), np.int32) for name in rows.columns}
-    for name, values in rows.columns.items():
-        for padded_row, row in zip(padded[name], values, strict=True):
-            padded_row[: len(row)] = row
-    return predict_arrays(spec, padded)
+    ids, counts = rows.columns[signatures.INPUT_IDS], rows.columns[signatures.NUM_TOKENS]
+    # TF Serving cannot merge ids without columns with others.
+    padded = np.zeros((len(rows), max(1, *counts)), np.int32)
+    for padded_row, row in zip(padded, ids, strict=True):
+        padded_row[: len(row)] = row
+    columns = {signatures.INPUT_IDS: padded, signatures.NUM_TOKENS: np.array(counts, np.int32)}
+    return predict_arrays(spec, columns)
 
 
 def predict_arrays(
@@ -168,6 +182,41 @@ def multi_inference(
         task = request.tasks.add(model_spec=spec, method_name=method_name)
         task.model_spec.signature_name = signature_name
     return request
+
+
+def _shorten(value: Any) -> str:
+    """Shows the beginning of a text or of token ids; nothing of a number."""
+    if isinstance(value, bytes):
+        shown = repr(value[:_MOST_SHOWN_BYTES].decode("utf-8", "ignore"))
+        return shown if len(value) <= _MOST_SHOWN_BYTES else f"{shown}..., {len(value)} bytes"
+    if isinstance(value, np.ndarray):
+        shown = ", ".join(map(str, value[:_MOST_SHOWN_IDS].tolist()))
+        return (
+            f"[{shown}]" if len(value) <= _MOST_SHOWN_IDS else f"[{shown}, ...], {len(value)} ids"
+        )
+    return ""
+
+
+def _read_integers(name: str, row: Any) -> np.ndarray:
+    """Reads a row of token ids, int32 (T,); what is out of int32's range stays out of any other."""
+    array = np.asarray(row)
+    if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
+        raise ValueError(f"{name} must be a list of integers, not {row!r:.60}")
+    return array.astype(np.int64).clip(_INT32.min, _INT32.max).astype(np.int32)
+
+
+def _count_ones(name: str, mask: Any, size: int) -> int:
+    """Counts the ones at the beginning of a mask; what follows must be zeros."""
+    array = np.asarray(mask)
+    if array.shape != (size,):
+        raise ValueError(f"{name} must have a value for each of the {size} ids")
+    count = int(np.count_nonzero(array))
+    if not (array[:count] == 1).all():
+        raise ValueError(
+            f"{name} must be ones followed by zeros: a server takes the number of ids that count, "
+            "and none of them can be left out"
+        )
+    return count
 
 
 def _encode(name: str, texts: Text | Iterable[Any], start: int = 0) -> list[bytes]:
