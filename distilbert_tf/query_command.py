@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import typing
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any, BinaryIO
 from absl import flags
 
 from distilbert_tf.command_parts import UsageError, define_address, define_pair
-from distilbert_tf.query_input import InputRow, QueryInput
+from distilbert_tf.query_input import Faults, InputRow, QueryInput
 from distilbert_tf.query_output import FORMATS, METHODS, QueryOutput
+from distilbert_tf.tables import BadRows
 
 
 def define_query(values: flags.FlagValues) -> None:
@@ -54,6 +56,13 @@ def _define_texts(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_enum("format", "text", FORMATS, "how answers are written", flag_values=values)
     flags.DEFINE_boolean("json", False, "the same as --format=jsonl", flag_values=values)
+    flags.DEFINE_enum(
+        "bad_rows",
+        "error",
+        typing.get_args(BadRows),
+        "what to do with texts that cannot be read or computed",
+        flag_values=values,
+    )
     flags.DEFINE_boolean(
         "progress",
         None,
@@ -84,7 +93,8 @@ def run_query(values: flags.FlagValues, words: Sequence[str]) -> None:
         if values.wait_s:
             client.wait_until_ready(values.wait_s)
         name = values.input or "standard input"
-        _ask(client, QueryInput(words, file, name, values.pair), output, values)
+        texts = QueryInput(words, file, name, Faults(values.bad_rows), values.pair)
+        _ask(client, texts, output, values)
 
 
 def _open(path: str | None) -> contextlib.AbstractContextManager[BinaryIO]:
@@ -95,16 +105,21 @@ def _ask(client: Any, texts: QueryInput, output: QueryOutput, values: flags.Flag
     """Writes answer after answer; if that ends early, says where."""
     from tqdm import tqdm
 
+    from export.calls.methods import text_method
+    from export.results import is_valid
+
+    limits = text_method(values.method).limits
     asked: deque[InputRow] = deque()  # without an answer yet
     is_shown = values.progress
     if is_shown is None:  # two things on one terminal would be a mess
         is_shown = sys.stderr.isatty() and not (values.output is None and sys.stdout.isatty())
-    count = 0
+    count = done = 0
     stream = client.stream(
         _note(texts, asked),
         values.method,
         batch_size=1 if texts.is_typed else values.batch_size,
         concurrency=1 if texts.is_typed else values.concurrency,
+        return_invalid=True,
     )
     try:
         with (
@@ -118,10 +133,14 @@ def _ask(client: Any, texts: QueryInput, output: QueryOutput, values: flags.Flag
             ) as progress,
         ):
             for answer in answers:
-                output.write(asked[0].texts, answer)
-                count += 1
+                if is_valid(answer):
+                    output.write(asked[0].texts, answer)
+                    count += 1
+                else:
+                    texts.faults.add(f"{asked[0].place} cannot be computed: {limits}")
+                done += 1
                 if share := asked.popleft().share:
-                    progress.total = round(count / share)  # a guess until the last
+                    progress.total = round(done / share)  # a guess until the last
                 progress.update()
         if texts.error is not None:
             raise texts.error
@@ -132,6 +151,12 @@ def _ask(client: Any, texts: QueryInput, output: QueryOutput, values: flags.Flag
                 f"distilbert-tf query: stopped{place}; {count} answers are in {output.place}\n"
             )
         raise
+    finally:
+        if faults := texts.faults.count:
+            sys.stderr.write(
+                f"distilbert-tf query: left out {faults} of {faults + count} texts, among them: "
+                f"{texts.faults.example}\n"
+            )
 
 
 def _note(rows: Iterable[InputRow], asked: deque[InputRow]) -> Iterator[Any]:

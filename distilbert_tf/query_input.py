@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 from distilbert_tf.command_parts import UsageError, split_pair
+from distilbert_tf.tables import BadRows
 
 
 class InputRow(NamedTuple):
@@ -23,23 +24,54 @@ class InputRow(NamedTuple):
     share: float | None
 
 
+class Faults:
+    """Texts without an answer, since they cannot be read, or not be computed.
+
+    Args:
+        bad_rows: "error": the first of them is an error; "skip": they are left out and counted.
+    """
+
+    def __init__(self, bad_rows: BadRows) -> None:
+        self.bad_rows = bad_rows
+        self.count = 0
+        self.example = ""
+
+    def add(self, fault: str) -> None:
+        """Takes a text's place, and what is wrong with it.
+
+        Raises:
+            UsageError: it may not be left out.
+        """
+        if self.bad_rows == "error":
+            raise UsageError(fault)
+        self.count += 1
+        self.example = self.example or fault
+
+
 class QueryInput:
     """Reads rows one by one.
 
-    A bad row ends the reading: what stands before it is worth an answer all the same, so the
+    If a fault ends the reading, what stands before it is worth an answer all the same, so the
     error waits in `error`.
 
     Args:
         words: The command line's texts; without any, lines are read.
         file: What to read the lines from.
         name: How places call it.
+        faults: Takes the texts that cannot be read.
         is_pair: Whether each text is two, with a tab between them.
     """
 
     def __init__(
-        self, words: Sequence[str], file: BinaryIO, name: str, is_pair: bool = False
+        self,
+        words: Sequence[str],
+        file: BinaryIO,
+        name: str,
+        faults: Faults,
+        is_pair: bool = False,
     ) -> None:
         self.error: Exception | None = None
+        self.faults = faults
         self._words = words
         self._file = file
         self._name = name
@@ -52,17 +84,25 @@ class QueryInput:
 
     def __iter__(self) -> Iterator[InputRow]:
         try:
-            yield from self._arguments() if self._words else self._lines()
+            for content, place, share in self._arguments() if self._words else self._lines():
+                try:
+                    text = content.decode()
+                    texts = split_pair(text) if self._is_pair else (text,)
+                except UnicodeDecodeError as error:
+                    self.faults.add(f"{place} is not UTF-8: {error.reason} at byte {error.start}")
+                except UsageError as error:
+                    self.faults.add(f"{place}: {error}")
+                else:
+                    yield InputRow(texts, place, share)
         except (UsageError, OSError) as error:
             self.error = error
 
-    def _arguments(self) -> Iterator[InputRow]:
+    def _arguments(self) -> Iterator[tuple[bytes, str, float | None]]:
         for number, word in enumerate(self._words, 1):
-            place = f"argument {number}"
             # What is not UTF-8 in an argument comes as half surrogate pairs.
-            yield InputRow(self._split(place, os.fsencode(word)), place, number / len(self._words))
+            yield os.fsencode(word), f"argument {number}", number / len(self._words)
 
-    def _lines(self) -> Iterator[InputRow]:
+    def _lines(self) -> Iterator[tuple[bytes, str, float | None]]:
         status = os.fstat(self._file.fileno())
         size = status.st_size if stat.S_ISREG(status.st_mode) else 0
         end = 0
@@ -70,17 +110,5 @@ class QueryInput:
             end += len(line)
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
-            place = f"{self._name}, line {number}"
-            texts = self._split(place, line.rstrip(b"\r\n"))
-            yield InputRow(texts, place, min(end / size, 1.0) if size else None)
-
-    def _split(self, place: str, content: bytes) -> tuple[str, ...]:
-        try:
-            text = content.decode()
-            return split_pair(text) if self._is_pair else (text,)
-        except UnicodeDecodeError as error:
-            raise UsageError(
-                f"{place} is not UTF-8: {error.reason} at byte {error.start}"
-            ) from None
-        except UsageError as error:
-            raise UsageError(f"{place}: {error}") from None
+            share = min(end / size, 1.0) if size else None
+            yield line.rstrip(b"\r\n"), f"{self._name}, line {number}", share

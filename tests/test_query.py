@@ -14,7 +14,9 @@ import pytest
 from waiting import wait_until
 
 from distilbert_tf import cli
+from distilbert_tf.query_output import METHODS
 
+LONG = fake_serving.LONG.encode()
 COMMAND = [sys.executable, "-m", "distilbert_tf.cli", "query"]
 
 
@@ -155,6 +157,10 @@ def test_pairs_and_tasks(query, servicer):
          "line 3: --pair wants two texts with a tab between them; got 'alone'", 2),
         (b"fine\nbad \xff\n", [], "line 2 is not UTF-8: invalid start byte at byte 4", 1),
         (b"\xff\n", [], "line 1 is not UTF-8", 0),
+        (b"fine\nfine\n%b\nfine\n" % LONG, ["--batch_size=2"],
+         "line 3 cannot be computed: a text may have no more bytes than the export", 2),
+        (b"\tb\na\t%b\n\xff" % LONG, ["--pair", "--signature=mnli", "--method=regress"],
+         "line 2 cannot be computed: a text may", 1),
     ],
 )  # fmt: skip
 def test_bad_lines_are_named_after_the_answers_before_them(
@@ -165,6 +171,23 @@ def test_bad_lines_are_named_after_the_answers_before_them(
     assert f"{tmp_path / 'in.txt'}, {message}" in shown.err
     assert len(shown.out.splitlines()) == answers
     assert (f"{answers} answers are in standard output" in shown.err) == (answers > 0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bad_texts_are_left_out_if_wanted(query, tmp_path, method):
+    (tmp_path / "in.txt").write_bytes(b"tea\n%b\nis \xff\n[MASK] ok" % LONG)
+    out = tmp_path / "out.jsonl"
+    shown = query(
+        f"--input={tmp_path / 'in.txt'}", f"--output={out}", "--json", f"--method={method}",
+        "--bad_rows=skip", "--progress",
+    )  # fmt: skip
+    assert [json.loads(row)["text"] for row in out.read_text().splitlines()] == ["tea", "[MASK] ok"]
+    assert "query: left out 2 of 4 texts, among them: " in shown.err
+    assert "in.txt, line 3 is not UTF-8" in shown.err
+    assert " 3/3 [" in shown.err
+    shown = query("--bad_rows=skip", f"--method={method}", LONG.decode())
+    assert shown.out == ""
+    assert "left out 1 of 1 texts, among them: argument 1 cannot be computed: a text" in shown.err
 
 
 def test_mistakes(query, tmp_path):

@@ -27,17 +27,15 @@ class InvalidRowsError(ValueError):
     """The server could not compute some rows; it has answered the others.
 
     Args:
-        message: Names the first of the rows.
+        message: Names the first of the rows, and what rows must keep to.
         rows: Their numbers among the rows that the caller gave, from 0.
         answers: What the method returns with `return_invalid=True`; in a stream, for this row.
-        limits: What a row must keep to.
     """
 
-    def __init__(self, message: str, rows: tuple[int, ...], answers: Any, limits: str) -> None:
+    def __init__(self, message: str, rows: tuple[int, ...], answers: Any) -> None:
         super().__init__(message)
         self.rows = rows
         self.answers = answers
-        self.limits = limits
 
 
 class Sending(NamedTuple):
@@ -274,12 +272,10 @@ class Asked:
         named = ", ".join(map(rows.describe, invalid[:_MOST_NAMED_ROWS]))
         if (others := len(invalid) - _MOST_NAMED_ROWS) > 0:
             named += f" and {others} more"
-        limits = self.method.limits
         return InvalidRowsError(
-            f"The server cannot compute {named}: {limits}",
+            f"The server cannot compute {named}: {self.method.limits}",
             tuple(rows.start + index for index in invalid),
             result,
-            limits,
         )
 
 
