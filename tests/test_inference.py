@@ -150,12 +150,12 @@ def test_concurrent_calls_get_their_own_rows(stub):
         ),
         (
             classification(signature="regress"),
-            Code.FAILED_PRECONDITION,
+            Code.INVALID_ARGUMENT,
             'at least one of "classes" or "scores". Signature regress has {outputs}',
         ),
         (
             classification(signature="finite"),
-            Code.FAILED_PRECONDITION,
+            Code.INVALID_ARGUMENT,
             "No classification inputs found in SignatureDef: finite has {x}, not inputs",
         ),
         (regression(()), Code.INVALID_ARGUMENT, "Input is empty."),
@@ -166,7 +166,7 @@ def test_concurrent_calls_get_their_own_rows(stub):
         ),
         (
             regression(signature="distinct"),
-            Code.FAILED_PRECONDITION,
+            Code.INVALID_ARGUMENT,
             "No regression inputs found in SignatureDef: distinct has {text}, not inputs",
         ),
         (multi([]), Code.INVALID_ARGUMENT, "ModelSpec has no name specified."),

@@ -23,8 +23,20 @@ from waiting import wait_until
 from export.client import PredictClient, PredictError
 from export.server import ModelServer
 from export.server.batching_options import BatchingOptions
+from export.server.metrics import Metrics
 
 Code = grpc.StatusCode
+
+
+@pytest.fixture(scope="module")
+def metrics():
+    return Metrics()
+
+
+@pytest.fixture(scope="module")
+def server(base_path, metrics):
+    with ModelServer(base_path, "m", port=0, metrics=metrics) as running:
+        yield running
 
 
 def call_inputs(texts, gate=""):
@@ -51,13 +63,10 @@ def busy(stub, gate):
             gate.touch()
 
 
-def wait_for_queue(server, length):
-    """Waits until that many requests are in the server's queue."""
-    wait_until(lambda: len(batcher_of(server)._queue) == length)
-
-
-def batcher_of(server):
-    return server._models.find("m")._current.loaded._runner
+def wait_for_queue(metrics, length):
+    """Waits until that many requests wait for a run of the graph."""
+    line = f'distilbert_tf_queue_length{{model_name="m"}} {length}.0\n'.encode()
+    wait_until(lambda: line in metrics.render())
 
 
 # What it answers.
@@ -145,32 +154,29 @@ def test_model_status(model_stub, version):
 # Many requests at once.
 
 
-def test_concurrent_requests_are_merged_and_each_gets_its_own_rows(server, stub, tmp_path):
+def test_concurrent_requests_are_merged_and_each_gets_its_own_rows(metrics, stub, tmp_path):
     requests = [[f"{i}/{row}" for row in range(i % 4)] for i in range(24)]
     with futures.ThreadPoolExecutor(24) as pool, busy(stub, tmp_path / "gate") as blocker:
         answers = [pool.submit(calls, stub, texts) for texts in requests]
-        wait_for_queue(server, 24)
+        wait_for_queue(metrics, 24)
     runs = {}
     for texts, answer in zip(requests, answers, strict=True):
         outputs = answer.result()
         assert [echo.decode() for echo in outputs["echo"]] == texts
         runs.update(zip(outputs["run"].tolist(), outputs["size"].tolist(), strict=True))
-    # 36 rows, at most 32 in a run: the graph ran twice for 24 requests.
-    first_run = blocker.result()["run"].item()
-    assert sorted(runs) == [first_run + 1, first_run + 2]
-    assert sum(runs.values()) == 36
+    # The graph ran once for 24 requests.
+    assert runs == {blocker.result()["run"].item() + 1: 36}
 
 
-def test_a_bad_request_in_a_merged_batch_gets_its_error_alone(server, stub, tmp_path):
+def test_a_row_that_makes_the_graph_fail_fails_everybody_in_its_batch(metrics, stub, tmp_path):
     requests = [[[i, -i]] for i in range(6)] + [[[1, 2], [3, np.inf]]]
     with futures.ThreadPoolExecutor(7) as pool, busy(stub, tmp_path / "gate"):
         answers = [
             pool.submit(call, stub, {"x": np.float32(x)}, signature="finite") for x in requests
         ]
-        wait_for_queue(server, 7)
-    for i, answer in enumerate(answers[:-1]):
-        assert answer.result()["y"].tolist() == [[2 * i, -2 * i]]
-    assert answers[-1].exception().code() == Code.INVALID_ARGUMENT
+        wait_for_queue(metrics, 7)
+    assert {answer.exception().code() for answer in answers} == {Code.INVALID_ARGUMENT}
+    assert call(stub, {"x": np.float32([[3, 4]])}, signature="finite")["y"].tolist() == [[6, 8]]
 
 
 def test_a_request_past_its_deadline_is_not_computed(stub, tmp_path):
@@ -184,16 +190,17 @@ def test_a_request_past_its_deadline_is_not_computed(stub, tmp_path):
 
 
 def test_a_full_queue_is_unavailable(base_path, tmp_path):
-    options = BatchingOptions(max_queue_length=1)
+    options = BatchingOptions(max_batch_size=1, max_enqueued_batches=1)
+    metrics = Metrics()
     with (
-        ModelServer(base_path, "m", port=0, batching=options) as small,
+        ModelServer(base_path, "m", port=0, batching=options, metrics=metrics) as small,
         grpc.insecure_channel(f"127.0.0.1:{small.port}") as open_channel,
         futures.ThreadPoolExecutor(1) as pool,
     ):
         small_stub = prediction_service_pb2_grpc.PredictionServiceStub(open_channel)
         with busy(small_stub, tmp_path / "gate"):
             waiting = pool.submit(calls, small_stub, ["waiting"])
-            wait_for_queue(small, 1)
+            wait_for_queue(metrics, 1)
             with pytest.raises(grpc.RpcError, match="this task was submitted is full") as caught:
                 calls(small_stub, ["one too many"])
             assert caught.value.code() == Code.UNAVAILABLE

@@ -1,6 +1,7 @@
 """The files and flags that a server is started with."""
 
 import argparse
+import os
 
 import pytest
 from absl import flags as absl_flags
@@ -21,28 +22,43 @@ def write(tmp_path):
     return write_file
 
 
-def test_batching_parameters(write):
+def test_batching_parameters(write, caplog):
     path = write("""
         max_batch_size { value: 64 } batch_timeout_micros { value: 2500 }
         max_enqueued_batches { value: 3 } num_batch_threads { value: 2 }
         allowed_batch_sizes: 1 allowed_batch_sizes: 8 allowed_batch_sizes: 16
         enable_large_batch_splitting { value: true } max_execution_batch_size { value: 16 }
+        pad_variable_length_inputs: true
     """)
     assert read_batching_options(path) == BatchingOptions(
-        max_batch_size=16,
-        batch_timeout_s=0.0025,
-        max_queue_length=48,
-        max_queue_rows=48,
-        max_request_rows=64,
+        max_batch_size=64,
+        max_execution_batch_size=16,
+        enable_large_batch_splitting=True,
+        max_enqueued_batches=3,
         allowed_batch_sizes=(1, 8, 16),
+        pad_variable_length_inputs=True,
         num_threads=2,
     )
+    # TF Serving would die under it, now and then.
+    assert "file.pbtxt: no batch may have 2 rows: " in caplog.text
+    assert "leave allowed_batch_sizes out" in caplog.text
+
+
+def test_every_size_is_as_good_as_none(write, caplog):
+    sizes = " ".join(f"allowed_batch_sizes: {size}" for size in range(1, 5))
+    options = read_batching_options(write(f"max_batch_size {{ value: 4 }} {sizes}"))
+    assert options.allowed_batch_sizes == ()
+    assert not caplog.text
 
 
 def test_what_a_batching_file_leaves_out_is_as_in_tf_serving(write):
     options = read_batching_options(write(""))
-    assert (options.max_batch_size, options.max_request_rows) == (1000, 1000)
-    assert (options.batch_timeout_s, options.max_queue_rows) == (0.0, 10_000)
+    assert options == BatchingOptions(max_execution_batch_size=1000, num_threads=os.cpu_count())
+    assert (options.max_batch_size, options.run_size, options.max_enqueued_batches) == (
+        1000,
+        1000,
+        10,
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,12 +73,6 @@ def test_senseless_batching_parameters(write, text, message):
     with pytest.raises(ValueError, match=message) as caught:
         read_batching_options(write(text))
     assert "file.pbtxt" in str(caught.value)
-
-
-def test_padding_is_not_done_and_that_is_said(write, caplog):
-    options = read_batching_options(write("pad_variable_length_inputs: true"))
-    assert options == read_batching_options(write(""))
-    assert "leave it off. Only equal shapes are merged here" in caplog.text
 
 
 @pytest.mark.parametrize(

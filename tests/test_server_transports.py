@@ -6,6 +6,7 @@ import urllib.request
 
 import certificates
 import grpc
+import numpy as np
 import pytest
 import serving_models
 from serving_models import call
@@ -37,6 +38,10 @@ def test_both_answer_alike(both):
     outputs = call(stub, {"text": body["instances"]})
     assert [row["logits"] for row in rows] == outputs["logits"].tolist()
     assert rows[0]["logits"] == serving_models.logits_of("abc").tolist()
+    assert np.isnan(call(stub, {"x": np.float32("nan")}, signature="square")["y"])
+    # As TF Serving writes it, though JSON has no such number.
+    square = {"signature_name": "square", "inputs": float("nan")}
+    assert fetch(server, "/v1/models/m:predict", square) == '{"outputs": NaN}'
     examples = {"signature_name": "regress", "examples": [{"text": "abc"}, {"text": "four"}]}
     assert json.loads(fetch(server, "/v1/models/m:regress", examples))["results"] == [3.0, 4.0]
 

@@ -81,6 +81,9 @@ def test_the_last_value_is_repeated():
     assert tensors.to_array(proto).tolist() == [1.0, 2.0, 2.0, 2.0]
     proto.ClearField("float_val")
     assert tensors.to_array(proto).tolist() == [0.0] * 4
+    strings = tf.make_tensor_proto(["a\0"], tf.string, [1])
+    strings.tensor_shape.dim[0].size = 3
+    assert tensors.to_array(strings).tolist() == [b"a\0"] * 3
 
 
 @pytest.mark.parametrize("value", [np.array([1j]), [object()], ["a", 1], np.array(["now"], "M8")])

@@ -31,8 +31,8 @@ from export.server.versions import LoadOptions
 # TF Serving's own limit: the largest 32-bit integer.
 MAX_MESSAGE_BYTES = 2**31 - 1
 
-# A request holds a thread while it waits. With fewer threads than places in the queue, gRPC's own
-# queue, which has no limit, would fill up instead. Threads are made when they are needed first.
+# A request holds a thread while it waits, so this bounds how many wait, too. Threads are made when
+# they are needed first.
 GRPC_MAX_THREADS = 320
 
 _SIGNAL_POLL_S = 0.2
