@@ -1,6 +1,7 @@
 """Random requests over gRPC: mostly right ones with a mistake or two, and plain garbage.
 
-They are for the models of `tiny_exports`. A strategy makes what one call sends, as bytes.
+Many have rows that cannot be computed, which is no mistake of the request. They are for the models
+of `tiny_exports`. A strategy makes what one call sends, as bytes.
 """
 
 from typing import NamedTuple
@@ -19,6 +20,8 @@ from tensorflow_serving.apis import (
     predict_pb2,
     regression_pb2,
 )
+
+from export.endpoints import MAX_TEXT_BYTES
 
 PREDICTION_SERVICE = "/tensorflow.serving.PredictionService/"
 MODEL_SERVICE = "/tensorflow.serving.ModelService/"
@@ -75,8 +78,10 @@ _TEXTS = st.one_of(
     st.binary(max_size=20),
     st.sampled_from([b"\0", b"\xff" * 300, b"x" * 5000, "影 ".encode() * 500, b"[MASK]" * 30]),
 )
+_TOO_LONG = b"x" * (MAX_TEXT_BYTES + 1)
 _IDS = st.one_of(st.integers(0, 9), st.integers(0, 9), st.sampled_from([-1, 10**6, 2**31 - 1]))
-_ROWS = st.sampled_from([1, 1, 1, 2, 3, 0, 33])
+_COUNTS = st.one_of(st.integers(1, 6), st.integers(1, 6), st.sampled_from([-1, 0, 30, 2**31 - 1]))
+_ROWS = st.sampled_from([1, 1, 1, 2, 3, 0, 70])
 
 
 @st.composite
@@ -102,18 +107,19 @@ def _inputs_of(draw, key):
     rows = draw(_ROWS)
     if "input_ids" in names:
         columns = draw(st.sampled_from([1, 2, 5, 0, 25, 600]))
-        shape = (rows, columns)
-        ids = np.resize(draw(st.lists(_IDS, min_size=1, max_size=6)), shape).astype(np.int32)
-        mask = np.resize(draw(st.lists(st.integers(-1, 2), min_size=1, max_size=6)), shape)
+        ids = np.resize(draw(st.lists(_IDS, min_size=1, max_size=6)), (rows, columns))
+        counts = np.resize(draw(st.lists(_COUNTS, min_size=1, max_size=3)), rows)
         return {
-            "input_ids": tf.make_tensor_proto(ids),
-            "attention_mask": tf.make_tensor_proto(mask.astype(np.int32)),
+            "input_ids": tf.make_tensor_proto(ids.astype(np.int32)),
+            "num_tokens": tf.make_tensor_proto(counts.astype(np.int32)),
         }
     values = _TEXTS
     if "inputs" in names:
         values = _examples().map(lambda example: example.SerializeToString())
         values = st.one_of(values, values, values, st.binary(max_size=10))
     cells = draw(st.lists(values, min_size=1, max_size=3))
+    if draw(one_in(100)):
+        cells, rows = [_TOO_LONG], 1
     return {
         name: tiny_exports.strings(np.resize(np.array(cells, object), rows).tolist())
         for name in names

@@ -32,27 +32,30 @@ _JSON = st.recursive(
 )
 
 
+_CELLS = st.sampled_from(["the film was good", "", "[MASK] très", "[MASK]" * 17, {"b64": "/wA="}])
+
+
 @st.composite
 def _bodies(draw, key, verb) -> bytes:
     """Makes JSON bodies for a signature, mostly such that fit."""
     names = list(tiny_exports.INPUTS[key])
     odd = one_in(5)
-    cell = st.sampled_from(["the film was good", "", "[MASK] très", {"b64": "/wA="}])
+    cells = dict.fromkeys(names, _CELLS)
     if "input_ids" in names:
-        cell = st.just([2, 6, 3])
+        cells = {"input_ids": st.just([2, 6, 3]), "num_tokens": st.sampled_from([3, 3, 2, 0, 9])}
     rows = draw(st.sampled_from([1, 2, 3]))
     document: dict[str, Any] = {"signature_name": key[1]}
     if verb != "predict":
-        feature = {name: draw(cell) for name in ("text", "text_pair")}
+        feature = {name: draw(_CELLS) for name in ("text", "text_pair")}
         document["examples"] = [draw(_JSON) if draw(odd) else feature for _ in range(rows)]
         if draw(odd):
             document["context"] = draw(_JSON)
     elif draw(st.booleans()):
-        row = {name: draw(cell) for name in names}
+        row = {name: draw(cells[name]) for name in names}
         document["instances"] = [draw(_JSON) if draw(odd) else row for _ in range(rows)]
     else:
         document["inputs"] = {
-            name: draw(_JSON) if draw(odd) else [draw(cell)] * rows for name in names
+            name: draw(_JSON) if draw(odd) else [draw(cells[name])] * rows for name in names
         }
     if draw(one_in(10)):
         document[draw(st.sampled_from(["inputs", "signature_name", "examples"]))] = draw(_JSON)

@@ -27,9 +27,9 @@ OTHER_NAMES = {
 @pytest.mark.parametrize(
     ("define", "function", "count"),
     [
-        (serving_commands.define_export, export_saved_model, 9),
-        (serving_commands.define_serving_config, write_server_files, 7),
-        (serving_commands.define_serving_config, batching_parameters, 3),
+        (serving_commands.define_export, export_saved_model, 13),
+        (serving_commands.define_serving_config, write_server_files, 8),
+        (serving_commands.define_serving_config, batching_parameters, 4),
         (serving_commands.define_check_export, inspect_export, 1),
         (serving_commands.define_serve, ModelServer, 9),
         (serving_commands.define_serve, LoadOptions, 3),
