@@ -1,13 +1,15 @@
 """What any server of an export must get right, whatever the model has learnt.
 
-Each check takes a `Subject` and gives a note for the report; it raises `CheckFailedError` or
-`CheckSkippedError` instead, or lets the errors of a call through.
+Each check takes a `Subject` and returns a note for the report; it raises `CheckFailedError` or
+`CheckSkippedError` instead, or lets the errors of a call through. None sends a request without
+rows: that ends the process of a server that fills up batches.
 
 Shapes: B texts, C classes.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy as np
 
 from export import signatures
 from export.client import PredictClient, PredictError
+from export.configuration.examples import serialize_examples
 from export.results import Classifications, ModelMetadata, SignatureInfo
 
 # A row's answer must not depend on its neighbours, so lengths and scripts are mixed.
@@ -27,12 +30,14 @@ TEXTS = (
     "laughed, even the man who had sent us there.",
 )
 EMPTY = ("", " \t\n", "\u200b")
-LONG = "A sentence that nobody would ever want to read to its end goes on and on. " * 200
+LONG = "A sentence that nobody would ever want to read to its end goes on and on. " * 50
 CONCURRENT = 24
 
 Columns = dict[str, list[str]]
 Arrays = Mapping[str, np.ndarray]
 _MASK = " [MASK]"
+_OLD_INPUT = "attention_mask"  # of `from_ids`, before there was num_tokens
+_Code = grpc.StatusCode
 
 
 class CheckFailedError(Exception):
@@ -50,14 +55,14 @@ class Subject:
     Args:
         client: Asks it for the model.
         timeout_s: The deadline of each call, in seconds.
-        batch_size: Rows in one request: no more than the server's `max_batch_size`.
+        batch_size: Rows in the largest request: no more than the server's `max_batch_size`.
         tolerance: By how much two answers to one text may differ: other rows in a batch mean other
             kernels, and another rounding.
     """
 
     client: PredictClient
     timeout_s: float = 30.0
-    batch_size: int = 8
+    batch_size: int = 100
     tolerance: float = 1e-3
 
     @property
@@ -66,7 +71,7 @@ class Subject:
         return TEXTS[: self.batch_size]
 
     def metadata(self) -> ModelMetadata:
-        """Gives the model's signatures."""
+        """Returns the model's signatures."""
         return self.client.metadata(self.timeout_s)
 
     def require(self, *names: str) -> None:
@@ -74,6 +79,18 @@ class Subject:
         for name in names:
             if name not in self.metadata().signatures:
                 raise CheckSkippedError(f"the model has no signature {name}")
+
+    def require_token_ids(self) -> None:
+        """Skips the check if the model does not make token ids of texts and take them again."""
+        self.require(signatures.TOKENIZE, signatures.FROM_IDS)
+        if _OLD_INPUT in self.metadata().signatures[signatures.FROM_IDS].inputs:
+            raise CheckSkippedError("the export is too old")
+
+    def token_ids(self, texts: Sequence[str]) -> Arrays:
+        """Asks for the inputs of `from_ids` that are made of texts."""
+        columns = self.columns(signatures.SERVING_DEFAULT, texts)
+        tokens = self.call(columns, signatures.TOKENIZE)
+        return {name: tokens[name] for name in (signatures.INPUT_IDS, signatures.NUM_TOKENS)}
 
     def columns(self, name: str, texts: Sequence[str]) -> Columns:
         """Makes a signature's inputs of texts; of pairs, each text meets the one before it."""
@@ -161,6 +178,19 @@ def metadata(subject: Subject) -> str:
     return f"version {found.version}: {', '.join(sorted(found.signatures))}"
 
 
+def export_age(subject: Subject) -> str:
+    """The export is of the kind whose rows cannot hurt each other once a server merges them."""
+    subject.require(signatures.FROM_IDS)
+    if _OLD_INPUT in subject.metadata().signatures[signatures.FROM_IDS].inputs:
+        raise CheckFailedError(
+            f"from_ids takes {_OLD_INPUT}, so the export is old: a row that cannot be computed "
+            "fails all requests that are merged with it, and with allowed_batch_sizes in its "
+            "batching_params.pbtxt a request without rows ends the server's process. Export the "
+            "model again; until then, delete allowed_batch_sizes and restart the server"
+        )
+    return f"from_ids takes {signatures.NUM_TOKENS}"
+
+
 def one_text(subject: Subject) -> str:
     """A lone text has an answer."""
     outputs = subject.call(subject.columns(signatures.SERVING_DEFAULT, TEXTS[:1]))
@@ -170,12 +200,21 @@ def one_text(subject: Subject) -> str:
     return f"{label!r} {outputs[signatures.PROBABILITIES][0].max():.4f}"
 
 
-def many_texts(subject: Subject) -> str:
-    """A batch has the answers that its texts have alone."""
-    texts = [TEXTS[row % len(TEXTS)] for row in range(subject.batch_size)]
-    columns = subject.columns(signatures.SERVING_DEFAULT, texts)
-    subject.compare("a batch and single texts", _call_each(subject, columns), subject.call(columns))
-    return f"{len(texts)} rows"
+def many_rows(subject: Subject) -> str:
+    """A large request has the answers that its texts have alone."""
+    each = subject.columns(signatures.SERVING_DEFAULT, TEXTS)
+    rows = np.arange(subject.batch_size) % len(TEXTS)
+    columns = {name: [texts[row] for row in rows] for name, texts in each.items()}
+    with _advise(
+        f"a request has {len(rows)} rows (--batch_size): if that is too many, export the model "
+        "again, or set max_batch_size to what a request may have, max_execution_batch_size to "
+        "what a run may have, and enable_large_batch_splitting to true",
+        _Code.INVALID_ARGUMENT,
+    ):
+        answers = subject.call(columns)
+    want = {name: array[rows] for name, array in _call_each(subject, each).items()}
+    subject.compare("a request of many rows and single texts", answers, want)
+    return f"{len(rows)} rows"
 
 
 def odd_texts(subject: Subject) -> str:
@@ -209,26 +248,65 @@ def every_text_signature(subject: Subject) -> str:
         columns = subject.columns(name, subject.texts)
         batch = subject.call(columns, name)
         first = {key: column[:1] for key, column in columns.items()}
-        alone = subject.call(first, name)
-        # What is padded to the longest row is longer in a batch.
-        same = {key: array for key, array in alone.items() if array.shape == batch[key][:1].shape}
-        subject.compare(name, {key: batch[key][:1] for key in same}, same)
+        subject.compare(
+            name, {key: array[:1] for key, array in batch.items()}, subject.call(first, name)
+        )
     return ", ".join(names)
 
 
 def token_ids(subject: Subject) -> str:
-    """Tokens that the model gives are what it makes of the text itself."""
-    subject.require(signatures.TOKENIZE, signatures.FROM_IDS)
+    """Tokens that the model returns are what it makes of the text itself."""
+    subject.require_token_ids()
     columns = subject.columns(signatures.SERVING_DEFAULT, subject.texts)
-    tokens = subject.call(columns, signatures.TOKENIZE)
-    names = (signatures.INPUT_IDS, signatures.ATTENTION_MASK)
-    answers = subject.call({name: tokens[name] for name in names}, signatures.FROM_IDS)
+    inputs = subject.token_ids(subject.texts)
+    answers = subject.call(inputs, signatures.FROM_IDS)
     subject.compare("ids and texts", answers, subject.call(columns))
-    return f"{tokens[signatures.INPUT_IDS].shape[1]} tokens in the longest row"
+    return f"{inputs[signatures.NUM_TOKENS].max()} tokens in the longest row"
+
+
+def different_lengths(subject: Subject) -> str:
+    """Token ids of different lengths, sent at once, have the answers that they have alone."""
+    subject.require_token_ids()
+    ids, counts = subject.token_ids(subject.texts).values()
+    # Long rows are cut to one length; the beginning of a row is a row, too.
+    counts = np.maximum(counts - np.arange(len(counts), dtype=np.int32), 1)
+    rows = [
+        {signatures.INPUT_IDS: ids[[row], :count], signatures.NUM_TOKENS: counts[[row]]}
+        for row, count in enumerate(counts)
+    ]
+
+    def ask(inputs: Arrays) -> Arrays:
+        return subject.call(inputs, signatures.FROM_IDS)
+
+    want = list(map(ask, rows))
+    advice = (
+        "ids of different lengths cannot be merged: set pad_variable_length_inputs: true in "
+        "batching_params.pbtxt, as newer exports do"
+    )
+    codes = (_Code.INVALID_ARGUMENT, _Code.FAILED_PRECONDITION)
+    with _advise(advice, *codes), futures.ThreadPoolExecutor(CONCURRENT) as pool:
+        for number, answer in enumerate(pool.map(ask, (rows * CONCURRENT)[:CONCURRENT])):
+            subject.compare("ids at once and alone", answer, want[number % len(rows)])
+    return f"{CONCURRENT} at once, of {counts.min()} to {counts.max()} tokens"
+
+
+def bad_rows(subject: Subject) -> str:
+    """A row that cannot be computed has no answer, and leaves the others of its request alone."""
+    subject.require_token_ids()
+    texts = subject.texts[: subject.batch_size - 1]
+    bad_ids = {signatures.INPUT_IDS: -1, signatures.NUM_TOKENS: 1}
+    _check_bad_row(subject, signatures.FROM_IDS, subject.token_ids(texts), bad_ids)
+    if signatures.CLASSIFY not in subject.metadata().signatures:
+        return signatures.FROM_IDS
+    columns = subject.columns(signatures.SERVING_DEFAULT, texts)
+    examples = np.array(serialize_examples(columns), object)
+    no_example = {signatures.EXAMPLES: b"no tf.Example"}
+    _check_bad_row(subject, signatures.CLASSIFY, {signatures.EXAMPLES: examples}, no_example)
+    return f"{signatures.FROM_IDS}, {signatures.CLASSIFY}"
 
 
 def classify(subject: Subject) -> str:
-    """Classify gives the scores of Predict, with labels."""
+    """Classify returns the scores of Predict, with labels."""
     subject.require(signatures.CLASSIFY)
     columns = subject.columns(signatures.SERVING_DEFAULT, subject.texts)
     answers = subject.client.classify(*columns.values(), timeout_s=subject.timeout_s)
@@ -236,7 +314,7 @@ def classify(subject: Subject) -> str:
 
 
 def regress(subject: Subject) -> str:
-    """Regress gives a number for each text."""
+    """Regress returns a number for each text."""
     subject.require(signatures.REGRESS)
     columns = subject.columns(signatures.SERVING_DEFAULT, subject.texts)
     return _check_regressions(
@@ -245,7 +323,7 @@ def regress(subject: Subject) -> str:
 
 
 def multi_inference(subject: Subject) -> str:
-    """MultiInference gives both at once."""
+    """MultiInference returns both at once."""
     subject.require(signatures.CLASSIFY, signatures.REGRESS)
     columns = subject.columns(signatures.SERVING_DEFAULT, subject.texts)
     answers = subject.client.multi_inference(
@@ -263,18 +341,15 @@ def bad_requests(subject: Subject) -> str:
     default = signatures.SERVING_DEFAULT
     good = subject.columns(default, TEXTS[:1])
     text = signatures.TEXT
-    invalid = grpc.StatusCode.INVALID_ARGUMENT
+    invalid = _Code.INVALID_ARGUMENT
     before = subject.call(good)
     _expect(subject, "no input", {}, default, invalid)
     _expect(subject, "another input", {**good, "no_such_input": ["x"]}, default, invalid)
     wrong_type = {**good, text: np.array([7], np.int32)}
     _expect(subject, "numbers for texts", wrong_type, default, invalid)
     # Older releases call it a failed precondition.
-    codes = (invalid, grpc.StatusCode.FAILED_PRECONDITION)
+    codes = (invalid, _Code.FAILED_PRECONDITION)
     _expect(subject, "no such signature", good, "no_such_signature", *codes)
-    if signatures.CLASSIFY in subject.metadata().signatures:
-        garbage = {signatures.EXAMPLES: [b"no tf.Example"]}
-        _expect(subject, "garbage for a tf.Example", garbage, signatures.CLASSIFY, invalid)
     subject.compare("before and after bad requests", subject.call(good), before)
     return "refused"
 
@@ -283,12 +358,15 @@ def bad_requests(subject: Subject) -> str:
 CHECKS: dict[str, Callable[[Subject], str]] = {
     "status": status,
     "metadata": metadata,
+    "export": export_age,
     "one text": one_text,
-    "many texts": many_texts,
+    "many rows": many_rows,
     "odd texts": odd_texts,
     "concurrent calls": concurrent_calls,
     "other signatures": every_text_signature,
     "token ids": token_ids,
+    "different lengths": different_lengths,
+    "bad rows": bad_rows,
     "Classify": classify,
     "Regress": regress,
     "MultiInference": multi_inference,
@@ -304,6 +382,39 @@ def _call_each(subject: Subject, columns: Columns, apply: Callable[..., Any] = m
     ]
     answers = list(apply(subject.call, rows))
     return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+
+
+@contextlib.contextmanager
+def _advise(advice: str, *codes: grpc.StatusCode) -> Iterator[None]:
+    """Says what may be the matter where a call fails with one of the codes."""
+    try:
+        yield
+    except PredictError as error:
+        if error.code not in codes:
+            raise
+        raise CheckFailedError(f"{error.code.name}: {error.details}; {advice}") from error
+
+
+def _check_bad_row(subject: Subject, name: str, good: Arrays, bad: Mapping[str, Any]) -> None:
+    """Puts a row that cannot be computed between others."""
+    want = subject.call(good, name)
+    place = len(next(iter(good.values()))) // 2
+    inputs = {key: np.insert(array, place, bad[key], axis=0) for key, array in good.items()}
+    answers = subject.client.call(inputs, signature_name=name, timeout_s=subject.timeout_s)
+    for key, array in answers.items():
+        if not _is_blank(np.asarray(array[place])):
+            raise CheckFailedError(
+                f"{name}: {key} of a row that cannot be computed is {array[place]}"
+            )
+    others = {key: np.delete(array, place, axis=0) for key, array in answers.items()}
+    subject.compare(f"{name} with a bad row and without", others, want)
+
+
+def _is_blank(row: np.ndarray) -> bool:
+    """Says whether an output's row is that of a row that cannot be computed."""
+    if row.dtype.kind == "f":
+        return bool(np.isnan(row).all())
+    return bool((row == (signatures.NO_NUMBER if row.dtype.kind == "i" else b"")).all())
 
 
 def _check_classifications(subject: Subject, columns: Columns, answers: Classifications) -> str:

@@ -12,7 +12,7 @@ from export.smoke_checks import CheckFailedError, CheckSkippedError, Subject
 
 
 def rest_checks(rest_target: str | None) -> dict[str, Callable[[Subject], str]]:
-    """Gives the checks for a REST address.
+    """Returns the checks for a REST address.
 
     Args:
         rest_target: host:port, perhaps with `https://` before it; None skips them.
@@ -40,7 +40,7 @@ def rest_checks(rest_target: str | None) -> dict[str, Callable[[Subject], str]]:
 
 def _status(subject: Subject, url: str) -> str:
     """The model's state is that of gRPC."""
-    code, body = _ask(subject, f"{url}/v1/models/{subject.client.model_name}")
+    code, body = _ask(subject, _model_url(subject, url))
     states = [each.get("state") for each in _json(code, body).get("model_version_status", [])]
     if "AVAILABLE" not in states:
         raise CheckFailedError(f"no version is AVAILABLE: {body[:200]!r}")
@@ -51,12 +51,12 @@ def _predict(subject: Subject, url: str) -> str:
     """Answers are those of gRPC, in columns and in rows."""
     columns = subject.columns(signatures.SERVING_DEFAULT, subject.texts)
     want = subject.call(columns)
-    code, body = _ask(subject, _predict_url(subject, url), {"inputs": columns})
+    code, body = _ask(subject, f"{_model_url(subject, url)}:predict", {"inputs": columns})
     outputs = _json(code, body)["outputs"]
     if len(want) == 1:  # of a single output only the values are given
         outputs = {next(iter(want)): outputs}
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    code, body = _ask(subject, _predict_url(subject, url), {"instances": rows})
+    code, body = _ask(subject, f"{_model_url(subject, url)}:predict", {"instances": rows})
     predictions = _json(code, body)["predictions"]
     for name, array in want.items():
         by_row = [row[name] if isinstance(row, dict) else row for row in predictions]
@@ -70,11 +70,12 @@ def _predict(subject: Subject, url: str) -> str:
 
 def _bad_request(subject: Subject, url: str) -> str:
     """Wrong requests hear a code that says who is to blame."""
-    name = subject.client.model_name
+    name, model_url = subject.client.model_name, _model_url(subject, url)
     for address, request, expected in (
-        (_predict_url(subject, url), {"instances": 7}, 400),
-        (_predict_url(subject, url), {"inputs": {"no_such_input": ["x"]}}, 400),
+        (f"{model_url}:predict", {"instances": 7}, 400),
+        (f"{model_url}:predict", {"inputs": {"no_such_input": ["x"]}}, 400),
         (f"{url}/v1/models/no_such_{name}:predict", {"instances": ["x"]}, 404),
+        (f"{model_url}:no_such_method", {"instances": ["x"]}, 400),
     ):
         code, body = _ask(subject, address, request)
         if code != expected:
@@ -88,19 +89,19 @@ def _bad_request(subject: Subject, url: str) -> str:
 def _metrics(subject: Subject, url: str) -> str:
     """Prometheus finds its metrics."""
     code, body = _ask(subject, url + METRICS_PATH)
-    if code == 404:
+    if code in (400, 404):
         raise CheckSkippedError("the server has no monitoring configuration")
     if code != 200 or b"# TYPE" not in body:
         raise CheckFailedError(f"{METRICS_PATH} gave {code}: {body[:200]!r}")
     return f"{body.count(b'# TYPE')} metrics"
 
 
-def _predict_url(subject: Subject, url: str) -> str:
-    return f"{url}/v1/models/{subject.client.model_name}:predict"
+def _model_url(subject: Subject, url: str) -> str:
+    return f"{url}/v1/models/{subject.client.model_name}"
 
 
 def _ask(subject: Subject, url: str, request: Any = None) -> tuple[int, bytes]:
-    """Sends a request, and gives the status and the body, also of an error."""
+    """Sends a request, and returns the status and the body, also of an error."""
     data = None if request is None else json.dumps(request).encode()
     headers = {"Content-Type": "application/json"}
     try:

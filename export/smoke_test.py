@@ -79,7 +79,7 @@ def smoke_test(
     rest_target: str | None = None,
     wait_s: float = 60.0,
     timeout_s: float = 30.0,
-    batch_size: int = 8,
+    batch_size: int = 100,
     tolerance: float = 1e-3,
     tls: Tls | None = None,
     report: Callable[[str], object] = sys.stdout.write,
@@ -134,7 +134,7 @@ def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("model_name", "distilbert", "name of the served model", flag_values=values)
     flags.DEFINE_float("wait_s", 60.0, "how long to wait for the model", 0.0, flag_values=values)
     flags.DEFINE_float("timeout_s", 30.0, "deadline of each call", 0.001, flag_values=values)
-    flags.DEFINE_integer("batch_size", 8, "most rows in a request", 1, flag_values=values)
+    flags.DEFINE_integer("batch_size", 100, "most rows in a request", 1, flag_values=values)
     flags.DEFINE_float(
         "tolerance", 1e-3, "how far answers to one text may differ", 0.0, flag_values=values
     )

@@ -1,5 +1,6 @@
 """Rows that the server cannot compute, and requests without rows, with clients of both kinds."""
 
+import contextlib
 import math
 
 import fake_serving
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 from fake_serving import LONG, MAX_LENGTH, MAX_MASKS
 
-from export.client import InvalidRowsError, PredictError
+from export.client import InvalidRowsError, PredictClient, PredictError
+from export.endpoints import MAX_TEXT_BYTES
 from export.results import MaskAnswer, is_valid
 
 MANY_MASKS = "[MASK]" * (MAX_MASKS + 1)
@@ -15,10 +17,10 @@ TEXTS = ["tea", LONG, "", "a kettle", "naïve", LONG, "so it goes"]
 METHODS = ("predict", "classify", "regress", "encode", "tokenize", "fill_mask", "multi_inference")
 
 
-def ask(client, name, texts, **options):
+def ask(client, name, *texts, **options):
     if name == "multi_inference":
         options |= {"classify": ["classify"], "regress": ["regress"]}
-    return getattr(client, name)(texts, **options)
+    return getattr(client, name)(*texts, **options)
 
 
 def as_text(answer):
@@ -86,7 +88,7 @@ def test_limits_are_those_of_what_is_asked(serve):
         client.fill_mask(["[MASK]", MANY_MASKS])
     with pytest.raises(InvalidRowsError, match="a signature for pairs of texts needs text_pairs"):
         client.regress(LONG)
-    with pytest.raises(InvalidRowsError, match=r"row 0 \('a' and 'xx.*10001 bytes\): "):
+    with pytest.raises(InvalidRowsError, match=r"row 0 \('a'; 'xx.*10001 bytes\): "):
         client.predict("a", LONG, signature_name="mnli")
     with pytest.raises(InvalidRowsError, match=r", row 2 \(.* and 4 more: ") as caught:
         client.regress([LONG] * 7)
@@ -165,3 +167,50 @@ def test_no_rows_are_not_sent(serve):
     with pytest.raises(PredictError, match="no signature 'x', but"):
         client.call({"text": []}, signature_name="x")
     assert servicer.requests == []
+
+
+@pytest.fixture
+def exported(tiny_server):
+    """Connects to one of the real exports."""
+    with contextlib.ExitStack() as stack:
+        yield lambda name: stack.enter_context(PredictClient(f"127.0.0.1:{tiny_server.port}", name))
+
+
+@pytest.mark.slow
+def test_real_exports(exported):
+    long = "x" * (MAX_TEXT_BYTES + 1)
+    single, pair, words = map(exported, ("single", "pair", "words"))
+    texts = ["the film", long, "not [MASK]"]
+    for client, names, pairs in [
+        (single, [*METHODS[:5], "multi_inference"], []),
+        (pair, ["predict", "classify", "regress", "tokenize", "multi_inference"], [["a", "b", ""]]),
+        (words, ["encode", "tokenize", "fill_mask"], []),
+    ]:
+        for name in names:
+            with pytest.raises(
+                InvalidRowsError, match=r"compute row 1 \('xxx.*, 1048577 "
+            ) as caught:
+                ask(client, name, texts, *pairs, concurrency=3, batch_size=1)
+            good = ask(client, name, texts[::2], *(column[::2] for column in pairs))
+            if isinstance(good, dict):
+                continue
+            for answer, want in zip(list(caught.value.answers)[::2], good, strict=True):
+                if name in ("regress", "tokenize", "fill_mask"):
+                    assert np.shape(answer) == np.shape(want)
+                else:
+                    np.testing.assert_allclose(answer[-1], want[-1], rtol=1e-4, atol=1e-5)
+    with pytest.raises(InvalidRowsError, match="needs text_pairs"):
+        pair.classify("the film")
+    with pytest.raises(InvalidRowsError, match="max_masks") as caught:
+        words.fill_mask(["[MASK]" * 16, "[MASK]" * 17])
+    assert caught.value.rows == (1,)
+    assert [len(row) for row in caught.value.answers] == [16, 16]
+    rows = [[2, 6, 3], [], [10**6], [2] * 24, [2] * 25]
+    answers = single.from_ids(rows, return_invalid=True)
+    assert answers.is_valid.tolist() == [True, False, False, True, False]
+    tokens = single.tokenize(["the film", "not a very good film"])
+    by_ids = single.from_ids([row.input_ids for row in tokens])
+    by_text = single.predict(["the film", "not a very good film"])
+    np.testing.assert_allclose(by_ids.logits, by_text.logits, rtol=1e-4, atol=1e-5)
+    assert single.call({"text": []}, signature_name="encode")["cls_embedding"].shape == (0, 12)
+    assert words.fill_mask([]) == []

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fake_serving
+import numpy as np
 import pytest
 import serving_models
 import tensorflow as tf
@@ -16,6 +18,7 @@ from export.calls.tls_flags import make_tls
 from export.client import Tls
 from export.configuration.serving_config import METRICS_PATH
 from export.server import ModelServer
+from export.server.batching_options import BatchingOptions
 from export.smoke_test import FAILED, OK, SKIPPED, smoke_test
 
 ROOT = Path(__file__).parents[1]
@@ -66,7 +69,7 @@ def test_a_good_server_passes(target):
     assert passed, "".join(table)
     states = table.states
     for name in (
-        "ready", "status", "metadata", "one text", "many texts", "odd texts", "concurrent calls",
+        "ready", "status", "metadata", "one text", "many rows", "odd texts", "concurrent calls",
         "bad requests",
     ):  # fmt: skip
         assert states[name] == OK, "".join(table)
@@ -83,7 +86,7 @@ def test_a_script_says_it_with_its_exit_status(target):
 
     good = status_of("--model_name=m")
     assert good.returncode == 0, good.stdout + good.stderr
-    assert "ok       many texts" in good.stdout
+    assert "ok       many rows" in good.stdout
     bad = status_of("--model_name=other", "--wait_s=0.2")
     assert bad.returncode == 1
     first, last = bad.stdout.splitlines()
@@ -96,7 +99,7 @@ def test_a_script_says_it_with_its_exit_status(target):
 def test_requests_fit_to_the_servers_batches(target):
     passed, table = run(target, batch_size=2)
     assert passed, "".join(table)
-    assert table.notes["many texts"] == "2 rows"
+    assert table.notes["many rows"] == "2 rows"
     assert table.notes["odd texts"].startswith("2 rows")
 
 
@@ -129,7 +132,7 @@ def sums_to_more(text):
 @pytest.mark.parametrize(
     ("answer", "check", "message"),
     [
-        (depends_on_neighbours, "many texts", "single texts: length differ by 7.0e+00 in row 0"),
+        (depends_on_neighbours, "many rows", "single texts: length differ by 9.9e+01 in row 0"),
         (depends_on_neighbours, "odd texts", "differ by"),
         (not_finite, "odd texts", "score is not finite"),
         (sums_to_more, "one text", "probabilities do not sum to 1: [[0.75, 0.5]]"),
@@ -153,55 +156,112 @@ def test_a_model_that_takes_no_text(tmp_path):
     assert table.states["one text"] == SKIPPED
 
 
-def test_ids_and_masks_are_compared_with_texts(tmp_path):
-    """A model with all signatures that take text, and with ids that lead elsewhere."""
+TEXT = tf.TensorSpec([None], tf.string, name="text")
+IDS = tf.TensorSpec([None, None], tf.int32, name="input_ids")
+COUNTS = tf.TensorSpec([None], tf.int32, name="num_tokens")
+MASK = tf.TensorSpec([None, None], tf.int32, name="attention_mask")
 
-    class Model(tf.Module):
-        def __init__(self, shift):
-            super().__init__()
-            self.shift = shift
 
-        def logits(self, sizes):
-            sizes = tf.cast(sizes, tf.float32)
-            logits = tf.stack([sizes / 10.0, -sizes / 10.0], axis=1)
-            labels = tf.gather(tf.constant(["long", "short"]), tf.argmax(logits, axis=1))
-            return {"label": labels, "probabilities": tf.nn.softmax(logits), "logits": logits}
+class Model(tf.Module):
+    """A model with the signatures of an export: its logits are those of a text's length.
 
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
-        def classify(self, text):
-            return self.logits(tf.strings.length(text))
+    Args:
+        shift: Added to the length where ids are given.
+        blank: What the numbers of a row that cannot be computed are.
+        spoils: Whether such a row spoils the others.
+        is_old: Whether `from_ids` takes a mask.
+    """
 
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
-        def tokenize(self, text):
-            ids = tf.strings.bytes_split(text).to_tensor(default_value="")
-            mask = tf.cast(ids != "", tf.int32)
-            return {"input_ids": mask * 7, "attention_mask": mask, "tokens": ids}
+    def __init__(self, shift=0, blank=np.nan, spoils=False, is_old=False):
+        super().__init__()
+        self.shift, self.blank, self.spoils, self.is_old = shift, blank, spoils, is_old
 
-        @tf.function(
-            input_signature=[
-                tf.TensorSpec([None, None], tf.int32, name="input_ids"),
-                tf.TensorSpec([None, None], tf.int32, name="attention_mask"),
-            ]
-        )
-        def from_ids(self, input_ids, attention_mask):
-            sizes = tf.reduce_sum(attention_mask, axis=1) + self.shift
-            return self.logits(sizes + 0 * tf.reduce_sum(input_ids, axis=1))
+    def logits(self, sizes, is_valid):
+        logits = tf.stack([tf.cast(sizes, tf.float32) / 10.0, tf.zeros(tf.shape(sizes))], axis=1)
+        ids = tf.where(is_valid, tf.argmax(logits, axis=1, output_type=tf.int32), -1)
+        if self.spoils:
+            logits += tf.cast(tf.reduce_any(~is_valid), tf.float32) * [1.0, 0.0]
+        logits = tf.where(is_valid[:, tf.newaxis], logits, self.blank)
+        labels = tf.where(is_valid, tf.gather(["long", "short"], tf.maximum(ids, 0)), "")
+        probabilities = tf.nn.softmax(logits)
+        return {"label": labels, "label_id": ids, "probabilities": probabilities, "logits": logits}
 
-    for shift, state in ((0, OK), (3, FAILED)):
-        module = Model(shift)
-        tf.saved_model.save(
-            module,
-            os.fspath(tmp_path / str(shift) / "1"),
-            signatures={
-                "serving_default": module.classify,
-                "tokenize": module.tokenize,
-                "from_ids": module.from_ids,
-            },
-        )
-        with serve(tmp_path / str(shift)) as server:
-            _, table = run(f"127.0.0.1:{server.port}")
-        assert table.states["token ids"] == state, "".join(table)
-        assert table.states["other signatures"] == OK, "".join(table)
+    def save(self, path):
+        @tf.function(input_signature=[TEXT])
+        def classify(text):
+            return self.logits(tf.strings.length(text), tf.ones_like(text, tf.bool))
+
+        @tf.function(input_signature=[TEXT])
+        def tokenize(text):
+            tokens = tf.strings.bytes_split(text).to_tensor(default_value="", shape=[None, 5000])
+            is_token = tf.cast(tokens != "", tf.int32)
+            counts = tf.reduce_sum(is_token, axis=1)
+            return {"input_ids": 7 * is_token, "num_tokens": counts, "tokens": tokens}
+
+        def answer_ids(input_ids, counts):
+            is_padding = tf.range(tf.shape(input_ids)[1]) >= counts[:, tf.newaxis]
+            is_valid = tf.reduce_all((input_ids >= 0) | is_padding, axis=1)
+            return self.logits(counts + self.shift, is_valid)
+
+        if self.is_old:
+            from_ids = tf.function(
+                lambda input_ids, attention_mask: answer_ids(
+                    input_ids, tf.reduce_sum(attention_mask, axis=1)
+                ),
+                input_signature=[IDS, MASK],
+            )
+        else:
+            from_ids = tf.function(answer_ids, input_signature=[IDS, COUNTS])
+        endpoints = {"serving_default": classify, "tokenize": tokenize, "from_ids": from_ids}
+        self.endpoints = list(endpoints.values())
+        tf.saved_model.save(self, os.fspath(path), signatures=endpoints)
+
+
+@pytest.mark.parametrize(
+    ("model", "batching", "check", "message"),
+    [
+        ({}, {"pad_variable_length_inputs": True}, None, ""),
+        ({"shift": 3}, {}, "token ids", "ids and texts: "),
+        ({"blank": 0.0}, {}, "bad rows", "of a row that cannot be computed is [0"),
+        ({"spoils": True}, {}, "bad rows", "from_ids with a bad row and without: "),
+        ({"is_old": True}, {}, "export", "Export the model again; until then, delete"),
+        ({}, {"max_batch_size": 32}, "many rows", "enable_large_batch_splitting to true"),
+        ({}, {}, "different lengths", "set pad_variable_length_inputs: true in batching_params.pb"),
+    ],
+)  # fmt: skip
+def test_exports_and_servers_whose_rows_hurt_each_other_are_seen(
+    tmp_path, model, batching, check, message
+):
+    Model(**model).save(tmp_path / "1")
+    with ModelServer(tmp_path, "m", port=0, batching=BatchingOptions(**batching)) as server:
+        passed, table = run(f"127.0.0.1:{server.port}")
+    report = "".join(table)
+    assert passed == (check is None), report
+    if check is None:
+        assert table.notes["different lengths"] == "24 at once, of 2 to 132 tokens"
+        return
+    assert table.states[check] == FAILED, report
+    assert message in table.notes[check], report
+    if check == "export":
+        assert table.states["token ids"] == table.states["bad rows"] == SKIPPED, report
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 100])
+def test_no_request_without_rows_is_sent(batch_size):
+    servicer = fake_serving.FakeServing()
+    server, port = fake_serving.start(servicer)
+    _, table = run(f"127.0.0.1:{port}", batch_size=batch_size)
+    server.stop(0)
+    for name in ("many rows", "odd texts", "different lengths", "bad rows"):
+        assert table.states[name] == OK, "".join(table)
+    sizes = [
+        proto.tensor_shape.dim[0].size
+        for request in servicer.requests
+        if hasattr(request, "inputs")
+        for proto in request.inputs.values()
+    ]
+    assert min(sizes) == 1
+    assert max(sizes) == batch_size
 
 
 def test_rest_answers_as_grpc_does(tmp_path, base_path, target):

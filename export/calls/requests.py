@@ -50,7 +50,7 @@ class Rows:
     def describe(self, index: int) -> str:
         """Names a row by its number, with the beginning of what was given."""
         given = [_shorten(values[index]) for values in self.columns.values()]
-        return f"row {self.start + index} ({' and '.join(filter(None, given))})"
+        return f"row {self.start + index} ({'; '.join(filter(None, given))})"
 
 
 def text_rows(
