@@ -84,7 +84,11 @@ def _define_batching(values: flags.FlagValues) -> None:
         "max_batch_size", 32, "most rows that a server computes at once", 1, flag_values=values
     )
     flags.DEFINE_integer(
-        "max_request_rows", 1024, "most rows in a request, computed in parts", 1, flag_values=values
+        "max_request_rows",
+        None,
+        "most rows in a request, which is computed in parts (default: 1024)",
+        1,
+        flag_values=values,
     )
     flags.DEFINE_float(
         "max_latency_ms", 5.0, "how long a request may wait for others", 0.0, flag_values=values

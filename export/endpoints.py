@@ -82,8 +82,14 @@ class Tokenization:
         Returns:
             Token ids and mask, int32 (B, T), and which rows could be tokenized, bool (B,).
         """
-        for text in texts:
-            is_valid &= tf.strings.length(text) <= self.max_text_bytes
+        # Of a request as a whole, and before the sizes are broadcast.
+        sizes = [tf.size(text) for text in texts]
+        check = tf.debugging.assert_equal(
+            sizes[0], sizes[-1], "text and text_pair differ in length"
+        )
+        with tf.control_dependencies([check]):
+            for text in texts:
+                is_valid &= tf.strings.length(text) <= self.max_text_bytes
         tokens = self.layer(*(tf.where(is_valid, text, "") for text in texts))
         return tokens["input_ids"], tokens["attention_mask"], is_valid
 

@@ -76,7 +76,7 @@ def export_saved_model(
     weights: str = "fp32",
     max_batch_size: int = 32,
     max_latency_ms: float = 5.0,
-    max_request_rows: int = 1024,
+    max_request_rows: int | None = None,
     allowed_batch_sizes: Sequence[int] | Literal["all"] | None = None,
     warmup: Sequence[str] = (names.SERVING_DEFAULT,),
     verify: bool = True,
@@ -121,7 +121,7 @@ def export_saved_model(
             quarter). They are float32 once loaded, with the values that rounding gives.
         max_batch_size: The most rows that a server shall compute at once.
         max_latency_ms: How long a request may wait for others to be computed with, in milliseconds.
-        max_request_rows: The most rows in a request; it is computed in parts.
+        max_request_rows: The most rows in a request, which is computed in parts; by default 1024.
         allowed_batch_sizes: The sizes that batches may have, or "all" for each up to
             `max_batch_size`, for a GPU or XLA: see `batching_parameters`. By default any.
         warmup: What clients will use, and a server runs when it loads the version: signatures, or

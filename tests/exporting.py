@@ -25,6 +25,19 @@ WORDS = ["the", "film", "was", "good", "bad", "not", "very", "never", "boring", 
 TINY_MAX_LENGTH = 21
 
 
+# What two float32 runs of a graph may differ by, relative to the largest number (or 1): 84 times a
+# number's precision. A wrong token or weight moves an answer a thousand times further.
+ROUNDING = 1e-5
+
+
+def assert_close(got, want, tolerance=ROUNDING):
+    """Checks numbers, relative to the largest that is wanted."""
+    import numpy as np
+
+    want = np.asarray(want)
+    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * np.abs(want).max(initial=1.0))
+
+
 def make_tiny_model(directory, seed=7, **options):
     """Makes a random classifier whose answers depend on every token, and its tokenizer."""
     import keras

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from exporting import LABELS, TINY_MAX_LENGTH, make_tiny_model
+from exporting import LABELS, TINY_MAX_LENGTH, assert_close, make_tiny_model
 from serving_models import write_examples
 
 from distilbert_tf.heads import TFDistilBertForMaskedLM
@@ -20,7 +20,6 @@ TEXTS = [
     "good and good and good. " * 20,
     "ok",
 ]
-NO_COLUMNS = np.zeros((2, 0), np.int32)
 MASKED = ["the [MASK] was good", "no gap here", "[MASK] very [MASK] [MASK]", "", "[MASK]"]
 
 
@@ -51,7 +50,7 @@ def masked_lm(pair_model, tmp_path_factory):
     tokenizer.save_pretrained(checkpoint)
     version = export_pretrained(
         checkpoint, tmp_path_factory.mktemp("base"), max_length=TINY_MAX_LENGTH, top_k=3,
-        verify=False,
+        max_masks=3, verify=False,
     )  # fmt: skip
     return model, tokenizer, tf.saved_model.load(os.fspath(version))
 
@@ -81,7 +80,7 @@ def test_classify(single):
     model, tokenizer, loaded = single
     answer = call(loaded, "classify", inputs=write_examples(text=TEXTS))
     assert answer.keys() == {"classes", "scores"}
-    np.testing.assert_allclose(answer["scores"], probabilities(model, tokenizer, TEXTS), atol=1e-5)
+    assert_close(answer["scores"], probabilities(model, tokenizer, TEXTS))
     assert answer["classes"].tolist() == [[label.encode() for label in LABELS]] * len(TEXTS)
 
 
@@ -90,7 +89,7 @@ def test_classify_pairs(pair):
     others = TEXTS[::-1]
     answer = call(loaded, "classify", inputs=write_examples(text=TEXTS, text_pair=others))
     want = probabilities(model, tokenizer, TEXTS, others)
-    np.testing.assert_allclose(answer["scores"], want, atol=1e-5)
+    assert_close(answer["scores"], want)
     swapped = call(loaded, "classify", inputs=write_examples(text_pair=TEXTS, text=others))
     assert np.abs(swapped["scores"] - want).max() > 1e-3
 
@@ -100,18 +99,18 @@ def test_regress_gives_one_labels_probability(single, pair, tmp_path):
     want = probabilities(model, tokenizer, TEXTS)
     answer = call(loaded, "regress", inputs=write_examples(text=TEXTS))
     assert answer.keys() == {"outputs"}
-    np.testing.assert_allclose(answer["outputs"], want[:, 0], atol=1e-5)  # the first of three
+    assert_close(answer["outputs"], want[:, 0])  # the first of three
     version = export_saved_model(
         model, tokenizer, tmp_path, regress_label=LABELS[2], max_length=TINY_MAX_LENGTH,
         verify=False,
     )  # fmt: skip
     other = tf.saved_model.load(os.fspath(version))
     answer = call(other, "regress", inputs=write_examples(text=TEXTS))
-    np.testing.assert_allclose(answer["outputs"], want[:, 2], atol=1e-5)
+    assert_close(answer["outputs"], want[:, 2])
     model, tokenizer, loaded = pair
     answer = call(loaded, "regress", inputs=write_examples(text=TEXTS, text_pair=TEXTS[::-1]))
     want = probabilities(model, tokenizer, TEXTS, TEXTS[::-1])
-    np.testing.assert_allclose(answer["outputs"], want[:, 1], atol=1e-5)  # the second of two
+    assert_close(answer["outputs"], want[:, 1])  # the second of two
 
 
 def test_classify_and_regress_share_their_input(single, tmp_path):
@@ -127,13 +126,13 @@ def test_classify_and_regress_share_their_input(single, tmp_path):
         fetches = [definitions[0].outputs["scores"].name, definitions[1].outputs["outputs"].name]
         scores, outputs = session.run(fetches, {feed: write_examples(text=TEXTS)})
     want = probabilities(model, tokenizer, TEXTS)
-    np.testing.assert_allclose(scores, want, atol=1e-5)
-    np.testing.assert_allclose(outputs, want[:, 0], atol=1e-5)
+    assert_close(scores, want)
+    assert_close(outputs, want[:, 0])
     fingerprint = tf.saved_model.experimental.read_fingerprint(os.fspath(version))
     assert fingerprint.saved_model_checksum  # made anew with the file
     restored = tf.saved_model.load(os.fspath(version))
     answer = call(restored, "regress", inputs=write_examples(text=TEXTS))
-    np.testing.assert_allclose(answer["outputs"], want[:, 0], atol=1e-5)
+    assert_close(answer["outputs"], want[:, 0])
 
 
 def test_encode(single):
@@ -142,15 +141,15 @@ def test_encode(single):
     assert answer.keys() == {"cls_embedding", "mean_embedding"}
     for row, text in enumerate(TEXTS):  # one by one, so without any padding
         hidden = model.distilbert(encode(tokenizer, [text])).last_hidden_state[0].numpy()
-        np.testing.assert_allclose(answer["cls_embedding"][row], hidden[0], atol=1e-5)
-        np.testing.assert_allclose(answer["mean_embedding"][row], hidden.mean(axis=0), atol=1e-5)
+        assert_close(answer["cls_embedding"][row], hidden[0])
+        assert_close(answer["mean_embedding"][row], hidden.mean(axis=0))
 
 
 def test_encode_takes_single_texts_of_a_pair_model(pair):
     model, tokenizer, loaded = pair
     answer = call(loaded, "encode", text=TEXTS)
     hidden = model.distilbert(encode(tokenizer, TEXTS)).last_hidden_state.numpy()
-    np.testing.assert_allclose(answer["cls_embedding"], hidden[:, 0], atol=1e-5)
+    assert_close(answer["cls_embedding"], hidden[:, 0])
 
 
 def test_tokenize(single, pair):
@@ -160,66 +159,75 @@ def test_tokenize(single, pair):
     ):
         answer = call(loaded, "tokenize", **sides)
         want = encode(tokenizer, *sides.values())
-        for name in ("input_ids", "attention_mask"):
-            assert answer[name].dtype == np.int32
-            np.testing.assert_array_equal(answer[name], want[name])
+        counts = want["attention_mask"].numpy().sum(axis=1)
+        assert answer["num_tokens"].tolist() == counts.tolist()
+        assert answer["input_ids"].shape == (len(TEXTS), TINY_MAX_LENGTH)
+        padding = TINY_MAX_LENGTH - want["input_ids"].shape[1]
+        ids = np.pad(want["input_ids"], [(0, 0), (0, padding)])  # the id of [PAD] is 0
+        np.testing.assert_array_equal(answer["input_ids"], ids)
         tokens = [[token.decode() for token in row] for row in answer["tokens"]]
-        assert tokens == [tokenizer.convert_ids_to_tokens(row) for row in want["input_ids"]]
+        assert tokens == [tokenizer.convert_ids_to_tokens(row) for row in ids]
 
 
 def test_from_ids(single):
-    _, tokenizer, loaded = single
-    encoding = dict(encode(tokenizer, TEXTS))
+    *_, loaded = single
+    tokens = call(loaded, "tokenize", text=TEXTS)
+    ids, counts = tokens["input_ids"], tokens["num_tokens"]
     want = call(loaded, "serving_default", text=TEXTS)
-    # Padding changes nothing, nor do ids that the mask hides.
-    wider = {name: np.pad(array, [(0, 0), (0, 3)]) for name, array in encoding.items()}
-    wider["input_ids"][:, -2:] = 4
-    for inputs in (encoding, wider):
-        answer = call(loaded, "from_ids", **inputs)
+    # What stands behind a row's tokens does not count: nor how much, nor what.
+    wider = np.pad(ids, [(0, 0), (0, 40)], constant_values=-9)
+    wider[np.arange(wider.shape[1]) >= counts[:, None]] = 10**6
+    for inputs in (ids, ids[:, : counts.max()], wider):
+        answer = call(loaded, "from_ids", input_ids=inputs, num_tokens=counts)
         assert answer.keys() == want.keys()
-        np.testing.assert_allclose(answer["logits"], want["logits"], atol=1e-5)
+        assert_close(answer["logits"], want["logits"])
         assert answer["label"].tolist() == want["label"].tolist()
 
 
 @pytest.mark.parametrize(
-    ("ids", "mask", "message"),
+    ("ids", "count"),
     [
-        ([[2, 5, 3]], [[1, 1]], "input_ids and attention_mask must have one shape"),
-        ([[2, -1, 3]], [[1, 1, 1]], "input_ids must not be negative"),
-        ([[2, 99999, 3]], [[1, 1, 1]], "input_ids must be less than [0-9]+, the number of words"),
-        (NO_COLUMNS, NO_COLUMNS, "input_ids must have at least one column"),
-        ([[2] * 30], [[1] * 30], "input_ids must have at most 24 columns, the number of positions"),
+        ([2, -1, 3], 3),
+        ([2, 99999, 3], 3),
+        ([2, 5, 3], 0),
+        ([2, 5, 3], -1),
+        ([2, 5, 3], 4),
+        ([], 0),
+        ([], 1),
+        ([2] * 30, 25),  # of 24 positions
     ],
 )
-def test_ids_that_cannot_be(single, ids, mask, message):
-    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        call(single[2], "from_ids", input_ids=ids, attention_mask=mask)
+def test_ids_that_cannot_be_computed(single, ids, count):
+    inputs = {"input_ids": np.array([ids], np.int32), "num_tokens": np.array([count], np.int32)}
+    answer = call(single[2], "from_ids", **inputs)
+    assert np.isnan(answer["logits"]).all()
+    assert np.isnan(answer["probabilities"]).all()
+    assert (answer["label"].tolist(), answer["label_id"].tolist()) == ([b""], [-1])
 
 
-@pytest.mark.parametrize(
-    ("serialized", "message"),
-    [
-        (b"not an example", "Could not parse example input"),
-        (b"", r"Feature: text \(data type: string\) is required"),
-        (
-            write_examples(txet=["a typing error"])[0],
-            r"Feature: text \(data type: string\) is required",
-        ),
-        (
-            tf.train.Example(
-                features=tf.train.Features(
-                    feature={"text": tf.train.Feature(int64_list=tf.train.Int64List(value=[5]))}
-                )
-            ).SerializeToString(),
-            "text.*Data types don't match",
-        ),
-    ],
-    ids=["garbage", "empty", "misnamed", "number"],
-)
-def test_examples_that_cannot_be(single, serialized, message):
-    for signature in ("classify", "regress"):
-        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-            call(single[2], signature, inputs=[serialized])
+def test_as_many_counts_as_rows(single):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must have as many rows"):
+        call(single[2], "from_ids", input_ids=[[2, 3], [2, 3]], num_tokens=[2])
+
+
+def test_a_text_that_is_too_long(single, tmp_path):
+    model, tokenizer, _ = single
+    version = export_saved_model(
+        model, tokenizer, tmp_path, max_length=TINY_MAX_LENGTH, max_text_bytes=20, verify=False
+    )
+    loaded = tf.saved_model.load(os.fspath(version))
+    texts = ["good " * 4, "good " * 4 + "!", "é" * 10, "é" * 11]  # bytes, not characters
+    answer = call(loaded, "serving_default", text=texts)
+    assert_close(answer["probabilities"][::2], probabilities(model, tokenizer, texts[::2]))
+    assert np.isnan(answer["probabilities"][1::2]).all()
+    tokens = call(loaded, "tokenize", text=texts)
+    assert (tokens["num_tokens"] > 0).tolist() == [True, False, True, False]
+    # What could not be tokenized cannot be computed either.
+    del tokens["tokens"]
+    assert_close(call(loaded, "from_ids", **tokens)["logits"][::2], answer["logits"][::2])
+    assert np.isnan(call(loaded, "from_ids", **tokens)["logits"][1::2]).all()
+    with pytest.raises(ValueError, match="max_text_bytes must be at least 1; got 0"):
+        export_saved_model(model, tokenizer, tmp_path, max_text_bytes=0)
 
 
 def test_fill_mask(masked_lm):
@@ -233,21 +241,26 @@ def test_fill_mask(masked_lm):
         places = np.flatnonzero(encoding["input_ids"][0] == tokenizer.mask_token_id)
         for mask, place in enumerate(places):
             best = np.argsort(-scores[place])[:3]
-            np.testing.assert_allclose(answer["scores"][row, mask], scores[place][best], atol=1e-6)
+            assert_close(answer["scores"][row, mask], scores[place][best])
             assert answer["token_ids"][row, mask].tolist() == best.tolist()
             words = [word.decode() for word in answer["tokens"][row, mask]]
             assert words == tokenizer.convert_ids_to_tokens(best)
-        # No mask left: nothing there, and no error that others in the batch would share.
         assert not answer["scores"][row, len(places) :].any()
+        assert not answer["token_ids"][row, len(places) :].any()
         assert set(answer["tokens"][row, len(places) :].flat) <= {b""}
 
 
-def test_fill_mask_where_there_is_none(masked_lm):
+def test_fill_mask_where_there_is_none_or_too_many(masked_lm):
     *_, loaded = masked_lm
-    answer = call(loaded, "fill_mask", text=["no gap", "none here either"])
-    assert answer["tokens"].shape == (2, 0, 3)
+    answer = call(loaded, "fill_mask", text=["no gap", "[MASK]" * 4, "one [MASK]"])
+    assert answer["tokens"].shape == (3, 3, 3)
+    assert not answer["scores"][0].any()
+    assert np.isnan(answer["scores"][1]).all()
+    assert (answer["token_ids"][1] == -1).all()
+    assert set(answer["tokens"][:2].flat) == {b""}
+    assert_close(answer["scores"][2], call(loaded, "fill_mask", text=["one [MASK]"])["scores"][0])
     answer = call(loaded, "fill_mask", text=np.zeros(0, "S1"))
-    assert answer["tokens"].shape == (0, 0, 3)
+    assert answer["tokens"].shape == (0, 3, 3)
 
 
 def test_fill_mask_from_ids(masked_lm):
@@ -256,9 +269,10 @@ def test_fill_mask_from_ids(masked_lm):
     encoding = {name: array.numpy() for name, array in encode(tokenizer, MASKED).items()}
     # What a client pads with is no mask.
     encoding["input_ids"][encoding["attention_mask"] == 0] = tokenizer.mask_token_id
-    answer = call(loaded, "from_ids", **encoding)
+    counts = encoding["attention_mask"].sum(axis=1, dtype=np.int32)
+    answer = call(loaded, "from_ids", input_ids=encoding["input_ids"], num_tokens=counts)
     assert answer["token_ids"].tolist() == want["token_ids"].tolist()
-    np.testing.assert_allclose(answer["scores"], want["scores"], atol=1e-6)
+    assert_close(answer["scores"], want["scores"])
 
 
 @pytest.mark.parametrize("signature", ["serving_default", "encode", "tokenize"])
@@ -277,5 +291,7 @@ def test_options_that_do_not_fit(single, masked_lm, tmp_path):
         export_saved_model(words, tokenizer, tmp_path, pair=True)
     with pytest.raises(ValueError, match=r"top_k must be from 1 to the \d+ words; got 0"):
         export_saved_model(words, tokenizer, tmp_path, top_k=0)
+    with pytest.raises(ValueError, match="max_masks must be at least 1; got 0"):
+        export_saved_model(words, tokenizer, tmp_path, max_masks=0)
     with pytest.raises(ValueError, match="regress_label is for one classifier"):
         export_saved_model({"a": model}, tokenizer, tmp_path, regress_label=LABELS[0])

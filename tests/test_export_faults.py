@@ -5,12 +5,12 @@ import random
 import signal
 import time
 
-import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
 from exporting import (
     TINY_MAX_LENGTH,
+    assert_close,
     exporter_process,
     make_tiny_model,
     wait_for_result,
@@ -42,7 +42,7 @@ def assert_answers(version, tiny):
     )
     loaded = tf.saved_model.load(os.fspath(version))
     answer = loaded.signatures["serving_default"](text=tf.constant(TEXTS))
-    np.testing.assert_allclose(answer["logits"], model(encoding), atol=1e-5)
+    assert_close(answer["logits"], model(encoding))
 
 
 def works(base):

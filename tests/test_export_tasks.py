@@ -8,7 +8,7 @@ from concurrent import futures
 import numpy as np
 import pytest
 import tensorflow as tf
-from exporting import TINY_MAX_LENGTH, make_tiny_model
+from exporting import TINY_MAX_LENGTH, assert_close, make_tiny_model
 from safetensors.numpy import load_file, save_file
 
 from distilbert_tf import cli
@@ -110,8 +110,8 @@ def assert_answers(version, classifiers, signature, task):
     answer = {name: tensor.numpy() for name, tensor in function(**inputs).items()}
     assert answer.keys() == {"label", "label_id", "probabilities", "logits"}
     expected = logits_in_memory(classifiers, task)
-    np.testing.assert_allclose(answer["logits"], expected, atol=1e-5)
-    np.testing.assert_allclose(answer["probabilities"], tf.nn.softmax(expected), atol=1e-5)
+    assert_close(answer["logits"], expected)
+    assert_close(answer["probabilities"], tf.nn.softmax(expected))
     labels = [label.decode() for label in answer["label"]]
     assert labels == [LABELS[task][i] for i in expected.argmax(axis=1)]
     assert len(set(labels)) > 1  # or the comparison would prove little
@@ -374,10 +374,10 @@ def test_served_side_by_side(target, classifiers):
 
         tasks = [*LABELS] * 10
         for task, answer in zip(tasks, pool.map(ask, tasks), strict=True):
-            np.testing.assert_allclose(answer.logits, expected[task], atol=1e-5)
+            assert_close(answer.logits, expected[task])
             assert answer.labels == [LABELS[task][i] for i in expected[task].argmax(axis=1)]
         by_default = client.predict(TEXTS)
-        np.testing.assert_allclose(by_default.logits, expected["sst2"], atol=1e-5)
+        assert_close(by_default.logits, expected["sst2"])
         with pytest.raises(ValueError, match="'mnli'.*takes pairs of texts: give text_pairs"):
             client.predict("one alone", signature_name="mnli")
         with pytest.raises(PredictError, match="no signature 'cola', but .*'qqp'"):
@@ -395,7 +395,7 @@ def test_query_names_the_signature(target, classifiers, capsys):
     )
     probabilities = tf.nn.softmax(models["mnli"](encoding)).numpy()
     assert [row["label"] for row in rows] == [LABELS["mnli"][i] for i in probabilities.argmax(1)]
-    np.testing.assert_allclose([row["probabilities"] for row in rows], probabilities, atol=1e-5)
+    assert_close([row["probabilities"] for row in rows], probabilities)
 
 
 @pytest.mark.parametrize(

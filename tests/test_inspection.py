@@ -390,11 +390,38 @@ def test_batching_parameters(model, text, message):
         assert inspect_export(model).batching
 
 
-def test_padding_is_a_warning(model):
-    before = len(inspect_export(model).findings)
-    (model / BATCHING_FILE).write_text("pad_variable_length_inputs: true")
+def batching_findings(model, text):
+    (model / BATCHING_FILE).write_text(text)
     report = inspect_export(model)
-    assert len(report.findings) == before + 1
-    (text,) = (each.text for each in report.findings if BATCHING_FILE in each.text)
-    assert text.endswith("leave it off")
     assert errors(report) == []
+    return [each.text for each in report.findings if BATCHING_FILE in each.text]
+
+
+def test_old_batching_parameters_are_told_apart(model):
+    splitting = "enable_large_batch_splitting { value: true }"
+    sizes = "max_batch_size { value: 3 } allowed_batch_sizes: 1 allowed_batch_sizes: 3"
+    (filling,) = batching_findings(model, sizes)
+    assert "no batch may have 2 rows: a server fills up" in filling
+    assert "leave allowed_batch_sizes out" in filling
+    assert (
+        batching_findings(model, f"{sizes} allowed_batch_sizes: 2".replace("3 all", "2 all")) == []
+    )
+    assert batching_findings(model, splitting) == []
+
+
+def test_tensors_without_a_fixed_width(tmp_path):
+    """As those of exports that had a mask."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32, "attention_mask")])
+    def same(attention_mask):
+        return {"wide": attention_mask}
+
+    tf.saved_model.save(tf.Module(), str(tmp_path), {"serving_default": same})
+    (merged,) = batching_findings(tmp_path, "")
+    assert "whose attention_mask differ in width fail together" in merged
+    padded, split = batching_findings(
+        tmp_path,
+        "pad_variable_length_inputs: true enable_large_batch_splitting { value: true }",
+    )
+    assert "pads attention_mask with its first element" in padded
+    assert "wide has no fixed width" in split

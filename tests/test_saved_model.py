@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from exporting import LABELS, TINY_MAX_LENGTH, make_tiny_model
+from exporting import LABELS, TINY_MAX_LENGTH, assert_close, make_tiny_model
 
 from distilbert_tf.checkpoint_files import CheckpointError
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
@@ -69,9 +69,9 @@ def assert_same_answers(version, model, tokenizer, *, pair=False, max_length, to
             logits = model(encoding, training=False).numpy()
         assert answer["logits"].shape == (len(texts), len(labels))
         assert answer["logits"].dtype == answer["probabilities"].dtype == np.float32
-        np.testing.assert_allclose(answer["logits"], logits, atol=tolerance)
+        assert_close(answer["logits"], logits, tolerance)
         softmax = np.exp(answer["logits"]) / np.exp(answer["logits"]).sum(axis=1, keepdims=True)
-        np.testing.assert_allclose(answer["probabilities"], softmax, atol=1e-6)
+        assert_close(answer["probabilities"], softmax)
         assert [label.decode() for label in answer["label"]] == [
             labels[i] for i in answer["logits"].argmax(axis=1)
         ]
@@ -99,7 +99,7 @@ def test_few_tokens_and_many(exported, tiny):
         )
         counts.append(int(tf.reduce_sum(encoding["attention_mask"])))
         logits = signature(text=tf.constant(texts))["logits"]
-        np.testing.assert_allclose(logits, model(encoding, training=False), atol=1e-5)
+        assert_close(logits, model(encoding, training=False))
     few, most = FEW_TOKENS
     assert counts[0] < few
     assert sum(few <= count <= most for count in counts) >= 2

@@ -7,6 +7,7 @@ from exporting import LABELS, TINY_MAX_LENGTH, make_tiny_model
 
 from export import signatures
 from export.checks.saved_model_files import read_meta_graph
+from export.configuration.batching_parameters import batching_parameters
 from export.configuration.serving_files import write_serving_files
 from export.configuration.warmup import read_warmup
 from export.saved_model import export_saved_model
@@ -49,7 +50,7 @@ def test_every_signature_runs_its_warm_up(tmp_path):
     }
     assert len(signature_defs) >= 7
     _, path = write_serving_files(
-        version, signature_defs, signature_defs, 2, max_length=TINY_MAX_LENGTH
+        version, signature_defs, signature_defs, batching_parameters(2), max_length=TINY_MAX_LENGTH
     )
     loaded = tf.saved_model.load(str(version))
     rows = {}

@@ -8,8 +8,8 @@ from test_warmup import SIGNATURES
 
 from distilbert_tf import cli
 from export.configuration.batching_parameters import (
-    allowed_batch_sizes,
     batching_parameters,
+    find_skipped_sizes,
     number_of,
     read_batching_parameters,
 )
@@ -29,18 +29,15 @@ from export.environment import serving_environment
 from export.protos import model_server_config_pb2
 
 BATCHING = """
-max_batch_size { value: 12 }
+max_batch_size { value: 99 }
 batch_timeout_micros { value: 2500 }
-max_enqueued_batches { value: 16 }
+max_enqueued_batches { value: 18 }
 num_batch_threads { value: 2 }
-allowed_batch_sizes: 1
-allowed_batch_sizes: 2
-allowed_batch_sizes: 4
-allowed_batch_sizes: 8
-allowed_batch_sizes: 10
-allowed_batch_sizes: 12
+pad_variable_length_inputs: true
 enable_large_batch_splitting { value: true }
+max_execution_batch_size { value: 12 }
 """
+FILLED = f"{BATCHING}allowed_batch_sizes: 4\nallowed_batch_sizes: 12\n"
 
 MODELS = """
 model_config_list {
@@ -56,32 +53,11 @@ model_config_list {
 """
 
 
-@pytest.mark.parametrize(
-    ("largest", "sizes"),
-    [
-        (1, [1]),
-        (2, [1, 2]),
-        (3, [1, 2, 3]),
-        (8, [1, 2, 4, 8]),
-        (33, [1, 2, 4, 8, 10, 12, 14, 16, 20, 24, 28, 32, 33]),
-    ],
-)
-def test_allowed_sizes_double_and_then_take_smaller_steps(largest, sizes):
-    assert allowed_batch_sizes(largest) == sizes
-
-
-def test_less_than_a_fifth_of_a_larger_batch_is_filling():
-    sizes = allowed_batch_sizes(1000)
-    for rows in range(8, 1000):
-        filled = next(size for size in sizes if size >= rows)
-        assert filled - rows < filled / 5
-
-
 def test_batching_parameters_are_what_an_operator_would_write(tmp_path):
-    parameters = batching_parameters(12, 2.5, threads=2)
+    parameters = batching_parameters(12, 2.5, threads=2, max_request_rows=99)
     assert parameters == text_format.Parse(BATCHING, BatchingParameters())
     path = write_config(tmp_path / "batching_params.pbtxt", parameters, "two\nlines")
-    assert path.read_text().startswith("# two\n# lines\nmax_batch_size {\n  value: 12\n}\n")
+    assert path.read_text().startswith("# two\n# lines\nmax_batch_size {\n  value: 99\n}\n")
     assert read_batching_parameters(path) == parameters
     assert [path] == list(tmp_path.iterdir())  # nothing unfinished stays
 
@@ -89,50 +65,67 @@ def test_batching_parameters_are_what_an_operator_would_write(tmp_path):
 def test_without_threads_the_server_counts_its_processors():
     parameters = batching_parameters()
     assert not parameters.HasField("num_batch_threads")
-    assert parameters.max_batch_size.value == parameters.allowed_batch_sizes[-1] == 32
+    assert parameters.max_execution_batch_size.value == 32
+    assert parameters.max_batch_size.value == 1024
     assert parameters.batch_timeout_micros.value == 5000
+    # The largest request waits in parts, and must not fill the queue.
+    assert parameters.max_enqueued_batches.value >= 2 * 1024 / 32
+    large = batching_parameters(8, threads=1, max_request_rows=1000)
+    assert large.max_enqueued_batches.value == 2 * 125
+
+
+def test_every_size_or_some(caplog):
+    with caplog.at_level("WARNING"):
+        every = batching_parameters(5, allowed_batch_sizes="all")
+        assert list(every.allowed_batch_sizes) == [1, 2, 3, 4, 5]
+        assert find_skipped_sizes(every) == find_skipped_sizes(batching_parameters()) == []
+        assert not caplog.records
+        some = batching_parameters(6, allowed_batch_sizes=[1, 4, 6])
+    assert list(some.allowed_batch_sizes) == [1, 4, 6]
+    assert find_skipped_sizes(some) == [2, 3, 5]
+    assert "No batch may have 2 rows: a server fills up" in caplog.text
+    assert "list every size" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0,), "max_batch_size must be an integer of at least 1, not 0"),
-        ((2.5,), "max_batch_size must be an integer"),
-        ((8, -1.0), "max_latency_ms must be at least 0, not -1.0"),
-        ((8, float("nan")), "max_latency_ms must be at least 0, not nan"),
-        ((8, 5.0, 0), "threads must be an integer of at least 1, not 0"),
+        ({"max_batch_size": 0}, "max_batch_size must be an integer of at least 1, not 0"),
+        ({"max_batch_size": 2.5}, "max_batch_size must be an integer"),
+        ({"max_latency_ms": -1.0}, "max_latency_ms must be at least 0, not -1.0"),
+        ({"max_latency_ms": float("nan")}, "max_latency_ms must be at least 0, not nan"),
+        ({"threads": 0}, "threads must be an integer of at least 1, not 0"),
+        ({"max_request_rows": 31}, "max_request_rows must be at least max_batch_size, 32; it is"),
+        ({"allowed_batch_sizes": [4, 2, 32]}, "must be positive and ascend"),
+        ({"allowed_batch_sizes": [4, 16]}, "last of .* must be max_execution_.*, 32; it is 16"),
     ],
 )
 def test_senseless_batching(arguments, message):
     with pytest.raises(ConfigError, match=message):
-        batching_parameters(*arguments)
+        batching_parameters(**arguments)
 
 
 @pytest.mark.parametrize(
     ("right", "wrong", "message"),
     [
-        ("sizes: 12", "sizes: 16", "last of .* must be max_batch_size, 12; it is 16"),
-        ("sizes: 8", "sizes: 3", r"must be positive and ascend; they are \[1, 2, 4, 3, 10, 12\]"),
-        ("sizes: 1\n", "sizes: 0\n", "must be positive and ascend"),
-        ("value: 12", "value: 0", "max_batch_size must be"),
+        ("sizes: 12", "sizes: 16", "last of .* must be max_execution_batch_size, 12; it is 16"),
+        ("sizes: 12", "sizes: 3", r"must be positive and ascend; they are \[4, 3\]"),
+        ("sizes: 4", "sizes: 0", "must be positive and ascend"),
+        ("value: 99", "value: 0", "max_batch_size must be"),
         ("value: 2500", "value: -1", "batch_timeout_micros must be at least 0, not -1"),
-        ("value: 16", "value: 0", "max_enqueued_batches must be"),
+        ("value: 18", "value: 0", "max_enqueued_batches must be"),
         ("value: 2 }", "value: 0 }", "num_batch_threads must be"),
-        ("max_b", "max_execution_batch_size { value: 8 } max_b", "must be max_ex.*, 8; it is 12"),
-        ("max_b", "max_execution_batch_size { value: 0 } max_b", "max_execution_.* at least 1"),
-        ("max_b", "max_execution_batch_size { value: 16 } max_b", "at most .*, 12; it is 16"),
-        (
-            "splitting { value: true }",
-            "splitting {} max_execution_batch_size { value: 8 }",
-            "needs enable_large_batch",
-        ),
-        ("max_batch_size { value: 12 }", "", r"last of .*, 1000; it is 12"),
+        ("value: 12 }", "value: 0 }", "max_execution_.* at least 1"),
+        ("value: 12 }", "value: 100 }", "at most .*, 99; it is 100"),
+        ("splitting { value: true }", "splitting {}", "needs enable_large_batch"),
+        ("max_execution_batch_size { value: 12 }", "", r"last of .* must be max_batch_size, 99"),
         ("max_b", "most_b", r":2:1 : .*most_b.* \(it should be a BatchingParameters\)"),
     ],
 )
 def test_batching_files_that_a_server_would_refuse(tmp_path, right, wrong, message):
     path = tmp_path / "batching_params.pbtxt"
-    path.write_text(BATCHING.replace(right, wrong, 1))
+    assert right in FILLED
+    path.write_text(FILLED.replace(right, wrong, 1))
     with pytest.raises(ConfigError, match=message) as caught:
         read_batching_parameters(path)
     assert str(path) in str(caught.value)
@@ -256,12 +249,15 @@ def test_policies_and_labels_of_a_command_line():
 
 
 def test_the_files_of_a_version(tmp_path):
-    written = write_serving_files(tmp_path, SIGNATURES, ["serving_default", "classify"], 4, 3.0)
+    parameters = batching_parameters(4, 3.0)
+    warmup = ["serving_default", "classify"]
+    written = write_serving_files(tmp_path, SIGNATURES, warmup, parameters)
     assert written == [tmp_path / "batching_params.pbtxt", tmp_path / WARMUP_FILE]
-    parameters = read_batching_parameters(written[0])
-    assert list(parameters.allowed_batch_sizes) == [1, 2, 4]
-    assert parameters.batch_timeout_micros.value == 3000
-    assert len(read_warmup(written[1])) == 2 * 4
+    assert read_batching_parameters(written[0]) == parameters
+    assert len(read_warmup(written[1])) == 2 * 3  # a short row, a long one, and a full run
+    every = batching_parameters(4, allowed_batch_sizes="all")
+    write_serving_files(tmp_path, SIGNATURES, warmup, every)
+    assert len(read_warmup(written[1])) == 2 * 5
     # No signature is in use: no warm-up.
     cold = tmp_path / "cold"
     cold.mkdir()

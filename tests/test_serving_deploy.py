@@ -273,7 +273,7 @@ def test_threads_are_as_many_as_the_processors_asked_for(
 def test_calls_that_fill_the_queue_have_a_thread_each(image_flags: dict[str, str]) -> None:
     """Otherwise gRPC turns calls away before batches are full."""
     parameters = read_batching_parameters(DEPLOY / "batching_params.pbtxt")
-    assert int(image_flags["grpc_max_threads"]) >= 4 * parameters.max_batch_size.value
+    assert int(image_flags["grpc_max_threads"]) >= 4 * parameters.max_execution_batch_size.value
 
 
 def test_a_pod_ends_between_the_pause_and_the_last_signal(

@@ -16,7 +16,7 @@ from export.configuration.warmup import (
 from export.protos import meta_graph_pb2, types_pb2
 from export.tensors import to_array
 
-INTEGERS = {"input_ids", "attention_mask"}
+INTEGERS = {"input_ids", "num_tokens"}
 
 
 def signature(inputs: str, outputs: str, integer=types_pb2.DT_INT32):
@@ -34,8 +34,8 @@ SIGNATURES = {
     "classify": signature("inputs", "classes scores"),
     "regress": signature("inputs", "outputs"),
     "fill_mask": signature("text", "tokens token_ids scores"),
-    "from_ids": signature("input_ids attention_mask", "label logits"),
-    "from_wide_ids": signature("input_ids attention_mask", "label", types_pb2.DT_INT64),
+    "from_ids": signature("input_ids num_tokens", "label logits"),
+    "from_wide_ids": signature("input_ids num_tokens", "label", types_pb2.DT_INT64),
     "images": signature("pixels", "label"),
     "examples": signature("inputs", "label"),
 }
@@ -57,6 +57,13 @@ def test_one_request_for_each_size_and_a_lone_row_short_and_long():
     assert max(lengths[0]) < 12
     assert min(lengths[1]) > 50
     assert all(short < 12 < 50 < long for short, long in [lengths[2], lengths[3][2:]])
+
+
+def test_output_filters_that_clients_use():
+    logs = make_warmup(SIGNATURES, ["mnli", "mnli:label", "mnli:logits+label"], [2])
+    filters = [list(log.predict_log.request.output_filter) for log in logs]
+    assert filters == [[], ["label"], ["logits", "label"]]
+    assert {log.predict_log.request.model_spec.signature_name for log in logs} == {"mnli"}
 
 
 def test_pairs_let_short_meet_long():
@@ -90,9 +97,9 @@ def test_masked_language_models_get_a_mask_in_every_text():
 @pytest.mark.parametrize(("name", "dtype"), [("from_ids", np.int32), ("from_wide_ids", np.int64)])
 def test_ids_are_of_the_signatures_type_and_fit_into_the_model(name, dtype):
     short, long, both = make_warmup(SIGNATURES, [name], [1, 2], max_length=12)
-    ids, mask = (to_array(both.predict_log.request.inputs[key]) for key in sorted(INTEGERS)[::-1])
-    assert ids.dtype == mask.dtype == dtype
-    np.testing.assert_array_equal(mask, [[1] * 8 + [0] * 4, [1] * 12])
+    ids, counts = (to_array(both.predict_log.request.inputs[key]) for key in sorted(INTEGERS))
+    assert ids.dtype == counts.dtype == dtype
+    np.testing.assert_array_equal(counts, [8, 12])
     np.testing.assert_array_equal(ids, [[1, 2, 3, 4] * 2 + [0] * 4, [1, 2, 3, 4] * 3])
     for log, length in ((short, 8), (long, 12)):
         assert to_array(log.predict_log.request.inputs["input_ids"]).shape == (1, length)
@@ -101,7 +108,9 @@ def test_ids_are_of_the_signatures_type_and_fit_into_the_model(name, dtype):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nothing", "no signature 'nothing', but .*'serving_default'"),
+        ("nothing", "no signature 'nothing' to warm up, but .*serving_default"),
+        ("serving_default:labels", "'serving_default:labels' cannot .* has the outputs label, "),
+        ("classify:scores", "only calls of Predict filter them"),
         ("images", r"for signature 'images', which takes \['pixels'\]"),
         ("examples", r"'examples' takes tf.Examples, but .*\['label'\]"),
     ],

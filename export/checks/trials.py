@@ -1,9 +1,9 @@
 """Runs every signature of any SavedModel on made-up inputs, and compares what two loaders answer.
 
 What is fed: to an input of strings, sentences in turn; if it is `inputs` and the only one,
-serialized tf.Examples of the features `text` and `text_pair`; to an attention mask ones; to other
-integers small numbers, to floats random ones. Dimensions of unknown size, but for the batch's, are
-of size 6.
+serialized tf.Examples of the features `text` and `text_pair`; to an attention mask ones; to numbers
+of tokens what there is room for; to other integers small numbers, to floats random ones. Dimensions
+of unknown size, but for the batch's, are of size 6.
 """
 
 import sys
@@ -119,6 +119,8 @@ def _make_array(
         return array.reshape(shape)
     if "mask" in name:
         return np.ones(shape, dtype)
+    if name == names.NUM_TOKENS:
+        return random.randint(1, FREE_SIZE + 1, shape).astype(dtype)
     if dtype.kind in "iub":
         return random.randint(0, 2 if dtype.kind == "b" else 5, shape).astype(dtype)
     return random.standard_normal(shape).astype(dtype)

@@ -29,6 +29,7 @@ FILLING_WARNING = (
 # and can try another replica.
 _ENQUEUED_PER_THREAD = 8
 _USUAL_THREADS = 8
+_REQUEST_ROWS = 1024
 
 # The server's, for what a file does not set.
 _DEFAULTS = {
@@ -44,7 +45,7 @@ def batching_parameters(
     max_latency_ms: float = 5.0,
     threads: int | None = None,
     *,
-    max_request_rows: int = 1024,
+    max_request_rows: int | None = None,
     allowed_batch_sizes: Sequence[int] | Literal["all"] | None = None,
 ) -> Any:
     """Makes the parameters of a server's batching.
@@ -65,6 +66,7 @@ def batching_parameters(
             where a container has fewer than its machine. It counts in the server's own file
             alone (`--batching_parameters_file`): models share the threads.
         max_request_rows: Rows in one request, at least `max_batch_size`; more is INVALID_ARGUMENT.
+            By default 1024, or `max_batch_size` if that is more.
         allowed_batch_sizes: The sizes that a run may have, up to `max_batch_size`, or "all" for
             each; by default they are not listed, and any will do.
 
@@ -74,8 +76,10 @@ def batching_parameters(
     Raises:
         ConfigError: A number makes no sense.
     """
-    for name, value in (("max_batch_size", max_batch_size), ("max_request_rows", max_request_rows)):
-        check_positive(name, value)
+    check_positive("max_batch_size", max_batch_size)
+    if max_request_rows is None:
+        max_request_rows = max(_REQUEST_ROWS, max_batch_size)
+    check_positive("max_request_rows", max_request_rows)
     if not 0 <= max_latency_ms < float("inf"):
         raise ConfigError(f"max_latency_ms must be at least 0, not {max_latency_ms}.")
     if max_request_rows < max_batch_size:

@@ -84,7 +84,7 @@ def write_server_files(
     labels: Mapping[str, int] | None = None,
     max_batch_size: int = 32,
     max_latency_ms: float = 5.0,
-    max_request_rows: int = 1024,
+    max_request_rows: int | None = None,
     threads: int | None = None,
 ) -> list[Path]:
     """Writes what a server of one model is started with.
@@ -99,7 +99,7 @@ def write_server_files(
         labels: Version numbers by label.
         max_batch_size: Rows in one run of the graph.
         max_latency_ms: What batching may add to a request's latency, in milliseconds.
-        max_request_rows: Rows in one request.
+        max_request_rows: Rows in one request; see `batching_parameters`.
         threads: How many batches run at once; by default the server's number of processors.
 
     Returns:
