@@ -150,8 +150,8 @@ class RestApi:
             if match := _GET_PATH.fullmatch(path):
                 about = self._metadata if match["method"] else self._status
                 return _run(lambda: about(_read_spec(match)))[1]
-        if http_method == "POST" and (match := _POST_PATH.fullmatch(path)):
-            return self._answer_inference(match, body, is_active)
+        if http_method == "POST" and (inference := _POST_PATH.fullmatch(path)):
+            return self._answer_inference(inference, body, is_active)
         return error_answer(400, f"Malformed request: {http_method} {path or target}")
 
     def _answer_inference(self, match: re.Match[str], body: bytes, is_active: IsActive) -> Answer:
