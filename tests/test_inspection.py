@@ -403,9 +403,8 @@ def test_old_batching_parameters_are_told_apart(model):
     (filling,) = batching_findings(model, sizes)
     assert "no batch may have 2 rows: a server fills up" in filling
     assert "leave allowed_batch_sizes out" in filling
-    assert (
-        batching_findings(model, f"{sizes} allowed_batch_sizes: 2".replace("3 all", "2 all")) == []
-    )
+    every = "max_batch_size { value: 2 } allowed_batch_sizes: 1 allowed_batch_sizes: 2"
+    assert batching_findings(model, every) == []
     assert batching_findings(model, splitting) == []
 
 
