@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -13,9 +14,12 @@ from benchmarks.cases import validation_texts
 from benchmarks.checkpoints import CACHE, make_checkpoint
 from benchmarks.harness import Worker, WorkerError, say
 from benchmarks.load_figures import Records
-from benchmarks.load_servers import Server
-from benchmarks.peers import OURS_ENV, Peer
+from benchmarks.load_servers import FILLED, Server
+from benchmarks.peers import OURS_ENV, OURS_FILLED, Peer
+from export.configuration.batching_parameters import BATCHING_FILE, batching_parameters
+from export.configuration.config_files import write_config
 
+FILLED_SIZES = (1, 2, 4, 8, 10, 12, 14, 16, 20, 24, 28, 32)
 GENERATOR = Peer("generator", "load generator", "load_generator", None)
 MAKER = Peer("exports", "exports", "load_models", None, OURS_ENV)
 
@@ -79,6 +83,11 @@ class Stage:
         self._inputs.write_text(json.dumps({"texts": texts, "answers": answers}), encoding="utf-8")
         self.base_path.mkdir()
         self.publish(1)
+        if any(peer.name == OURS_FILLED for peer in peers):
+            filled = self.base_path / FILLED / "1"
+            shutil.copytree(self.base_path / "1", filled, copy_function=os.link)
+            parameters = batching_parameters(allowed_batch_sizes=FILLED_SIZES)
+            write_config(filled / BATCHING_FILE, parameters)
 
     def publish(self, version: int) -> None:
         """Lets the server find a version, all at once."""

@@ -152,6 +152,9 @@ TOKENIZATION = (
 )
 
 # `load.py` starts them as servers, with the options as flags; ours by the command line.
+# Served from a copy whose batching parameters list few sizes, as a GPU would want them.
+OURS_FILLED = "ours_filled"
+
 LOAD = (
     Peer("ours", "distilbert-tf serve", "serve", None, OURS_ENV),
     Peer(
@@ -162,6 +165,7 @@ LOAD = (
         OURS_ENV,
         {"enable_batching": "false"},
     ),
+    Peer(OURS_FILLED, "the same, batches filled up to allowed sizes", "serve", None, OURS_ENV),
     Peer("torch", "FastAPI, pipeline", "web_server", "fastapi", options={"model": "torch"}),
     Peer(
         "torch_batched",
