@@ -1,5 +1,9 @@
 """A real export with its serving files: its warm-up runs, and its server passes the smoke test."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -75,3 +79,33 @@ def test_its_server_passes_the_smoke_test(tmp_path):
     assert any(repr(label) in one_text for label in LABELS)
     for name in ("token ids", "odd texts", "other signatures"):
         assert f"ok       {name} " in report, report
+
+
+SESSION = """
+import sys
+import numpy as np
+import tensorflow as tf
+session = tf.compat.v1.Session(graph=tf.Graph())
+with session.graph.as_default():
+    meta_graph = tf.compat.v1.saved_model.loader.load(session, ["serve"], sys.argv[1])
+signature = meta_graph.signature_def["serving_default"]
+fetches = {name: info.name for name, info in signature.outputs.items()}
+for texts in (["good"], ["the film was good"] * 30):
+    session.run(fetches, {signature.inputs["text"].name: np.array(texts, object)})
+tf.saved_model.load(sys.argv[1])
+"""
+
+
+def test_loading_logs_nothing_for_each_op(tmp_path):
+    """The optimizer complains of ops whose rank it does not know, the loader of gradients."""
+    version = export(tmp_path, pair=False)
+    process = subprocess.run(
+        [sys.executable, "-c", SESSION, str(version)],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "PredictCost" not in process.stderr
+    assert "gradient" not in process.stderr
