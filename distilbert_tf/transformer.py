@@ -109,7 +109,7 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         # token then spreads its attention evenly, where -inf gives NaN.
         dtype = tf.as_dtype(keras.backend.result_type(self.compute_dtype, "float32"))
         bias = tf.where(counts, tf.zeros([], dtype), dtype.min)
-        # To the optimizer the kernel's output has no rank, and it would log a line for each softmax.
+        # To the optimizer the kernel's output has no rank; it would log a line for each softmax.
         scores = tf.ensure_shape(tf.cast(scores, dtype) + bias, [None, self.n_heads, None, None])
         return tf.cast(tf.nn.softmax(scores, axis=-1), self.compute_dtype)
 
