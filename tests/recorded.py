@@ -1,13 +1,19 @@
-"""Models on recorded checkpoints: see make_references.py."""
+"""Models on recorded checkpoints, compared with what PyTorch computed: see make_references.py."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from comparing import EPS, WITH_GRADIENTS, assert_close, largest, roundings
 
+from distilbert_tf.checkpoint import slots
 from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
 from distilbert_tf.model import TFDistilBertModel
+
+Arrays = Mapping[str, np.ndarray]
 
 CLASSES = {
     "base": TFDistilBertModel,
@@ -16,10 +22,79 @@ CLASSES = {
     "masked_lm": TFDistilBertForMaskedLM,
     "masked_lm_untied": TFDistilBertForMaskedLM,
 }
+KINDS = ("loss", "logits", "hidden_states", "attentions", "gradient")
+
+
+def run(model: keras.Model, arrays: Arrays) -> dict[str, np.ndarray]:
+    """Does with TensorFlow what `make_references.run_torch` does, under the same names."""
+    inputs = {name: arrays[name] for name in ("input_ids", "attention_mask")}
+    found = slots(model)
+    with tf.GradientTape() as tape:
+        output = model(inputs, output_hidden_states=True, output_attentions=True)
+        loss = compute_loss(output, arrays)
+    results = {"loss": loss.numpy()}
+    if hasattr(output, "logits"):
+        results["logits"] = output.logits.numpy()
+    for kind in ("hidden_states", "attentions"):
+        results |= {f"{kind}.{i}": x.numpy() for i, x in enumerate(getattr(output, kind))}
+    gradients = tape.gradient(loss, [slot.variable.value for slot in found.values()])
+    for (name, slot), gradient in zip(found.items(), gradients, strict=True):
+        if gradient is not None:
+            results[f"gradient.{name}"] = slot.take(tf.convert_to_tensor(gradient).numpy())
+    return results
+
+
+def compute_loss(output: Any, arrays: Arrays) -> tf.Tensor:
+    if not hasattr(output, "logits"):
+        return tf.reduce_mean(output.last_hidden_state * arrays["projection"])
+    logits = output.logits
+    labels = arrays["words" if logits.shape.rank == 3 else "labels"].reshape(-1)
+    counts = labels != -100
+    logits = tf.boolean_mask(tf.reshape(logits, [-1, logits.shape[-1]]), counts)
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels[counts], logits)
+    return tf.reduce_mean(losses)
+
+
+def largest_differences(results: Arrays, expected: Arrays, model: Any) -> dict[str, float]:
+    """Returns the largest difference of each kind of array, as a multiple of its bound.
+
+    Every expected result must be there, in the same shape; the names of gradients may differ
+    by the prefix `distilbert.`.
+
+    Args:
+        results: What `run` returns.
+        expected: The same from PyTorch; other arrays, such as inputs, are left out.
+        model: The model, or its configuration.
+    """
+    states = [name for name in expected if name.startswith(("logits", "hidden_states"))]
+    gradients = [name for name in expected if name.startswith("gradient")]
+    sizes = {
+        "attentions": 1.0,
+        # A mean of outputs or of their differences, whatever is left of it.
+        "loss": max(largest(expected[name]) for name in states),
+        # A gradient may be small because large ones cancel: that of a bias of keys is 0.
+        "gradient": max((largest(expected[name]) for name in gradients), default=0.0),
+    }
+    results, expected = (
+        {name.replace("gradient.distilbert.", "gradient."): array for name, array in side.items()}
+        for side in (results, expected)
+    )
+    differences: dict[str, float] = {}
+    for name, array in expected.items():
+        kind = name.partition(".")[0]
+        if kind not in KINDS:
+            continue
+        passes = WITH_GRADIENTS if kind == "gradient" else 1
+        assert results[name].shape == array.shape, name
+        bound = roundings(model, passes) * EPS * sizes.get(kind, largest(array))
+        difference = largest(results[name] - np.asarray(array, np.float64)) / bound
+        assert not np.isnan(difference), name
+        differences[kind] = max(differences.get(kind, 0.0), difference)
+    return differences
 
 
 def at_tokens(output: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Gives the outputs for true tokens, (N, C), or for whole rows, (B, C), as they are.
+    """Returns the outputs for true tokens, (N, C), or for whole rows, (B, C), as they are.
 
     PyTorch computes the others too, from what no token sees; here they are left out.
     """
@@ -47,4 +122,8 @@ def recorded_encoding(directory: Path) -> np.ndarray:
 
 
 def assert_equals_recorded(model: keras.Model, directory: Path) -> None:
-    np.testing.assert_allclose(outputs(model, directory), recorded_outputs(directory), atol=1e-5)
+    assert_close(outputs(model, directory), recorded_outputs(directory), roundings(model))
+
+
+def assert_encodes_as_recorded(model: keras.Model, directory: Path) -> None:
+    assert_close(outputs(model, directory), recorded_encoding(directory), roundings(model))

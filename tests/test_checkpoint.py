@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from recorded import (
     CLASSES,
+    assert_encodes_as_recorded,
     assert_equals_recorded,
     outputs,
-    recorded_encoding,
     recorded_outputs,
 )
 from safetensors.numpy import load_file, save_file
@@ -161,8 +161,7 @@ def test_prefix_does_not_matter(name, change, checkpoint):
 @pytest.mark.parametrize("name", ["classifier", "masked_lm", "masked_lm_untied"])
 def test_checkpoint_with_a_head_gives_its_encoder(name, references, absl_log):
     model = TFDistilBertModel.from_pretrained(references / name)
-    output = outputs(model, references / name)
-    np.testing.assert_allclose(output, recorded_encoding(references / name), atol=1e-5)
+    assert_encodes_as_recorded(model, references / name)
     head = "pre_classifier.weight" if name == "classifier" else "vocab_transform.weight"
     assert f"{head}" in absl_log.text
     assert "Left out of" in absl_log.text
@@ -175,8 +174,7 @@ def test_classifier_from_a_checkpoint_without_one_is_fresh_and_says_so(name, ref
     warnings = [r.getMessage() for r in absl_log.records if r.levelname == "WARNING"]
     assert len(warnings) == 1
     assert "freshly initialised head (classifier.bias, classifier.weight, pre_cl" in warnings[0]
-    output = outputs(model.distilbert, references / name)
-    np.testing.assert_allclose(output, recorded_encoding(references / name), atol=1e-5)
+    assert_encodes_as_recorded(model.distilbert, references / name)
     assert np.std(model.classifier.kernel) == pytest.approx(0.02, rel=0.4)
     np.testing.assert_array_equal(model.classifier.bias, np.zeros(4))
     with pytest.raises(CheckpointError, match="no head.*fresh_head=True"):
@@ -195,8 +193,7 @@ def test_masked_lm_needs_its_head(references):
         ):
             TFDistilBertForMaskedLM.from_pretrained(references / name)
     model = TFDistilBertForMaskedLM.from_pretrained(references / "base", fresh_head=True)
-    output = outputs(model.distilbert, references / "base")
-    np.testing.assert_allclose(output, recorded_encoding(references / "base"), atol=1e-5)
+    assert_encodes_as_recorded(model.distilbert, references / "base")
 
 
 def test_another_number_of_labels_suggests_a_fresh_head(references, absl_log):
@@ -291,9 +288,8 @@ def test_bert_saved_as_distilbert(references, tmp_path):
     assert fields["model_type"] == "distilbert"
     assert fields["architectures"] == ["DistilBertForMaskedLM"]
     loaded = TFDistilBertForMaskedLM.from_pretrained(tmp_path)
-    np.testing.assert_allclose(outputs(loaded, source), recorded_outputs(source), atol=1e-5)
-    encoder = TFDistilBertModel.from_pretrained(source)
-    np.testing.assert_allclose(outputs(encoder, source), recorded_encoding(source), atol=1e-5)
+    assert_equals_recorded(loaded, source)
+    assert_encodes_as_recorded(TFDistilBertModel.from_pretrained(source), source)
 
 
 def test_bert_classifier_is_refused_unless_its_head_is_left_out(checkpoint):
@@ -306,9 +302,7 @@ def test_bert_classifier_is_refused_unless_its_head_is_left_out(checkpoint):
     with pytest.raises(CheckpointError, match=r"BERT classifier.*tanh pooler.*fresh_head=True"):
         TFDistilBertForSequenceClassification.from_pretrained(directory)
     model = TFDistilBertForSequenceClassification.from_pretrained(directory, fresh_head=True)
-    np.testing.assert_allclose(
-        outputs(model.distilbert, directory), recorded_encoding(directory), atol=1e-5
-    )
+    assert_encodes_as_recorded(model.distilbert, directory)
     assert_equals_recorded(TFDistilBertModel.from_pretrained(directory), directory)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from recorded import CLASSES, assert_equals_recorded, at_tokens, outputs, recorded_outputs
+from comparing import assert_close, roundings
+from recorded import CLASSES, assert_equals_recorded, at_tokens, outputs
 from safetensors.numpy import load_file, save_file
 
 from distilbert_tf.checkpoint_files import CheckpointError, read_tensors, replacing
@@ -31,7 +32,7 @@ def test_tf_model_h5(name, cls, copy_reference, tmp_path):
     arrays = np.load(directory / "expected.npz")
     expected = at_tokens(arrays["output"], arrays["attention_mask"])
     model = cls.from_pretrained(directory)
-    np.testing.assert_allclose(outputs(model, directory), expected, atol=1e-5)
+    assert_close(outputs(model, directory), expected, roundings(model))
     model.save_pretrained(tmp_path / "converted")
     converted = cls.from_pretrained(tmp_path / "converted")
     np.testing.assert_array_equal(outputs(converted, directory), outputs(model, directory))
@@ -218,7 +219,4 @@ def test_save_pretrained_replaces_and_leaves_no_temporary_file(references, tmp_p
     for name in ("classifier", "base"):
         CLASSES[name].from_pretrained(references / name).save_pretrained(tmp_path)
         assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
-        model = CLASSES[name].from_pretrained(tmp_path)
-        np.testing.assert_allclose(
-            outputs(model, references / name), recorded_outputs(references / name), atol=1e-5
-        )
+        assert_equals_recorded(CLASSES[name].from_pretrained(tmp_path), references / name)

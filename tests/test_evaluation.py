@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from comparing import FEW, near, roundings
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, matthews_corrcoef
-from tiny_task import BAD, GOOD, THINGS, tiny_checkpoint, tiny_classifier, tiny_data
+from tiny_task import BAD, CONFIG, GOOD, THINGS, tiny_checkpoint, tiny_classifier, tiny_data
 
 from distilbert_tf.classifiers import load_classifier
 from distilbert_tf.data import make_dataset
@@ -26,6 +27,7 @@ from distilbert_tf.tasks import TASKS, Task
 from distilbert_tf.tokenizer import DistilBertTokenizer
 from distilbert_tf.training_data import collect_rows, evaluation_batches
 
+COUNT = roundings(CONFIG)  # of the logits, which are about 1 here
 SST2, QQP = TASKS["sst2"], TASKS["qqp"]
 MOOD = Task(
     "mood", ("remark",), ("feeling",), ("gloomy", "even", "merry"),
@@ -82,9 +84,10 @@ def test_scores_are_those_of_the_predictions(run: Path, data: Path, batch_size: 
     assert set(predicted) == {0, 1}
     assert predicted.tolist() == probabilities.argmax(axis=1).tolist()
     scores = score_pretrained(run / "sst2", SST2, data, batch_size=batch_size)
-    assert scores.values == pytest.approx(
+    assert scores.values == near(
         {"loss": log_loss(true, probabilities), "accuracy": accuracy_score(true, predicted)},
-        abs=1e-5,
+        COUNT,
+        size=1.0,
     )
     assert scores.confusion.tolist() == confusion_matrix(true, predicted).tolist()
     assert scores.rows == 31
@@ -96,14 +99,15 @@ def test_a_task_of_ones_own_with_three_labels(run: Path, moods: Path) -> None:
     assert len(set(predicted)) > 1
     scores = score_pretrained(run, MOOD, moods, batch_size=7)
     assert list(scores.values) == ["loss", *MOOD.metrics]
-    assert scores.values == pytest.approx(
+    assert scores.values == near(
         {
             "loss": log_loss(true, probabilities, labels=[0, 1, 2]),
             "macro_f1": f1_score(true, predicted, labels=[0, 1, 2], average="macro"),
             "accuracy": accuracy_score(true, predicted),
             "matthews_correlation": matthews_corrcoef(true, predicted),
         },
-        abs=1e-5,
+        COUNT,
+        size=1.0,
     )
     table = confusion_matrix(true, predicted, labels=[0, 1, 2])
     assert scores.confusion.tolist() == table.tolist()
@@ -117,14 +121,14 @@ def test_a_pair_task_has_its_f1(run: Path) -> None:
     predicted = predict_labels(model, make_dataset(examples, tokenize, 64))
     scores = score_pretrained(run, "qqp", "demo", max_length=20)
     assert scores.rows == len(examples)
-    assert scores.values["f1"] == pytest.approx(f1_score(examples.labels, predicted), abs=1e-6)
+    assert scores.values["f1"] == near(f1_score(examples.labels, predicted), FEW)
 
 
 def test_the_score_of_the_classifier_alone_is_the_same(run: Path, data: Path) -> None:
     examples = load_examples(SST2, data, "validation")
     tokenize = DistilBertTokenizer.from_pretrained(run / "sst2").as_layer()
     found = evaluate(load_classifier(run, SST2), make_dataset(examples, tokenize, 9))
-    assert found == pytest.approx(evaluate_pretrained(run, SST2, data), abs=1e-5)
+    assert found == near(evaluate_pretrained(run, SST2, data), COUNT, size=1.0)
 
 
 def test_splits_and_bad_rows_can_be_chosen(run: Path, data: Path, tmp_path: Path) -> None:
@@ -150,9 +154,9 @@ def test_long_rows_are_cut_as_in_the_training(encoder: Path, tmp_path: Path) -> 
         return -float(tf.nn.log_softmax(model(ids))[0, 1])
 
     default = score_pretrained(tmp_path, SST2, tmp_path).values["loss"]
-    assert default == pytest.approx(loss(6), abs=1e-6)
+    assert default == near(loss(6), COUNT, size=1.0)
     longer = score_pretrained(tmp_path, SST2, tmp_path, max_length=10).values["loss"]
-    assert longer == pytest.approx(loss(10), abs=1e-6)
+    assert longer == near(loss(10), COUNT, size=1.0)
     assert abs(default - longer) > 1e-4
 
 
@@ -166,7 +170,7 @@ def test_a_task_without_rows_has_scores_of_zero(run: Path, data: Path) -> None:
     rows = collect_rows([examples], tokenizer.as_layer())
     found = score_tasks(model, *evaluation_batches(rows, 8, tf.distribute.get_strategy()))
     alone = score_pretrained(run, SST2, data)
-    assert found["sst2"].values == pytest.approx(alone.values, abs=1e-5)
+    assert found["sst2"].values == near(alone.values, COUNT, size=1.0)
     assert found["absent"].values == {"loss": 0.0, "accuracy": 0.0}
     assert found["absent"].rows == 0
 

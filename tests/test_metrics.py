@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from comparing import FEW, assert_close, near
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
@@ -60,11 +61,11 @@ def test_scores_are_those_of_scikit_learn(drawn: tuple[int, list[int], list[int]
     count, true, predicted = drawn
     table = tf.constant(confusion(*drawn))
     for name, expected in theirs(*drawn).items():
-        assert float(metrics.METRICS[name](table)) == pytest.approx(expected, abs=1e-6), name
+        assert float(metrics.METRICS[name](table)) == near(expected, FEW, size=1.0), name
     by_label = sklearn_metrics.f1_score(
         true, predicted, labels=list(range(count)), average=None, zero_division=0
     )
-    np.testing.assert_allclose(metrics.f1_by_label(table), by_label, atol=1e-6)
+    assert_close(metrics.f1_by_label(table), by_label, FEW)
 
 
 def test_rare_labels_among_many_rows_are_not_rounded_away() -> None:
@@ -74,11 +75,11 @@ def test_rare_labels_among_many_rows_are_not_rounded_away() -> None:
         spread = (a + b) * (c + d) * (a + c) * (b + d)
         expected = 0.0 if spread == 0 else (a * d - b * c) / spread**0.5
         score = float(metrics.matthews_correlation(tf.constant(table, tf.float32)))
-        assert score == pytest.approx(expected, abs=1e-6)
+        assert score == near(expected, FEW, size=1.0)
     three = np.array([[400_000, 2, 1], [1, 5, 0], [3, 0, 4]])
     true, predicted = (np.repeat(axis.ravel(), three.ravel()) for axis in np.indices((3, 3)))
     score = float(metrics.matthews_correlation(tf.constant(three, tf.float32)))
-    assert score == pytest.approx(sklearn_metrics.matthews_corrcoef(true, predicted), abs=1e-6)
+    assert score == near(sklearn_metrics.matthews_corrcoef(true, predicted), FEW, size=1.0)
 
 
 def test_there_is_a_function_for_every_name_that_a_task_may_give() -> None:
@@ -125,10 +126,12 @@ def test_batches_of_any_size_add_up(count: int, size: int, seed: int, cuts: list
     predicted = logits.argmax(axis=1)
     expected = theirs(count, true.tolist(), predicted.tolist())
     expected["loss"] = sklearn_metrics.log_loss(true, probabilities, labels=list(range(count)))
-    assert found == pytest.approx(expected, abs=1e-5)
+    additions = FEW + size
+    assert found == near(expected, additions, size=1.0)
     table = sklearn_metrics.confusion_matrix(true, predicted, labels=list(range(count)))
     assert np.array(metric.confusion.value).tolist() == table.tolist()
-    assert rows.feed(ClassificationMetrics(count, names), []) == pytest.approx(found, abs=1e-6)
+    at_once = rows.feed(ClassificationMetrics(count, names), [])
+    assert at_once == near(found, additions, size=1.0)
 
 
 def test_a_reset_forgets_all_rows() -> None:

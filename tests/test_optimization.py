@@ -1,10 +1,13 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from comparing import FEW, assert_close
 from transformers import DistilBertConfig
 
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
@@ -16,12 +19,17 @@ from distilbert_tf.optimization import (
     create_optimizer,
 )
 
+TESTS = Path(__file__).parent
+# TensorFlow's op takes 1 - 0.999 in float32, whose last digits are then a thousand times as large
+# against what is left; Keras in Python. That is the one thing in which they differ by more.
+ONE_MINUS_BETA = 1000
+
 
 def test_schedule_rises_then_falls_to_zero() -> None:
     schedule = WarmupLinearDecay(2.0, total_steps=10, warmup_steps=4)
     rates = [float(schedule(step)) for step in range(12)]
     expected = [0.5, 1.0, 1.5, 2.0, 2.0, 5 / 3, 4 / 3, 1.0, 2 / 3, 1 / 3, 0.0, 0.0]
-    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+    assert_close(rates, expected, FEW)
 
 
 def test_schedule_without_warmup_starts_at_the_peak() -> None:
@@ -61,7 +69,7 @@ def test_only_kernels_decay() -> None:
     before = [weight.numpy() for weight in weights]
     optimizer = create_optimizer(0.1, total_steps=10, warmup_ratio=0.0, weight_decay=0.5)
     optimizer.apply([tf.zeros_like(weight) for weight in before], weights)
-    np.testing.assert_allclose(weights[0].numpy(), before[0] * (1 - 0.1 * 0.5), rtol=1e-6)
+    assert_close(weights[0].numpy(), before[0] * (1 - 0.1 * 0.5), FEW)
     for weight, old in zip(weights[1:], before[1:], strict=True):
         np.testing.assert_array_equal(weight.numpy(), old)
 
@@ -88,8 +96,8 @@ def test_gradients_are_clipped_by_their_global_norm() -> None:
     optimizer = create_optimizer(0.1, total_steps=10)
     optimizer.apply([tf.constant([30.0, 0.0]), tf.constant([0.0, 40.0])], weights)
     moments = [v.numpy() for v in optimizer.variables if "velocity" in v.path]
-    np.testing.assert_allclose(moments[0], [0.001 * 0.6**2, 0], rtol=1e-4)
-    np.testing.assert_allclose(moments[1], [0, 0.001 * 0.8**2], rtol=1e-4)
+    assert_close(moments[0], [0.001 * 0.6**2, 0], ONE_MINUS_BETA)
+    assert_close(moments[1], [0, 0.001 * 0.8**2], ONE_MINUS_BETA)
 
 
 def train_both(make_options: dict, gradients: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
@@ -126,8 +134,7 @@ def test_steps_are_those_of_keras_adamw(options: dict) -> None:
     ]
     ours, theirs = train_both(options, gradients)
     for a, b in zip(ours, theirs, strict=True):
-        # TensorFlow's op takes 1 - 0.999 in float32, which is 4.7e-5 off; Keras in Python.
-        np.testing.assert_allclose(a, b, rtol=5e-5, atol=1e-9)
+        assert_close(a, b, ONE_MINUS_BETA)
 
 
 def test_sparse_gradients_are_taken_too() -> None:
@@ -170,6 +177,7 @@ TWO_REPLICAS = """
 import keras, numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from comparing import FEW, assert_close
 from distilbert_tf.optimization import AdamW
 
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
@@ -198,7 +206,7 @@ for clipping in ({}, {"global_clipnorm": 0.5}, {"clipnorm": 0.3}, {"clipvalue": 
     copies = strategy.experimental_local_results(weight.value)
     assert len(copies) == 2
     for copy in copies:
-        np.testing.assert_allclose(copy.numpy(), alone.numpy(), rtol=1e-5)
+        assert_close(copy.numpy(), alone.numpy(), 3 * FEW)
     assert np.abs(alone.numpy() - start).min() > 0.1
     if "global_clipnorm" in clipping:
         try:
@@ -208,7 +216,7 @@ for clipping in ({}, {"global_clipnorm": 0.5}, {"clipnorm": 0.3}, {"clipvalue": 
         else:
             raise AssertionError("an infinite gradient was taken")
         for copy in strategy.experimental_local_results(weight.value):
-            np.testing.assert_allclose(copy.numpy(), alone.numpy(), rtol=1e-5)
+            assert_close(copy.numpy(), alone.numpy(), 3 * FEW)
 """
 
 
@@ -219,6 +227,11 @@ def test_replicas_stay_in_step() -> None:
     They are added up, and then clipped, as on one device.
     """
     result = subprocess.run(
-        [sys.executable, "-c", TWO_REPLICAS], capture_output=True, text=True, check=False
+        [sys.executable, "-c", TWO_REPLICAS],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (TESTS.parent, TESTS)))},
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
     )
     assert result.returncode == 0, result.stderr[-3000:]

@@ -14,22 +14,17 @@ GOOD = ("bright", "warm", "clever", "kind", "sweet", "crisp")
 BAD = ("dull", "cold", "clumsy", "rude", "bitter", "stale")
 THINGS = ("tea", "film", "song", "room", "walk", "book", "meal", "talk")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+WORDS = (*SPECIAL, *GOOD, *BAD, *THINGS, "a", "what", "the", "was", ".")
+CONFIG = DistilBertConfig(
+    vocab_size=len(WORDS), dim=16, n_layers=1, n_heads=2, hidden_dim=32,
+    max_position_embeddings=128, initializer_range=0.2,
+)  # fmt: skip
 
 
 def tiny_checkpoint(directory: Path) -> Path:
     keras.utils.set_random_seed(5)
-    words = (*SPECIAL, *GOOD, *BAD, *THINGS, "a", "what", "the", "was", ".")
-    config = DistilBertConfig(
-        vocab_size=len(words),
-        dim=16,
-        n_layers=1,
-        n_heads=2,
-        hidden_dim=32,
-        max_position_embeddings=128,
-        initializer_range=0.2,
-    )
-    TFDistilBertModel(config).save_pretrained(directory)
-    (directory / "vocab.txt").write_text("\n".join(words) + "\n")
+    TFDistilBertModel(CONFIG).save_pretrained(directory)
+    (directory / "vocab.txt").write_text("\n".join(WORDS) + "\n")
     return directory
 
 
