@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,11 +61,19 @@ def largest_difference(first: Path, second: Path) -> float:
     return max(float(np.abs(ours[name].astype("float64") - theirs[name]).max()) for name in ours)
 
 
-def start(devices: str, arguments: list[str]) -> "subprocess.Popen[str]":
-    """Starts a run on some devices; its output goes into a pipe."""
+def start(
+    devices: str, arguments: list[str], *, wrapper: Sequence[str] = ()
+) -> "subprocess.Popen[str]":
+    """Starts a run on some devices; its output goes into a pipe.
+
+    Args:
+        devices: One of `DEVICES`.
+        arguments: Those of `distilbert-tf finetune`.
+        wrapper: A command that runs the words after it, such as `nohup`.
+    """
     program, strategy = DEVICES[devices]
     return subprocess.Popen(
-        [*program, "finetune", *strategy, *arguments],
+        [*wrapper, *program, "finetune", *strategy, *arguments],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -20,6 +20,7 @@ from distilbert_tf.callbacks import Logs, LossCurve, SaveBest, StepCounter
 from distilbert_tf.checkpoint_files import Tensors
 from distilbert_tf.distributed import is_chief
 from distilbert_tf.resume import read_variables, save_state, write_variables
+from distilbert_tf.stop_signals import stop_signals
 
 STEPS_BETWEEN_VOTES = 10  # how often several workers ask each other whether one was told to stop
 
@@ -141,11 +142,11 @@ class SaveState(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def watching_signals(self) -> Iterator[None]:
-        """Lets SIGTERM and the first SIGINT end the run after the step at hand, its state saved."""
+        """Lets the first of the `stop_signals` end the run after a step, with its state saved."""
         if threading.current_thread() is not threading.main_thread():
             yield  # Python delivers signals to the main thread alone
             return
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.getsignal(number) for number in stop_signals()}
 
         def remember(number: int, frame: Any) -> None:
             self._signal = number

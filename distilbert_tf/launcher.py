@@ -17,6 +17,8 @@ from types import FrameType
 
 from absl import logging
 
+from distilbert_tf.stop_signals import stop_signals
+
 TF_CONFIG = "TF_CONFIG"
 # The exit code of a worker that lost another one. To Kubernetes' training operator, all codes from
 # 128 on are reasons to start it again; that of SIGUSR1 is free for such uses.
@@ -126,7 +128,7 @@ def _end(workers: Sequence[subprocess.Popen[bytes]]) -> None:
 
 @contextlib.contextmanager
 def _forwarding(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
-    """Hands SIGTERM and SIGINT on, so that the workers save their state; gives those that came."""
+    """Hands the `stop_signals` on, so that the workers save their state; gives those that came."""
     told: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
@@ -135,7 +137,7 @@ def _forwarding(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int
             if worker.poll() is None:
                 worker.send_signal(number if len(told) == 1 else signal.SIGKILL)
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, forward) for number in stop_signals()}
     try:
         yield told
         deadline_s = time.monotonic() + GRACE_S

@@ -11,7 +11,7 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks the network
 
-pytest_plugins = ["serving_fixtures"]
+pytest_plugins = ["processes", "serving_fixtures"]
 
 REFERENCES = Path(__file__).parent / "references"
 

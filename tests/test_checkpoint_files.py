@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from comparing import assert_close, roundings
+from processes import deadline, finish
 from recorded import CLASSES, assert_equals_recorded, at_tokens, outputs
 from safetensors.numpy import load_file, save_file
 
@@ -196,10 +197,10 @@ def write_old(directory: Path) -> None:
 def test_kill_in_the_middle_of_saving_leaves_the_old_checkpoint(tmp_path):
     write_old(tmp_path)
     process = run_save_again(tmp_path, "kill")
-    assert process.stdout.readline() == "halfway\n"
+    with deadline(process):
+        assert process.stdout.readline() == "halfway\n"
     process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    finish(process, -signal.SIGKILL)
     assert len(list(tmp_path.iterdir())) == 2  # there was a half-written file
     assert read_tensors(tmp_path / "model.safetensors")["w"][299, 999] == 1
 
@@ -208,8 +209,7 @@ def test_kill_in_the_middle_of_saving_leaves_the_old_checkpoint(tmp_path):
 def test_full_disk_leaves_the_old_checkpoint_and_no_rubbish(tmp_path):
     write_old(tmp_path)
     process = run_save_again(tmp_path, "full disk")
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
+    _, errors = finish(process, 1)
     assert "File too large" in errors
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
     assert read_tensors(tmp_path / "model.safetensors")["w"][299, 999] == 1

@@ -12,6 +12,7 @@ PACKAGES = ("distilbert_tf", "export")
 
 ORDER = """
 distilbert_tf.version
+distilbert_tf.stop_signals
 distilbert_tf.hub
 distilbert_tf.configuration
 distilbert_tf.activations

@@ -100,6 +100,25 @@ def test_a_run_that_is_told_to_stop_saves_its_state(
     assert largest_difference(output, whole[devices]) == 0
 
 
+IGNORING_SIGINT = ("sh", "-c", """trap "" INT; exec "$@" """, "sh")  # as `nohup COMMAND &` does
+
+
+@pytest.mark.parametrize("devices", ["one device", "two processes"])
+def test_a_run_in_the_background_of_a_shell_stops_for_sigterm_alone(
+    paths: Paths, tmp_path: Path, devices: str
+) -> None:
+    output = tmp_path / "out"
+    process = start(devices, *paths, output, wrapper=IGNORING_SIGINT)
+    wait_for_step(output, 4, process)
+    os.kill(process.pid, signal.SIGINT)
+    wait_for_step(output, 12, process)
+    os.kill(process.pid, signal.SIGTERM)
+    printed = finish(process, 128 + signal.SIGTERM)
+    assert "SIGTERM stopped the run after step" in printed
+    assert "SIGINT" not in printed
+    assert saved_steps(output)[-1] >= 12
+
+
 def test_a_damaged_state_gives_way_to_the_one_before(
     paths: Paths, whole: dict[str, Path], tmp_path: Path
 ) -> None:

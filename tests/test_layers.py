@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from comparing import FEW, assert_close
+from comparing import EPS, FEW, assert_close, largest
 from safetensors.numpy import load_file
 from transformers import DistilBertConfig
 
@@ -169,9 +169,9 @@ def test_adamw_sums_repeated_words_before_it_squares(layer_class, is_exact):
             loss = tf.reduce_sum(tf.square(layer(ids) - targets))
         optimizer.apply([tape.gradient(loss, layer.embeddings.value)], [layer.embeddings])
     expected = adamw_steps_in_numpy(table, ids, targets, steps=8, rate=0.01, decay=0.1)
-    error = np.abs(layer.get_weights()[0] - expected).max()
+    error = largest(layer.get_weights()[0] - expected) / (FEW * EPS * largest(expected))
     # Stock Keras squares the IndexedSlices one by one; if it ever stops, Embedding can go.
-    assert error < 1e-6 if is_exact else error > 1e-4
+    assert error < 1 if is_exact else error > 20
 
 
 def test_sinusoidal_positions_equal_pytorchs(references):
