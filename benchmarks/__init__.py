@@ -1,1 +1,1 @@
-"""Measures this package against its peers; see README.md. Never run as tests."""
+"""Measures this package against its peers; see README.md."""

@@ -6,15 +6,18 @@ wrong mask would be seen does, so the random ones are drawn wider than at the st
 """
 
 import hashlib
+import os
 from pathlib import Path
 
 from absl import logging
 
-CACHE = Path(__file__).parent / ".cache"
+# Checkpoints, converted models and logs.
+CACHE = Path(os.environ.get("BENCHMARK_CACHE", Path(__file__).parent / ".cache"))
 SEED = 7
 BASE_RANGE = 0.05  # standard deviation; rows' logits then differ by far more than rounding
 HEAD_RANGE = 0.05  # logits spread by about 1, where fp32 rounds below 1e-5
 MODELS = ("base", "demo")
+NAMES = (*MODELS, "tiny")
 # Those with random weights, where they differ from DistilBERT-base.
 SIZES = {"base": {}, "tiny": {"n_layers": 2, "dim": 64, "n_heads": 2, "hidden_dim": 128}}
 
@@ -23,7 +26,7 @@ def make_checkpoint(name: str) -> Path:
     """Gives a checkpoint's directory, and writes it if it is missing.
 
     Args:
-        name: "base", "demo" or "tiny".
+        name: One of `NAMES`.
 
     Returns:
         The directory, with config.json, model.safetensors and vocab.txt.

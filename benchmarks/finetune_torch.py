@@ -98,7 +98,7 @@ def main(argv: list[str]) -> None:
         model = DistilBertForSequenceClassification.from_pretrained(
             directory, id2label=task.id2label
         )
-    decayed = {True: [], False: []}
+    decayed: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
     for name, parameter in model.named_parameters():
         decayed[not any(part in name for part in NO_WEIGHT_DECAY)].append(parameter)
     optimizer = torch.optim.AdamW(

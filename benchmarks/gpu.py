@@ -20,7 +20,7 @@ from typing import Any
 from absl import app, flags
 
 from benchmarks import report
-from benchmarks.checkpoints import CACHE, MODELS, digest
+from benchmarks.checkpoints import CACHE, NAMES, digest
 from benchmarks.flops import PEAK_SOURCE, peak_tflops
 from benchmarks.gpu_report import write_gpu
 from benchmarks.harness import Progress, Worker, WorkerError, say, shuffled
@@ -28,7 +28,7 @@ from benchmarks.peers import Peer
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data", "demo", "directory with train.tsv, or sst2/train.tsv, or 'demo'")
-flags.DEFINE_enum("model", "base", [*MODELS, "tiny"], "checkpoint: see checkpoints.py")
+flags.DEFINE_enum("model", "base", NAMES, "checkpoint: see checkpoints.py")
 flags.DEFINE_list("dtypes", ["float32", "mixed_bfloat16"], "Keras dtype policies")
 LAYOUTS = {"true_tokens": "true tokens", "padded": "padded", "padded_xla": "padded, XLA"}
 flags.DEFINE_list("layouts", list(LAYOUTS), f"what becomes of padding: {', '.join(LAYOUTS)}")
@@ -188,7 +188,7 @@ def run_round(
         say(f"{variant.label}: {found['examples_per_s']:.1f} examples/s")
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
     """Measures and reports."""
     del argv
     if FLAGS.tiny:
@@ -237,7 +237,7 @@ def main(argv: list[str]) -> None:
         run_round(number, variants, checkpoint, devices, part)
         progress.step(f"round {number + 1}")
         write_gpu(results, Path(FLAGS.output))
-    say(f"Written to {FLAGS.output}.")
+    return report.finish(results, FLAGS.output)
 
 
 if __name__ == "__main__":

@@ -18,20 +18,20 @@ from absl import app, flags
 
 from benchmarks import report
 from benchmarks.cases import Case, random_ids
-from benchmarks.checkpoints import make_checkpoint
+from benchmarks.checkpoints import NAMES, make_checkpoint
 from benchmarks.harness import Crew, Progress, say, shuffled
 from benchmarks.machine import threads_available
 from benchmarks.peers import INFERENCE, TRAINING, choose
 from benchmarks.timing import Timing
-from benchmarks.workers.training import Recipe, TrainingData
+from benchmarks.workers.training import TrainingData, make_recipe
 from distilbert_tf import get_task, load_examples
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data", "demo", "directory with sst2/ in GLUE's layout, or 'demo'")
 flags.DEFINE_integer("rounds", 3, "times that each size has a turn", lower_bound=1)
 flags.DEFINE_float("min_time_s", 0.3, "time that a turn fills at least", lower_bound=0.0)
-flags.DEFINE_string("model", "demo", "checkpoint: base or demo")
-flags.DEFINE_integer("examples", 2000, "training rows, and ten times as many", lower_bound=320)
+flags.DEFINE_enum("model", "demo", NAMES, "checkpoint")
+flags.DEFINE_integer("examples", 2000, "training rows, and ten times as many", lower_bound=32)
 flags.DEFINE_integer("steps", 20, "training steps until memory is read", lower_bound=1)
 flags.DEFINE_integer("threads", None, "threads; the usable cores if not given")
 flags.DEFINE_string("output", str(report.RESULTS), "directory of the results")
@@ -69,13 +69,13 @@ def make_cases() -> list[Case]:
     ]
 
 
-def time_inference(threads: int, results: dict[str, Any]) -> None:
-    """Times all sizes in turn."""
+def time_inference(threads: int, part: dict[str, Any]) -> None:
+    """Times all sizes in turn; the part of the results gets `versions`, `failures` and `cases`."""
     checkpoint, cases = make_checkpoint(FLAGS.model), make_cases()
     peers = choose(INFERENCE, [report.OURS])
     timings = {case.key: Timing.empty() for case in cases}
     with tempfile.TemporaryDirectory() as directory, Crew(peers, checkpoint, threads) as crew:
-        results |= {"versions": crew.versions, "failures": crew.failures}
+        part |= {"versions": crew.versions, "failures": crew.failures}
         for case in cases:
             crew.ask_each("case", name=case.key, path=case.write(Path(directory)))
         progress = Progress(FLAGS.rounds)
@@ -85,24 +85,23 @@ def time_inference(threads: int, results: dict[str, Any]) -> None:
                 for times_s in asked.values():
                     timings[case.key].add(times_s)
             progress.step(f"round {number + 1}")
-    results["cases"] = [
-        {**case.describe(), **timings[case.key].as_dict()}
+    part["cases"] = {
+        case.key: {**case.describe(), **timings[case.key].as_dict()}
         for case in cases
         if timings[case.key].medians_s
-    ]
+    }
 
 
-def measure_memory(threads: int, results: dict[str, Any]) -> None:
+def measure_memory(threads: int, part: dict[str, Any]) -> None:
     """Reads the peak memory of a training on so many rows, and on ten times as many."""
     checkpoint = make_checkpoint(FLAGS.model)
     directory = FLAGS.data if FLAGS.data == "demo" else Path(FLAGS.data).expanduser() / "sst2"
     examples = load_examples(get_task("sst2"), directory, "train")
-    results["memory"] = []
     for count in (FLAGS.examples, FACTOR * FLAGS.examples):
         repeats = -(-count // len(examples))  # the demo has too few
         texts = (list(examples.texts[0]) * repeats)[:count]
         labels = [int(label) for label in list(examples.labels) * repeats][:count]
-        recipe = Recipe(32, 128, FLAGS.steps + 1000, FLAGS.steps, 5e-5, 0.01, 1.0, 42)
+        recipe = make_recipe(FLAGS.steps)
         with (
             tempfile.TemporaryDirectory() as temporary,
             Crew(choose(TRAINING, [report.OURS]), checkpoint, threads) as crew,
@@ -112,14 +111,16 @@ def measure_memory(threads: int, results: dict[str, Any]) -> None:
             crew.ask_each("start", path=str(path), recipe=asdict(recipe))
             crew.ask_each("block", steps=FLAGS.steps)
             peak_mib = crew.ask_each("memory").get(report.OURS)
-            results["failures"] |= crew.failures
-        results["memory"].append({"examples": count, "peak_mib": peak_mib})
+            part["failures"] |= crew.failures
+        part["memory"].append({"examples": count, "peak_mib": peak_mib})
         say(f"{count} examples: peak {peak_mib} MiB")
 
 
 def write(results: dict[str, Any], directory: Path) -> None:
     """Writes growth.json and growth.md."""
     report.write_json(results, directory / "growth.json")
+    ((model, part),) = results["models"].items()
+    cases = list(part["cases"].values())
     rows = [
         [
             case["label"],
@@ -128,22 +129,21 @@ def write(results: dict[str, Any], directory: Path) -> None:
             f"{1000 * case['min_s']:.2f}",
             f"{1e6 * case['median_s'] / case['true_tokens']:.1f}",
         ]
-        for case in results["cases"]
+        for case in cases
     ]
     memory = [
         [str(m["examples"]), f"{m['peak_mib']:.0f}" if m["peak_mib"] else "-"]
-        for m in results["memory"]
+        for m in part["memory"]
     ]
-    named = {"models": {"all": results}, **{k: results[k] for k in report.DESCRIBED}}
     parts = [
-        f"# How costs grow ({results['settings']['model']})\n",
-        report.describe(named),
+        f"# How costs grow ({model})\n",
+        report.describe(results),
         "## Inference\n",
-        *report.failures(results),
+        *report.failures(part),
         report.table(
             ["batch", "true tokens", "median, ms", "minimum, ms", "microseconds a true token"], rows
         ),
-        *_judge_long_row(results["cases"]),
+        *_judge_long_row(cases),
         "## Peak memory of a training\n",
         report.table(["examples", "peak memory, MiB"], memory),
     ]
@@ -161,18 +161,19 @@ def _judge_long_row(cases: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
     """Measures and reports."""
     del argv
     threads = FLAGS.threads or threads_available()
     peer = choose(INFERENCE, [report.OURS])[0]
-    settings = {"model": FLAGS.model, "rounds": FLAGS.rounds, "threads": threads}
-    results = report.start([peer], settings) | {"memory": []}
-    time_inference(threads, results)
+    results = report.start([peer], {"rounds": FLAGS.rounds, "threads": threads})
+    part: dict[str, Any] = {"memory": []}
+    results["models"][FLAGS.model] = part
+    time_inference(threads, part)
     write(results, Path(FLAGS.output))
-    measure_memory(threads, results)
+    measure_memory(threads, part)
     write(results, Path(FLAGS.output))
-    say(f"Written to {FLAGS.output}.")
+    return report.finish(results, FLAGS.output)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from absl import flags
+
 from benchmarks.checkpoints import CACHE, digest
 from benchmarks.environments import fingerprint, python_of
 from benchmarks.peers import Peer
+
+FLAGS = flags.FLAGS
+flags.DEFINE_boolean(
+    "install", True, "make the environments that peers lack; else those peers are left out"
+)
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 900.0
@@ -39,7 +46,7 @@ class Worker:
     def __init__(self, peer: Peer, log: Path) -> None:
         self.peer, self._log = peer, log
         try:
-            python = python_of(peer.venv)
+            python = python_of(peer.venv, make=FLAGS.install)
         except RuntimeError as error:
             raise WorkerError(str(error)) from error
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -183,7 +190,7 @@ class Crew:
         artefacts = Path(places["artefacts"])
         stamp = artefacts / "made_from"
         made_from = f"{digest(self._checkpoint)} {fingerprint(peer.venv)}"
-        if peer.rebuild or not stamp.is_file() or stamp.read_text() != made_from:
+        if not stamp.is_file() or stamp.read_text() != made_from:
             remove_contents(artefacts)
             worker = Worker(peer, self._log(peer))
             try:

@@ -14,7 +14,7 @@ from absl import app, flags
 
 from benchmarks import report
 from benchmarks.cases import Case, build_cases
-from benchmarks.checkpoints import MODELS, digest, make_checkpoint
+from benchmarks.checkpoints import MODELS, NAMES, digest, make_checkpoint
 from benchmarks.harness import Crew, Progress, WorkerError, say, shuffled
 from benchmarks.machine import threads_available
 from benchmarks.peers import INFERENCE, Peer, choose
@@ -26,7 +26,7 @@ flags.DEFINE_integer("rounds", 5, "times that everybody has a turn", lower_bound
 flags.DEFINE_list("peers", [], "names in peers.py; the default ones if empty")
 flags.DEFINE_list("cases", [], "names in cases.py; all if empty")
 flags.DEFINE_list("modes", ["ids", "text"], "from token ids, end to end from strings, or both")
-flags.DEFINE_list("models", list(MODELS), "checkpoints")
+flags.DEFINE_list("models", list(MODELS), f"checkpoints: {', '.join(NAMES)}")
 flags.DEFINE_float("min_time_s", 0.5, "time that a turn fills at least", lower_bound=0.0)
 flags.DEFINE_integer(
     "batches", 3, "batches of 32 in a case with real sentences; of 256 there is one", lower_bound=1
@@ -34,8 +34,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("threads", None, "threads of each peer; the usable cores if not given")
 flags.DEFINE_string("output", str(report.RESULTS), "directory of the results")
 
-# Logits of the checkpoints here spread by about 1 between rows.
-TOLERANCE = 1e-4
+TOLERANCE = 1e-4  # of the largest logit; a token of padding too many changes ten times as much
 SGEMM = "sgemm"
 
 
@@ -50,7 +49,7 @@ def compare(
 
     Returns:
         Largest absolute difference of each peer, and a message for each that computes something
-        else.
+        else: more than `TOLERANCE` of the largest logit away.
     """
     arrays = {
         name: np.array(outputs[name], np.float64)
@@ -60,13 +59,14 @@ def compare(
     if not arrays:
         return {}, {}
     reference_name, reference = next(iter(arrays.items()))
+    limit = TOLERANCE * float(np.abs(reference).max())
     differences, errors = {}, {}
     for name, array in arrays.items():
         if array.shape != reference.shape or not np.isfinite(array).all():
             errors[name] = f"gives logits {array.shape} that are not finite, or of another shape"
             continue
         differences[name] = float(np.abs(array - reference).max())
-        if peers[name].precision == "fp32" and differences[name] > TOLERANCE:
+        if peers[name].precision == "fp32" and differences[name] > limit:
             errors[name] = f"logits are {differences[name]:.1e} from those of {reference_name}"
     return differences, errors
 
@@ -168,7 +168,7 @@ def run_model(model: str, peers: dict[str, Peer], results: dict[str, Any]) -> No
     report.write_inference(results, Path(FLAGS.output))
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
     """Measures and reports."""
     del argv
     peers = {peer.name: peer for peer in choose(INFERENCE, FLAGS.peers)}
@@ -182,7 +182,7 @@ def main(argv: list[str]) -> None:
     results = report.start(peers.values(), settings)
     for model in FLAGS.models:
         run_model(model, peers, results)
-    say(f"Written to {FLAGS.output}.")
+    return report.finish(results, FLAGS.output)
 
 
 if __name__ == "__main__":

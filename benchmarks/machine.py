@@ -18,8 +18,10 @@ LSCPU_FIELDS = (
 )
 VECTOR_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
 # Of threads, kernels and memory: what can change a time.
-ENV_PREFIXES = ("OMP_", "KMP_", "MKL_", "MALLOC_", "ONEDNN_", "DNNL_", "XLA_", "TOKENIZERS_")
-ENV_PREFIXES += ("TF_ENABLE_", "TF_ONEDNN_", "TF_NUM_", "TF_XLA_")
+ENV_PREFIXES = (
+    *("OMP_", "KMP_", "MKL_", "MALLOC_", "ONEDNN_", "DNNL_", "XLA_", "TOKENIZERS_"),
+    *("TF_ENABLE_", "TF_ONEDNN_", "TF_NUM_", "TF_XLA_"),
+)
 
 
 def threads_available() -> int:

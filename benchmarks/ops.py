@@ -13,14 +13,14 @@ from absl import app, flags
 
 from benchmarks import report
 from benchmarks.cases import build_cases
-from benchmarks.checkpoints import make_checkpoint
-from benchmarks.harness import Crew, say
+from benchmarks.checkpoints import NAMES, make_checkpoint
+from benchmarks.harness import Crew
 from benchmarks.machine import threads_available
 from benchmarks.peers import INFERENCE, choose
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("cases", ["b1_t8", "b1_t32", "b1_t128", "b32_t128", "b4_t512"], "cases of ids")
-flags.DEFINE_list("models", ["base"], "checkpoints")
+flags.DEFINE_list("models", ["base"], f"checkpoints: {', '.join(NAMES)}")
 flags.DEFINE_integer("calls", 15, "calls of each case, whose median counts", lower_bound=1)
 flags.DEFINE_string("output", str(report.RESULTS), "directory of the results")
 
@@ -42,9 +42,9 @@ def trace(model: str, results: dict[str, Any]) -> None:
         for case in cases:
             crew.ask_each("case", name=case.key, path=case.write(Path(directory)))
         for case in cases:
-            asked = crew.ask_each("ops", name=case.key, calls=FLAGS.calls)
-            ops = sorted(asked[report.OURS], key=lambda op: -op[2])
-            part["cases"][case.key] = {"label": case.label, "ops": ops}
+            for ops in crew.ask_each("ops", name=case.key, calls=FLAGS.calls).values():
+                ops.sort(key=lambda op: -op[2])
+                part["cases"][case.key] = {"label": case.label, "ops": ops}
     results["models"][model] = part
 
 
@@ -70,7 +70,7 @@ def write(results: dict[str, Any], directory: Path) -> None:
     (directory / "ops.md").write_text("\n".join(parts), encoding="utf-8")
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
     """Traces and reports."""
     del argv
     peer = choose(INFERENCE, [report.OURS])[0]
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
     for model in FLAGS.models:
         trace(model, results)
     write(results, Path(FLAGS.output))
-    say(f"Written to {FLAGS.output}.")
+    return report.finish(results, FLAGS.output)
 
 
 if __name__ == "__main__":

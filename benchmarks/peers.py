@@ -9,6 +9,10 @@ OURS_ENV = serving_environment()
 TENSORFLOW_ENV = {"TF_ENABLE_ONEDNN_OPTS": "1"}  # the better of the peers' two settings
 
 
+# The workers that measure this package.
+OURS = frozenset({"ours", "ours_training", "ours_fit", "ours_tokenization", "serve", "gpu"})
+
+
 @dataclass(frozen=True)
 class Peer:
     """One row of the tables.
@@ -24,7 +28,6 @@ class Peer:
         yardstick: Whether it is no model, only a bound.
         prepares: Folder of what it converts a checkpoint to, which two peers may share; none if
             empty.
-        rebuild: Whether what it prepares may differ from run to run.
         default: Whether it runs unless `--peers` says otherwise.
     """
 
@@ -37,13 +40,12 @@ class Peer:
     precision: str = "fp32"
     yardstick: bool = False
     prepares: str = ""
-    rebuild: bool = False
     default: bool = True
 
     @property
     def is_ours(self) -> bool:
-        """Whether it is this package."""
-        return self.name.startswith("ours")
+        """Whether it is this package, whose failure is the run's."""
+        return self.worker in OURS
 
     @property
     def competes(self) -> bool:
@@ -58,11 +60,12 @@ class Peer:
             "env": self.env,
             "options": self.options,
             "competes": self.competes,
+            "is_ours": self.is_ours,
         }
 
 
 INFERENCE = (
-    Peer("ours", "distilbert-tf", "ours", None, OURS_ENV, prepares="ours", rebuild=True),
+    Peer("ours", "distilbert-tf", "ours", None, OURS_ENV, prepares="ours"),
     Peer(
         "ours_default",
         "distilbert-tf, default environment",
@@ -70,7 +73,6 @@ INFERENCE = (
         None,
         options={"set_threads": False},
         prepares="ours",
-        rebuild=True,
     ),
     Peer("torch", "PyTorch transformers", "torch", "torch"),
     Peer("torch_compile", "torch.compile", "torch", "torch", options={"compile": True}),
@@ -117,7 +119,8 @@ INFERENCE = (
 )
 
 TRAINING = (
-    Peer("ours", "distilbert-tf", "ours_training", None, TENSORFLOW_ENV),
+    Peer("ours", "distilbert-tf, finetune", "ours_training", None, TENSORFLOW_ENV),
+    Peer("ours_fit", "distilbert-tf, compile and fit", "ours_fit", None, TENSORFLOW_ENV),
     Peer("torch", "PyTorch transformers", "torch_training", "torch"),
     Peer(
         "torch_sorted",

@@ -2,13 +2,14 @@
 
 import datetime
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import matplotlib
 
+from benchmarks.harness import say
 from benchmarks.machine import describe_machine
 from benchmarks.peers import Peer
 from benchmarks.timing import Timing, fastest
@@ -18,7 +19,6 @@ import matplotlib.pyplot as plt
 
 RESULTS = Path(__file__).parent / "results"
 OURS = "ours"
-DESCRIBED = ("started_at", "machine", "settings", "peers")  # what `describe` needs, and `models`
 MODE_TITLES = {"ids": "from token ids", "text": "end to end, from strings"}
 MARKERS = "oosDv^<>PXph8"
 
@@ -104,6 +104,35 @@ def write_inference(results: Mapping[str, Any], directory: Path) -> None:
 def failures(part: Mapping[str, Any]) -> list[str]:
     """Says which peers failed, and why."""
     return [f"**{n} failed**: {_one_line(why)}\n" for n, why in part["failures"].items()]
+
+
+def finish(results: Mapping[str, Any], directory: str) -> int:
+    """Says where the results are, and what of ours failed.
+
+    Args:
+        results: What was written.
+        directory: Where.
+
+    Returns:
+        The exit code of the run: peers may fail, ours may not.
+    """
+    say(f"Written to {directory}.")
+    failed = [
+        f"{title}: {name} failed: {_one_line(reason)}"
+        for title, part in results["models"].items()
+        for name, reason in _reasons(part)
+        if results["peers"][name]["is_ours"]
+    ]
+    for line in failed:
+        say(line)
+    return 1 if failed else 0
+
+
+def _reasons(part: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields what failed altogether, and what computed something else than it should."""
+    yield from part.get("failures", {}).items()
+    for case in part.get("cases", {}).values():
+        yield from case.get("errors", {}).items()
 
 
 def _one_line(reason: str) -> str:

@@ -19,20 +19,22 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import report
-from benchmarks.checkpoints import MODELS, make_checkpoint
+from benchmarks.checkpoints import NAMES, make_checkpoint
 from benchmarks.harness import ROOT, Progress, say, shuffled
 from benchmarks.peers import INFERENCE, choose
 from distilbert_tf import get_task, load_examples
 from export.saved_model import export_pretrained
 from export.weights import WEIGHTS
 
+LOADERS = ("tf2", "session")
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data", "demo", "directory with sst2/ in GLUE's layout, or 'demo'")
-flags.DEFINE_list("models", ["demo"], "checkpoints: directories, base or demo")
+flags.DEFINE_list("models", ["demo"], f"checkpoints: directories, {', '.join(NAMES)}")
 flags.DEFINE_integer("rounds", 5, "loads of each kind", lower_bound=1)
+flags.DEFINE_list("weights", list(WEIGHTS), "kinds; the first one is what others are compared with")
+flags.DEFINE_list("loaders", list(LOADERS), "what loads them")
 flags.DEFINE_string("output", str(report.RESULTS), "directory of the results")
 
-LOADERS = ("tf2", "session")
 NUMBERS = {
     "load_s": "load, s",
     "load_cpu_s": "load, CPU s",
@@ -57,12 +59,12 @@ def measure(model: str, texts: list[str], labels: np.ndarray) -> list[dict[str, 
     rows = []
     with tempfile.TemporaryDirectory() as directory:
         kinds = {}
-        for weights in WEIGHTS:
+        for weights in FLAGS.weights:
             say(f"exporting {model} as {weights}")
             base = Path(directory) / weights
-            source = make_checkpoint(model) if model in MODELS else model
+            source = make_checkpoint(model) if model in NAMES else model
             kinds[weights] = export_pretrained(source, base, weights=weights, verify=False)
-        turns = [(weights, loader) for weights in WEIGHTS for loader in LOADERS]
+        turns = [(weights, loader) for weights in FLAGS.weights for loader in FLAGS.loaders]
         loads: dict[tuple[str, str], list[dict[str, Any]]] = {turn: [] for turn in turns}
         progress = Progress(FLAGS.rounds * len(turns))
         for number in range(FLAGS.rounds):
@@ -71,7 +73,7 @@ def measure(model: str, texts: list[str], labels: np.ndarray) -> list[dict[str, 
                 progress.step(f"{weights}, {loader} loader")
         for (weights, loader), results in loads.items():
             logits = np.array(results[0]["logits"])
-            exact = np.array(loads[WEIGHTS[0], loader][0]["logits"])
+            exact = np.array(loads[FLAGS.weights[0], loader][0]["logits"])
             row: dict[str, Any] = {
                 "weights": weights,
                 "loader": loader,
@@ -109,7 +111,7 @@ def _quality(rows: list[dict[str, Any]]) -> str:
                 f"{row['largest_difference']:.1e}",
             ]
             for row in rows
-            if row["loader"] == LOADERS[0]
+            if row["loader"] == rows[0]["loader"]
         ],
     )
 
@@ -141,7 +143,7 @@ def _size_mb(directory: Path) -> float:
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) / 1e6
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
     """Measures and reports."""
     del argv
     directory = FLAGS.data if FLAGS.data == "demo" else Path(FLAGS.data).expanduser() / "sst2"
@@ -154,7 +156,7 @@ def main(argv: list[str]) -> None:
         rows = measure(model, texts, np.array(examples.labels))
         results["models"][Path(model).name] = {"rows": rows, "versions": versions}
         write(results, Path(FLAGS.output))
-    say(f"Written to {FLAGS.output}.")
+    return report.finish(results, FLAGS.output)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from absl import app, flags
 
 from benchmarks import report
 from benchmarks.checkpoints import make_checkpoint
-from benchmarks.harness import Crew, Progress, say, shuffled
+from benchmarks.harness import Crew, Progress, shuffled
 from benchmarks.machine import threads_available
 from benchmarks.peers import TOKENIZATION, Peer, choose
 from distilbert_tf import get_task, load_examples
@@ -135,7 +135,7 @@ def _compare_with_training(task: str, part: Mapping[str, Any], path: Path) -> li
     return lines
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
     """Measures and reports."""
     del argv
     peers = {peer.name: peer for peer in choose(TOKENIZATION, FLAGS.peers)}
@@ -149,7 +149,7 @@ def main(argv: list[str]) -> None:
     results = report.start(peers.values(), settings)
     for task in FLAGS.tasks:
         run_task(task, peers, results)
-    say(f"Written to {FLAGS.output}.")
+    return report.finish(results, FLAGS.output)
 
 
 if __name__ == "__main__":

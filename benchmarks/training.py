@@ -14,13 +14,13 @@ from typing import Any
 from absl import app, flags
 
 from benchmarks import report
-from benchmarks.checkpoints import MODELS, digest, make_checkpoint
+from benchmarks.checkpoints import MODELS, NAMES, digest, make_checkpoint
 from benchmarks.harness import Crew, Progress, WorkerError, say, shuffled
 from benchmarks.machine import threads_available
 from benchmarks.peers import TRAINING, Peer, choose
 from benchmarks.training_report import write_training
 from benchmarks.workers.text import load_encoder
-from benchmarks.workers.training import Recipe, TrainingData
+from benchmarks.workers.training import TrainingData, make_recipe
 from distilbert_tf import get_task, load_examples
 
 FLAGS = flags.FLAGS
@@ -30,28 +30,12 @@ flags.DEFINE_integer("block", 20, "steps of a turn", lower_bound=1)
 flags.DEFINE_integer("warmup", 5, "untimed steps at the start", lower_bound=1)
 flags.DEFINE_list("peers", [], "names in peers.py; the default ones if empty")
 flags.DEFINE_list("tasks", ["sst2", "mnli"], "whose training rows are taken")
-flags.DEFINE_list("models", list(MODELS), "checkpoints")
+flags.DEFINE_list("models", list(MODELS), f"checkpoints: {', '.join(NAMES)}")
 flags.DEFINE_integer("max_examples", 20000, "training rows that are read at most", lower_bound=32)
 flags.DEFINE_integer("batch_size", 32, "rows per step", lower_bound=1)
 flags.DEFINE_integer("max_length", 128, "longest row in tokens", lower_bound=3)
 flags.DEFINE_integer("threads", None, "threads of each peer; the usable cores if not given")
 flags.DEFINE_string("output", str(report.RESULTS), "directory of the results")
-
-SPARE_STEPS = 1000  # so that no schedule ends while it is timed
-
-
-def make_recipe() -> Recipe:
-    """Sets the hyper-parameters; those of `distilbert-tf finetune` where it has them."""
-    return Recipe(
-        batch_size=FLAGS.batch_size,
-        max_length=FLAGS.max_length,
-        total_steps=FLAGS.warmup + FLAGS.steps + SPARE_STEPS,
-        warmup_steps=FLAGS.warmup + FLAGS.steps,
-        learning_rate=5e-5,
-        weight_decay=0.01,
-        max_gradient_norm=1.0,
-        seed=42,
-    )
 
 
 def read_data(task_name: str) -> TrainingData:
@@ -77,7 +61,8 @@ def true_tokens_per_example(checkpoint: Path, data: TrainingData) -> float:
 
 def run_case(model: str, task: str, peers: dict[str, Peer], results: dict[str, Any]) -> None:
     """Measures one checkpoint on one task; results are written after every round."""
-    checkpoint, data, recipe = make_checkpoint(model), read_data(task), make_recipe()
+    checkpoint, data = make_checkpoint(model), read_data(task)
+    recipe = make_recipe(FLAGS.warmup + FLAGS.steps, FLAGS.batch_size, FLAGS.max_length)
     with (
         tempfile.TemporaryDirectory() as directory,
         Crew(list(peers.values()), checkpoint, results["settings"]["threads"]) as crew,
@@ -122,7 +107,7 @@ def run_block(crew: Crew, name: str, part: dict[str, Any]) -> None:
     part["mean_loss"][name] = block["loss"]
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
     """Measures and reports."""
     del argv
     peers = {peer.name: peer for peer in choose(TRAINING, FLAGS.peers)}
@@ -138,7 +123,7 @@ def main(argv: list[str]) -> None:
     for model in FLAGS.models:
         for task in FLAGS.tasks:
             run_case(model, task, peers, results)
-    say(f"Written to {FLAGS.output}.")
+    return report.finish(results, FLAGS.output)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ def write_training(results: Mapping[str, Any], directory: Path) -> None:
     write_json(results, directory / "training.json")
     parts = [
         "# Training\n",
-        "Forward, backward, clipping and AdamW in fp32, dropout on. Our time includes the "
-        "tokenization of strings, and so does KerasHub's; the others' rows were tokenized "
-        "before.\n",
+        "Forward, backward, clipping and AdamW in fp32, dropout on. Rows were tokenized before, "
+        "but for KerasHub, whose preprocessor is part of every step. `finetune` is the whole "
+        "command: metrics, learning curves and logs as it goes.\n",
         describe(results),
     ]
     for title, part in results["models"].items():

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from benchmarks.workers.keras_hub import load_classifier
-from benchmarks.workers.ours_training import StepCallback
+from benchmarks.workers.keras_steps import StepCallback
 from benchmarks.workers.training import AfterStep, Recipe, TrainingData, TrainingWorker
 from distilbert_tf.optimization import WarmupLinearDecay
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -44,11 +45,7 @@ def prepare(checkpoint: str, output: str, texts: list[str], count: int) -> None:
     (directory / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
 
 
-def _answer(
-    model: "TFDistilBertForSequenceClassification",  # noqa: F821
-    tokenizer: "DistilBertTokenizer",  # noqa: F821
-    texts: list[str],
-) -> list[dict[str, float]]:
+def _answer(model: Any, tokenizer: Any, texts: list[str]) -> list[dict[str, float]]:
     """Gives each text's probabilities by label."""
     found = []
     for start in range(0, len(texts), BATCH_ROWS):

@@ -1,7 +1,7 @@
-"""This package, as it is served: SavedModels, written in one process and loaded in another."""
+"""This package, as it is served: exports, written in one process and loaded in another."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from typing import Any
 
@@ -9,83 +9,90 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.workers.protocol import InferenceWorker
+from export import signatures
+
+
+class Endpoint:
+    """The logits of a signature.
+
+    Args:
+        session: Holds the export.
+        signature: The SignatureDef.
+        names: Its inputs, in the order of the arguments.
+    """
+
+    def __init__(self, session: Any, signature: Any, names: Sequence[str]) -> None:
+        self.session = session
+        self.output = signature.outputs[signatures.LOGITS].name
+        self.inputs = [signature.inputs[name].name for name in names]
+        self._call = session.make_callable(self.output, self.inputs)
+
+    def __call__(self, *arrays: np.ndarray) -> np.ndarray:
+        """Runs it."""
+        logits: np.ndarray = self._call(*arrays)
+        return logits
 
 
 class Ours(InferenceWorker):
-    """Ids go to a SavedModel without a tokenizer, strings to what `export_saved_model` writes."""
+    """Two exports, of texts and of pairs; ids go to the signature of the first that takes them."""
 
     def prepare(self, checkpoint: str, artefacts: str, options: dict[str, Any]) -> None:
-        """Writes the three SavedModels: ids, text, and pairs of texts."""
+        """Writes the exports."""
         from distilbert_tf import DistilBertTokenizer, TFDistilBertForSequenceClassification
         from export.saved_model import export_saved_model
-        from export.tracing import trace_by_size
 
         model = TFDistilBertForSequenceClassification.from_pretrained(checkpoint)
         tokenizer = DistilBertTokenizer.from_pretrained(checkpoint)
-
-        @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)] * 2)
-        def classify(ids: tf.Tensor, mask: tf.Tensor) -> dict[str, tf.Tensor]:
-            inputs = {"input_ids": ids, "attention_mask": mask}
-            return {"logits": trace_by_size(model, mask, lambda: model(inputs, training=False))}
-
-        module = tf.Module()
-        module.classify = classify
-        # Not the Keras model itself, whose own signature would be traced and saved too.
-        module.weights = [variable.value for variable in model.variables]
-        without_gradients = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        tf.saved_model.save(module, os.path.join(artefacts, "ids"), classify, without_gradients)
-        for kind in ("text", "pair"):
-            export_saved_model(
-                model,
-                tokenizer,
-                os.path.join(artefacts, kind),
-                pair=kind == "pair",
-                verify=False,
-            )
+        for is_pair in (False, True):
+            base = os.path.join(artefacts, "pair" if is_pair else "text")
+            export_saved_model(model, tokenizer, base, pair=is_pair, verify=False)
 
     def load(self, checkpoint: str, artefacts: str, threads: int, options: dict[str, Any]) -> None:
-        """Loads the ids' SavedModel; those of the texts follow when a case needs them."""
+        """Loads the export of texts; that of pairs follows when a case needs it."""
         self._config = tf.compat.v1.ConfigProto()
         if options.get("set_threads", True):
             self._config.intra_op_parallelism_threads = threads
         self._artefacts = artefacts
-        self._calls: dict[str, Callable[..., np.ndarray]] = {}
-        self._sessions: dict[str, tf.compat.v1.Session] = {}
-        self._names: dict[str, tuple[str, list[str]]] = {}
-        self._endpoint("ids")
+        session, meta_graph = self._open("text")
+        by_name = meta_graph.signature_def
+        self._ids = Endpoint(
+            session,
+            by_name[signatures.FROM_IDS],
+            [signatures.INPUT_IDS, signatures.NUM_TOKENS],
+        )
+        self._text = Endpoint(session, by_name[signatures.SERVING_DEFAULT], [signatures.TEXT])
+        self._pair: Endpoint | None = None
 
-    def _endpoint(self, kind: str) -> Callable[..., np.ndarray]:
-        """Loads a SavedModel into a session, as TF Serving does, and gives its endpoint."""
-        if kind not in self._calls:
-            path = os.path.join(self._artefacts, kind, "" if kind == "ids" else "1")
-            session = tf.compat.v1.Session(graph=tf.Graph(), config=self._config)
-            self._sessions[kind] = session
-            with session.graph.as_default():
-                meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], path)
-            signature = meta_graph.signature_def["serving_default"]
-            inputs = [info.name for _, info in sorted(signature.inputs.items())]
-            self._names[kind] = signature.outputs["logits"].name, inputs
-            self._calls[kind] = session.make_callable(*self._names[kind])
-        return self._calls[kind]
+    def _open(self, kind: str) -> tuple[Any, Any]:
+        """Loads an export into a session, as TF Serving does."""
+        session = tf.compat.v1.Session(graph=tf.Graph(), config=self._config)
+        with session.graph.as_default():
+            path = os.path.join(self._artefacts, kind, "1")
+            return session, tf.compat.v1.saved_model.load(session, ["serve"], path)
 
     def to_inputs(self, ids: np.ndarray, mask: np.ndarray) -> Any:
-        """Keeps the arrays."""
-        return ids, mask
+        """Keeps the ids, and counts the tokens of each row; padding must be on the right."""
+        return ids, mask.sum(axis=1, dtype=np.int32)
 
     def run_ids(self, inputs: Any) -> np.ndarray:
         """Calls the endpoint."""
-        return self._endpoint("ids")(*inputs)
+        return self._ids(*inputs)
 
     def text_inputs(self, texts: list[Any]) -> Any:
-        """Chooses the SavedModel; the strings stay Python's, so that their way in is timed."""
-        if isinstance(texts[0], list):
-            return self._endpoint("pair"), list(zip(*texts, strict=True))
-        return self._endpoint("text"), [texts]
+        """Chooses the endpoint; the strings stay Python's, so that their way in is timed."""
+        if not isinstance(texts[0], list):
+            return self._text, [texts]
+        if self._pair is None:
+            session, meta_graph = self._open("pair")
+            signature = meta_graph.signature_def[signatures.SERVING_DEFAULT]
+            self._pair = Endpoint(session, signature, [signatures.TEXT, signatures.TEXT_PAIR])
+        return self._pair, list(zip(*texts, strict=True))
 
     def run_texts(self, texts: Any) -> np.ndarray:
         """Calls the endpoint with strings."""
-        call, columns = texts
-        return call(*(np.array(column, object) for column in columns))
+        endpoint, columns = texts
+        logits: np.ndarray = endpoint(*(np.array(column, object) for column in columns))
+        return logits
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
         """Adds what only ours can tell."""
@@ -103,7 +110,6 @@ class Ours(InferenceWorker):
             their time in seconds a call, the median of the calls.
         """
         _, inputs = self.cases[name]
-        output, names = self._names["ids"]
         options = tf.compat.v1.RunOptions(
             trace_level=tf.compat.v1.RunOptions.FULL_TRACE, output_partition_graphs=True
         )
@@ -111,8 +117,8 @@ class Ours(InferenceWorker):
         counts: dict[str, int] = {}
         for call in range(calls):
             metadata = tf.compat.v1.RunMetadata()
-            feed = dict(zip(names, inputs[0], strict=True))
-            self._sessions["ids"].run(output, feed, options=options, run_metadata=metadata)
+            feed = dict(zip(self._ids.inputs, inputs[0], strict=True))
+            self._ids.session.run(self._ids.output, feed, options=options, run_metadata=metadata)
             total: dict[str, float] = {}
             counts = {}
             for kind, time_s in op_times(metadata):

@@ -1,83 +1,79 @@
-"""This package's `fit`: its dataset (strings in, tokenized on the way), optimizer and loss."""
+"""This package's `finetune`, from files to checkpoints, with all that it does on the way."""
 
+import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.workers.keras_steps import StepCallback
+from benchmarks.workers.text import load_encoder
 from benchmarks.workers.training import (
     COUNTED_BATCHES,
     AfterStep,
     Recipe,
     TrainingData,
     TrainingWorker,
-    padded_tokens_per_example,
 )
 
-
-class StepCallback(keras.callbacks.Callback):
-    """Reports every step of a `fit`."""
-
-    def __init__(self, after_step: AfterStep) -> None:
-        super().__init__()
-        self._after_step = after_step
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Reports the step with Keras' running loss."""
-        self._after_step(float((logs or {})["loss"]))
+LABELS = ("0", "1")
+VALIDATION_ROWS = 32  # scored before the first step and at each epoch's end
 
 
 class OursTraining(TrainingWorker):
-    """As README.md shows it."""
+    """A run that is never finished: its directory goes with the process."""
 
     def load(self, checkpoint: str, artefacts: str, threads: int, options: dict[str, Any]) -> None:
         """Sets the threads."""
-        if options.get("set_threads", True):
-            tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
         self._checkpoint = checkpoint
 
     def start(self, data: TrainingData, recipe: Recipe) -> float:
-        """Loads and compiles the model, and makes the pipeline."""
-        from distilbert_tf import (
-            DistilBertTokenizer,
-            TFDistilBertForSequenceClassification,
-            create_optimizer,
-            make_dataset,
-        )
-        from distilbert_tf.readers import Examples
-        from distilbert_tf.training import compile_classifier
+        """Writes the files of a task, and draws the batches that its first epoch will have."""
+        from distilbert_tf import Task
+        from distilbert_tf.sampling import EpochSampler
 
-        keras.utils.set_random_seed(recipe.seed)
-        tokenizer = DistilBertTokenizer.from_pretrained(self._checkpoint)
-        examples = Examples(tuple(map(tuple, data.columns)), np.array(data.labels, np.int32))
-        batches = make_dataset(
-            examples,
-            tokenizer.as_layer(max_length=recipe.max_length),
-            recipe.batch_size,
-            shuffle_seed=recipe.seed,
-        )
-        self._model = TFDistilBertForSequenceClassification.from_pretrained(self._checkpoint)
-        optimizer = create_optimizer(
-            recipe.learning_rate,
-            recipe.total_steps,
-            warmup_ratio=recipe.warmup_steps / recipe.total_steps,
-            weight_decay=recipe.weight_decay,
-            max_gradient_norm=recipe.max_gradient_norm,
-        )
-        compile_classifier(self._model, optimizer)
-        self._batches, self._total_steps = batches.repeat(), recipe.total_steps
-        masks = [inputs["attention_mask"] for inputs, _ in batches.take(COUNTED_BATCHES)]
-        return padded_tokens_per_example(masks)
+        self._recipe, self._rows = recipe, len(data.labels)
+        self._directory = tempfile.TemporaryDirectory()
+        names = ("text", "text_pair")[: len(data.columns)]
+        self._task = Task("timed", names, ("label",), LABELS)
+        rows = [
+            {**dict(zip(names, texts, strict=True)), "label": LABELS[label]}
+            for *texts, label in zip(*data.columns, data.labels, strict=True)
+        ]
+        for split, part in (("train", rows), ("dev", rows[:VALIDATION_ROWS])):
+            lines = "".join(json.dumps(row) + "\n" for row in part)
+            path = Path(self._directory.name) / f"{split}.jsonl"
+            path.write_text(lines, encoding="utf-8")
+        _, mask = load_encoder(self._checkpoint, recipe.max_length)(data.texts)
+        lengths = mask.sum(axis=1)
+        sampler = EpochSampler(lengths, (self._rows,), recipe.batch_size, recipe.seed)
+        batches = sampler.batches(0)[:COUNTED_BATCHES]
+        return float(np.mean([lengths[batch].max() for batch in batches]))
 
     def train(self, after_step: AfterStep) -> None:
-        """Fits."""
-        self._model.fit(
-            self._batches,
-            steps_per_epoch=self._total_steps,
-            shuffle=False,
-            verbose=0,
+        """Fine-tunes."""
+        from distilbert_tf import finetune
+
+        recipe = self._recipe
+        steps_per_epoch = self._rows // recipe.batch_size
+        epochs = -(-recipe.total_steps // steps_per_epoch)
+        finetune(
+            self._task,
+            self._checkpoint,
+            self._directory.name,
+            Path(self._directory.name) / "run",
             callbacks=[StepCallback(after_step)],
+            epochs=epochs,
+            batch_size=recipe.batch_size,
+            learning_rate=recipe.learning_rate,
+            warmup_ratio=recipe.warmup_steps / (epochs * steps_per_epoch),
+            weight_decay=recipe.weight_decay,
+            max_gradient_norm=recipe.max_gradient_norm,
+            max_length=recipe.max_length,
+            seed=recipe.seed,
         )
 
 

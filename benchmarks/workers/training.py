@@ -17,6 +17,7 @@ from benchmarks.workers.protocol import Channel, peak_memory_mib, serve, version
 
 AfterStep = Callable[[float], None]
 COUNTED_BATCHES = 100  # enough to know how much padding there is
+SPARE_STEPS = 1000  # so that no schedule ends while it is timed
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,26 @@ class Recipe:
     weight_decay: float
     max_gradient_norm: float
     seed: int
+
+
+def make_recipe(steps: int, batch_size: int = 32, max_length: int = 128) -> Recipe:
+    """Sets the hyper-parameters: those of `distilbert-tf finetune` where it has them.
+
+    Args:
+        steps: How many will be taken, all of them with a rising rate.
+        batch_size: Rows per step.
+        max_length: Longest row in tokens.
+    """
+    return Recipe(
+        batch_size=batch_size,
+        max_length=max_length,
+        total_steps=steps + SPARE_STEPS,
+        warmup_steps=steps,
+        learning_rate=5e-5,
+        weight_decay=0.01,
+        max_gradient_norm=1.0,
+        seed=42,
+    )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,165 @@
+"""Every benchmark runs, at a tiny size; and one whose own side fails has failed."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import processes
+import pytest
+from tiny_task import tiny_checkpoint, tiny_classifier, tiny_data
+
+from benchmarks.peers import INFERENCE, LOAD, TOKENIZATION, TRAINING
+
+ROOT = Path(__file__).parents[1]
+ELSEWHERE = {"finetune_torch"}  # tests/parity/test_torch_benchmark.py
+
+Run = Callable[..., str]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the scripts make once: checkpoints and exports."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def run(cache: Path, tmp_path: Path, demo: str) -> Run:
+    """Runs a script; its results go to `tmp_path`."""
+
+    def run(script: str, *flags: str, code: int = 0) -> str:
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"benchmarks.{script}", *flags],
+            cwd=ROOT,
+            env={**os.environ, "BENCHMARK_CACHE": str(cache), "TF_CPP_MIN_LOG_LEVEL": "3"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return processes.finish(process, code, timeout_s=250.0)[0]
+
+    return run
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_every_script_has_a_test() -> None:
+    is_script = '\nif __name__ == "__main__":\n'
+    scripts = {
+        path.stem for path in (ROOT / "benchmarks").glob("*.py") if is_script in path.read_text()
+    }
+    tested = {name.removeprefix("test_") for name in globals()} | ELSEWHERE
+    assert scripts
+    assert scripts - tested == set()
+
+
+def test_inference(run: Run, tmp_path: Path) -> None:
+    printed = run(
+        "inference", "--models=tiny", "--peers=ours,openvino", "--cases=b1_t8,mnli_b32",
+        "--rounds=1", "--min_time_s=0", "--batches=1", "--noinstall", f"--output={tmp_path}",
+    )  # fmt: skip
+    assert "FAILED openvino" in printed
+    part = read(tmp_path / "inference.json")["models"]["tiny"]
+    assert list(part["failures"]) == ["openvino"]
+    assert set(part["cases"]) == {"b1_t8:ids", "b1_t8:text", "mnli_b32:ids", "mnli_b32:text"}
+    for case in part["cases"].values():
+        assert case["times"]["ours"]["median_s"] > 0
+    assert "**openvino failed**" in (tmp_path / "inference.md").read_text()
+
+
+def test_growth(run: Run, tmp_path: Path) -> None:
+    flags = ["--model=tiny", "--rounds=1", "--min_time_s=0", "--examples=32", "--steps=1"]
+    run("growth", *flags, f"--output={tmp_path}")
+    part = read(tmp_path / "growth.json")["models"]["tiny"]
+    assert len(part["cases"]) == 9
+    assert [memory["examples"] for memory in part["memory"]] == [32, 320]
+    assert min(memory["peak_mib"] for memory in part["memory"]) > 100
+
+
+def test_ops(run: Run, tmp_path: Path) -> None:
+    run("ops", "--models=tiny", "--cases=b1_t8", "--calls=2", f"--output={tmp_path}")
+    (case,) = read(tmp_path / "ops.json")["models"]["tiny"]["cases"].values()
+    assert sum(time_s for _, _, time_s in case["ops"]) > 0
+
+
+TRAINING_FLAGS = (
+    "--models=tiny", "--tasks=mnli", "--steps=2", "--block=1", "--warmup=1", "--batch_size=8",
+    "--max_examples=64", "--noinstall",
+)  # fmt: skip
+
+
+def test_training(run: Run, tmp_path: Path) -> None:
+    flags = [*TRAINING_FLAGS, "--peers=ours,ours_fit,torch", "--max_length=16"]
+    run("training", *flags, f"--output={tmp_path}")
+    part = read(tmp_path / "training.json")["models"]["tiny, mnli"]
+    assert list(part["failures"]) == ["torch"]
+    for name in ("ours", "ours_fit"):
+        assert len(part["examples_per_s"][name]) == 2
+        assert 0.5 < part["mean_loss"][name] < 0.9  # two labels, hardly trained
+        assert 3 < part["padded_tokens_per_example"][name] <= 16
+    # Both draw the same batches.
+    assert len(set(map(part["padded_tokens_per_example"].get, ("ours", "ours_fit")))) == 1
+
+
+def test_a_failure_of_ours_fails_the_run(run: Run, tmp_path: Path) -> None:
+    """The checkpoint has 512 positions, which `finetune` sees before its first step."""
+    flags = [*TRAINING_FLAGS, "--peers=ours", "--max_length=600"]
+    printed = run("training", *flags, f"--output={tmp_path}", code=1)
+    assert "tiny, mnli: ours failed: ValueError: max_length is 600, but" in printed
+    assert "**ours failed**" in (tmp_path / "training.md").read_text()
+
+
+def test_tokenization(run: Run, tmp_path: Path) -> None:
+    flags = ["--tasks=sst2", "--peers=ours", "--rounds=1", "--max_examples=64", "--min_time_s=0"]
+    run("tokenization", *flags, f"--output={tmp_path}")
+    part = read(tmp_path / "tokenization.json")["models"]["sst2"]
+    assert min(part["single_s"]["ours"]) > 0
+
+
+def test_gpu(run: Run, tmp_path: Path) -> None:
+    run("gpu", "--tiny", "--dtypes=float32", "--layouts=true_tokens", f"--output={tmp_path}")
+    (variant,) = read(tmp_path / "gpu.json")["models"]["tiny"]["variants"].values()
+    assert variant["runs"][0]["examples_per_s"] > 0
+
+
+def test_stored_weights(run: Run, tmp_path: Path) -> None:
+    flags = ["--models=tiny", "--rounds=1", "--weights=fp32,int8", "--loaders=session"]
+    run("stored_weights", *flags, f"--output={tmp_path}")
+    rows = read(tmp_path / "stored_weights.json")["models"]["tiny"]["rows"]
+    assert [row["weights"] for row in rows] == ["fp32", "int8"]
+    assert rows[0]["largest_difference"] == 0 < rows[1]["largest_difference"]
+
+
+def test_equality(run: Run, tmp_path: Path) -> None:
+    encoder, data = tiny_checkpoint(tmp_path / "encoder"), tiny_data(tmp_path / "data", rows=640)
+    printed = run(
+        "equality", f"--model={encoder}", f"--data={data}", "--epochs=1", "--kill_before=6",
+        "--devices=one device", "--dropout=yes",
+    )  # fmt: skip
+    assert printed.splitlines()[-1].startswith("| yes | one device, kill -9 once step ")
+    assert printed.splitlines()[-1].endswith(" was saved | the same, uninterrupted | 0.0e+00 |")
+
+
+def test_load(run: Run, tmp_path: Path) -> None:
+    encoder = tiny_checkpoint(tmp_path / "encoder")
+    model = tiny_classifier(tmp_path / "model", encoder, {0: "negative", 1: "positive"})
+    run(
+        "load", f"--model={model}", "--servers=ours", "--rounds=1", "--seconds=1",
+        "--warmup_s=0.2", "--clients=4", "--noinstall", f"--output={tmp_path}",
+    )  # fmt: skip
+    assert "distilbert-tf serve" in (tmp_path / "load.md").read_text()
+
+
+def test_peers_have_workers_and_requirements() -> None:
+    for peer in (*INFERENCE, *TRAINING, *TOKENIZATION, *LOAD):
+        assert (
+            peer.worker == "serve" or (ROOT / "benchmarks/workers" / f"{peer.worker}.py").is_file()
+        )
+        if peer.venv is not None:
+            assert (ROOT / "benchmarks/requirements" / f"{peer.venv}.txt").is_file()
