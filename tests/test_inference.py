@@ -3,10 +3,10 @@
 from concurrent import futures
 
 import grpc
-import numpy as np
 import pytest
 import serving_models
 import tensorflow as tf
+from comparing import FEW, assert_close
 from serving_models import make_example, set_spec
 from tensorflow_serving.apis import classification_pb2, inference_pb2, regression_pb2
 
@@ -77,7 +77,7 @@ def refusal(method, request):
 
 def test_classify(stub):
     response = stub.Classify(classification(TEXTS), timeout=10)
-    np.testing.assert_allclose(scores_of(response.result), expected_scores(TEXTS), rtol=1e-6)
+    assert_close(scores_of(response.result), expected_scores(TEXTS), FEW)
     for row in response.result.classifications:
         assert [one.label for one in row.classes] == list(serving_models.LABELS)
     spec = response.model_spec
@@ -98,16 +98,14 @@ def test_the_context_is_merged_into_each_example(stub):
     batch.examples.add().CopyFrom(make_example(other="x"))
     batch.examples.add().CopyFrom(make_example(text="its own"))
     scores = scores_of(stub.Classify(request, timeout=10).result)
-    np.testing.assert_allclose(scores, expected_scores(["from the context", "its own"]), rtol=1e-6)
+    assert_close(scores, expected_scores(["from the context", "its own"]), FEW)
 
 
 def test_multi_inference(stub):
     request = multi([("m", "regress", REGRESS), ("m", "classify", CLASSIFY)], TEXTS)
     first, second = stub.MultiInference(request, timeout=10).results
     assert values_of(first.regression_result) == sizes_of(TEXTS)
-    np.testing.assert_allclose(
-        scores_of(second.classification_result), expected_scores(TEXTS), rtol=1e-6
-    )
+    assert_close(scores_of(second.classification_result), expected_scores(TEXTS), FEW)
     assert [first.model_spec.signature_name, second.model_spec.signature_name] == [
         "regress",
         "classify",
