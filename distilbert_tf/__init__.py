@@ -11,7 +11,7 @@ from distilbert_tf.version import __version__
 if TYPE_CHECKING:
     from transformers import DistilBertConfig
 
-    from distilbert_tf.checkpoint_files import CheckpointError
+    from distilbert_tf.checkpoints.tensor_files import CheckpointError
     from distilbert_tf.data import make_dataset
     from distilbert_tf.distributed import make_strategy
     from distilbert_tf.evaluation import evaluate
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from distilbert_tf.training import finetune
 
 _HOMES = {
-    "CheckpointError": "distilbert_tf.checkpoint_files",
+    "CheckpointError": "distilbert_tf.checkpoints.tensor_files",
     "DataError": "distilbert_tf.tables",
     "DistilBertConfig": "transformers",
     "DistilBertTokenizer": "distilbert_tf.tokenizer",

@@ -15,9 +15,9 @@ from absl import logging
 from transformers import PreTrainedTokenizerBase
 
 from distilbert_tf.checkpoint import load_tensors
-from distilbert_tf.checkpoint_files import read_tensors
+from distilbert_tf.checkpoints.hub import SAFETENSORS
+from distilbert_tf.checkpoints.tensor_files import read_tensors
 from distilbert_tf.distributed import is_chief
-from distilbert_tf.hub import SAFETENSORS
 from distilbert_tf.resume import read_variables, write_variables
 
 Logs = dict[str, Any]

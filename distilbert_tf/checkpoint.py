@@ -13,7 +13,7 @@ import ml_dtypes  # noqa: F401  (gives NumPy its bfloat16)
 import numpy as np
 from absl import logging
 
-from distilbert_tf.checkpoint_files import CheckpointError, Tensors
+from distilbert_tf.checkpoints.tensor_files import CheckpointError, Tensors
 from distilbert_tf.layers import Projection
 
 # Our module -> BERT's. `{i}` counts layers. The modules of the encoder stand under the prefix

@@ -6,10 +6,10 @@ from typing import Any
 
 from absl import logging
 
-from distilbert_tf.checkpoint_files import CheckpointError, read_tensors
-from distilbert_tf.configuration import load_config
+from distilbert_tf.checkpoints.config import load_config
+from distilbert_tf.checkpoints.hub import CONFIG, find_checkpoint
+from distilbert_tf.checkpoints.tensor_files import CheckpointError, read_tensors
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.hub import CONFIG, find_checkpoint
 from distilbert_tf.tasks import Task
 
 

@@ -22,8 +22,8 @@ from absl import logging
 from transformers import DistilBertConfig
 
 from distilbert_tf.checkpoint import export_tensors
-from distilbert_tf.checkpoint_files import Tensors
-from distilbert_tf.configuration import override
+from distilbert_tf.checkpoints.config import override
+from distilbert_tf.checkpoints.tensor_files import Tensors
 
 # Our module -> KerasHub's, from the backbone down, or from `transformer_layers` down where `{i}`
 # counts layers.

@@ -14,11 +14,11 @@ import tensorflow as tf
 from transformers import DistilBertConfig
 
 from distilbert_tf.checkpoint import export_tensors, load_tensors
-from distilbert_tf.checkpoint_files import read_tensors, replacing, write_safetensors
-from distilbert_tf.configuration import load_config
+from distilbert_tf.checkpoints.config import load_config
+from distilbert_tf.checkpoints.hub import CONFIG, SAFETENSORS, find_checkpoint
+from distilbert_tf.checkpoints.tensor_files import read_tensors, replacing, write_safetensors
 from distilbert_tf.distributed import DistributedTraining
 from distilbert_tf.embeddings import Embeddings
-from distilbert_tf.hub import CONFIG, SAFETENSORS, find_checkpoint
 from distilbert_tf.row_layout import LENGTH_GROUPS, PaddedLayout, RowLayout, TokenLayout
 from distilbert_tf.transformer import Transformer
 

@@ -15,10 +15,10 @@ from absl import logging
 from transformers import DistilBertConfig
 
 from distilbert_tf.checkpoint import HEADS, load_tensors, to_distilbert
-from distilbert_tf.checkpoint_files import CheckpointError, Tensors, read_tensors
-from distilbert_tf.configuration import load_config
+from distilbert_tf.checkpoints.config import load_config
+from distilbert_tf.checkpoints.hub import CONFIG, find_checkpoint
+from distilbert_tf.checkpoints.tensor_files import CheckpointError, Tensors, read_tensors
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.hub import CONFIG, find_checkpoint
 from distilbert_tf.model import TFDistilBertModel
 from distilbert_tf.tokenizer import DistilBertTokenizer
 

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import numpy as np
 from absl import logging
 
-from distilbert_tf.hub import find_dataset
+from distilbert_tf.checkpoints.hub import find_dataset
 from distilbert_tf.tables import (
     ARROW,
     ENDINGS,

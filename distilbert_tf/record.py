@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from distilbert_tf.checkpoint_files import replacing
+from distilbert_tf.checkpoints.tensor_files import replacing
 from distilbert_tf.evaluation import Scores
 from distilbert_tf.metrics import log_prefix
 from distilbert_tf.multitask_checkpoint import RUN

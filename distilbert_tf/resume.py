@@ -18,7 +18,7 @@ import tensorflow as tf
 from absl import logging
 from safetensors.numpy import save_file
 
-from distilbert_tf.checkpoint_files import CheckpointError, Tensors, replacing
+from distilbert_tf.checkpoints.tensor_files import CheckpointError, Tensors, replacing
 
 CHECKPOINTS = "checkpoints"  # where in a run's directory its states are
 _FILE = re.compile(r"step-(\d+)\.safetensors")

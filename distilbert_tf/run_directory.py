@@ -9,8 +9,8 @@ from typing import Any
 
 from absl import logging
 
-from distilbert_tf.checkpoint_files import Tensors
-from distilbert_tf.hub import CONFIG, WEIGHTS
+from distilbert_tf.checkpoints.hub import CONFIG, WEIGHTS
+from distilbert_tf.checkpoints.tensor_files import Tensors
 from distilbert_tf.multitask_checkpoint import RUN
 from distilbert_tf.options import FinetuneOptions
 from distilbert_tf.record import CARD, METRICS, PICTURES

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distilbert_tf.checkpoint_files import replacing
+from distilbert_tf.checkpoints.tensor_files import replacing
 from distilbert_tf.tasks import Task
 
 

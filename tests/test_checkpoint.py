@@ -16,7 +16,7 @@ from recorded import (
 from safetensors.numpy import load_file, save_file
 
 from distilbert_tf.checkpoint import export_tensors, load_tensors, slots, to_distilbert
-from distilbert_tf.checkpoint_files import CheckpointError
+from distilbert_tf.checkpoints.tensor_files import CheckpointError
 from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
 from distilbert_tf.model import TFDistilBertModel
 

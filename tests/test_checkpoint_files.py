@@ -12,7 +12,7 @@ from processes import deadline, finish
 from recorded import CLASSES, assert_equals_recorded, at_tokens, outputs
 from safetensors.numpy import load_file, save_file
 
-from distilbert_tf.checkpoint_files import CheckpointError, read_tensors, replacing
+from distilbert_tf.checkpoints.tensor_files import CheckpointError, read_tensors, replacing
 from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
 from distilbert_tf.model import TFDistilBertModel
 
@@ -161,8 +161,8 @@ def test_read_tensors_keeps_integers_and_widens_floats(tmp_path):
 SAVE_AGAIN = """
 import resource, sys
 import numpy as np
-from distilbert_tf.checkpoint_files import write_safetensors
-import safetensors.numpy, distilbert_tf.checkpoint_files as files
+from distilbert_tf.checkpoints.tensor_files import write_safetensors
+import safetensors.numpy, distilbert_tf.checkpoints.tensor_files as files
 directory, how = sys.argv[1:]
 tensors = {"w": np.full((300, 1000), 2.0, "float32")}  # 1.2 MB
 if how == "full disk":

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny_task import tiny_checkpoint, tiny_classifier
 
-from distilbert_tf.checkpoint_files import CheckpointError
+from distilbert_tf.checkpoints.tensor_files import CheckpointError
 from distilbert_tf.classifiers import load_classifier, start_classifiers, task_checkpoint
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.tasks import TASKS, Task

@@ -3,7 +3,7 @@ import json
 import pytest
 from transformers import BertConfig, DistilBertConfig
 
-from distilbert_tf.configuration import from_bert, load_config, override
+from distilbert_tf.checkpoints.config import from_bert, load_config, override
 
 BERT = dict(vocab_size=33, hidden_size=15, num_hidden_layers=7, num_attention_heads=3)
 BERT |= dict(intermediate_size=21, max_position_embeddings=12, hidden_act="relu")

@@ -15,7 +15,7 @@ from table_files import (
     write_parquet,
 )
 
-from distilbert_tf import hub
+from distilbert_tf.checkpoints import hub
 from distilbert_tf.readers import load_examples
 from distilbert_tf.tasks import TASKS, Task
 

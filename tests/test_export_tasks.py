@@ -12,7 +12,7 @@ from exporting import TINY_MAX_LENGTH, assert_close, make_tiny_model
 from safetensors.numpy import load_file, save_file
 
 from distilbert_tf import cli
-from distilbert_tf.checkpoint_files import CheckpointError
+from distilbert_tf.checkpoints.tensor_files import CheckpointError
 from distilbert_tf.heads import TFDistilBertForMaskedLM
 from distilbert_tf.multitask_checkpoint import find_task_directories, load_classifiers
 from export import saved_model

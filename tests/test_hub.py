@@ -8,8 +8,8 @@ import pytest
 from comparing import assert_close, roundings
 from huggingface_hub import constants
 
-from distilbert_tf import hub
-from distilbert_tf.hub import find_checkpoint, find_dataset, find_tokenizer, shard_names
+from distilbert_tf.checkpoints import hub
+from distilbert_tf.checkpoints.hub import find_checkpoint, find_dataset, find_tokenizer, shard_names
 from distilbert_tf.model import TFDistilBertModel
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"

@@ -13,14 +13,14 @@ PACKAGES = ("distilbert_tf", "export")
 ORDER = """
 distilbert_tf.version
 distilbert_tf.stop_signals
-distilbert_tf.hub
-distilbert_tf.configuration
+distilbert_tf.checkpoints.hub
+distilbert_tf.checkpoints.config
 distilbert_tf.activations
 distilbert_tf.tasks
 distilbert_tf.tables
 distilbert_tf.options
 distilbert_tf.optimization
-distilbert_tf.checkpoint_files
+distilbert_tf.checkpoints.tensor_files
 distilbert_tf.readers
 distilbert_tf.submission
 distilbert_tf.distributed
@@ -259,13 +259,21 @@ def test_client_and_server_never_import_distilbert_tf(start, edges):
 @pytest.mark.parametrize(
     ("importer", "source", "expected"),
     [
-        ("distilbert_tf.hub", "from distilbert_tf.model import X", "stands after it"),
-        ("distilbert_tf.hub", "from distilbert_tf import model", "stands after it"),
-        ("distilbert_tf.hub", "import distilbert_tf.model", "stands after it"),
-        ("distilbert_tf.hub", "from .model import X", "stands after it"),
-        ("distilbert_tf.hub", "from . import model", "stands after it"),
-        ("distilbert_tf.hub", "def f():\n  from distilbert_tf import model", "stands after it"),
-        ("distilbert_tf.hub", "if True:\n  import distilbert_tf.model", "stands after it"),
+        ("distilbert_tf.checkpoints.hub", "from distilbert_tf.model import X", "stands after it"),
+        ("distilbert_tf.checkpoints.hub", "from distilbert_tf import model", "stands after it"),
+        ("distilbert_tf.checkpoints.hub", "import distilbert_tf.model", "stands after it"),
+        ("distilbert_tf.checkpoints.hub", "from .model import X", "stands after it"),
+        ("distilbert_tf.checkpoints.hub", "from . import model", "stands after it"),
+        (
+            "distilbert_tf.checkpoints.hub",
+            "def f():\n  from distilbert_tf import model",
+            "stands after it",
+        ),
+        (
+            "distilbert_tf.checkpoints.hub",
+            "if True:\n  import distilbert_tf.model",
+            "stands after it",
+        ),
         ("distilbert_tf.model", "import export.client", "the arrow is"),
         ("distilbert_tf.model", "def f():\n  import export.client", "the arrow is"),
         ("distilbert_tf.serving_commands", "import export.client", "only inside a function"),

@@ -15,7 +15,7 @@ from tiny_pipelines import (
     softmax,
 )
 
-from distilbert_tf.checkpoint_files import CheckpointError
+from distilbert_tf.checkpoints.tensor_files import CheckpointError
 from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
 from distilbert_tf.model import TFDistilBertModel
 from distilbert_tf.pipelines import pipeline

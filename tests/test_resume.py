@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from distilbert_tf import resume
-from distilbert_tf.checkpoint_files import CheckpointError, Tensors
+from distilbert_tf.checkpoints.tensor_files import CheckpointError, Tensors
 from distilbert_tf.resume import (
     list_states,
     read_newest_state,

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from exporting import LABELS, TINY_MAX_LENGTH, assert_close, make_tiny_model
 
-from distilbert_tf.checkpoint_files import CheckpointError
+from distilbert_tf.checkpoints.tensor_files import CheckpointError
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.tokenizer import DistilBertTokenizer
 from distilbert_tf.version import __version__

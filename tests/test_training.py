@@ -12,7 +12,7 @@ from comparing import FEW, largest, near, roundings
 from tiny_task import CONFIG, tiny_checkpoint, tiny_data
 
 from distilbert_tf.callbacks import TrainingDivergedError
-from distilbert_tf.checkpoint_files import CheckpointError
+from distilbert_tf.checkpoints.tensor_files import CheckpointError
 from distilbert_tf.evaluation import evaluate_pretrained, score_pretrained
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.multitask_checkpoint import find_task_directories, load_classifiers

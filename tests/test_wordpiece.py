@@ -14,7 +14,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilbert_tf.hub import demo_directory
+from distilbert_tf.checkpoints.hub import demo_directory
 from distilbert_tf.tokenizer import DistilBertTokenizer
 from distilbert_tf.wordpiece import WordPieceTokenizer
 

@@ -14,7 +14,7 @@ import transformers
 from tokenizers import normalizers, pre_tokenizers
 
 from distilbert_tf.basic_tokenizer import BasicTokenizer
-from distilbert_tf.hub import demo_directory
+from distilbert_tf.checkpoints.hub import demo_directory
 from distilbert_tf.tokenizer import DistilBertTokenizer
 from distilbert_tf.unicode_table import load_unicode_table
 

@@ -16,8 +16,8 @@ import transformers
 from comparing import FEW, TIMES_THE_REFERENCES_ERROR, assert_close, by_size
 from recorded import largest_differences, run
 
-from distilbert_tf import hub
 from distilbert_tf.activations import ACTIVATIONS
+from distilbert_tf.checkpoints import hub
 from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
 from distilbert_tf.model import TFDistilBertModel
 

@@ -16,7 +16,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
-from distilbert_tf.hub import SAFETENSORS_INDEX, TF_HDF5, shard_names
+from distilbert_tf.checkpoints.hub import SAFETENSORS_INDEX, TF_HDF5, shard_names
 
 Tensors = dict[str, np.ndarray]
 
