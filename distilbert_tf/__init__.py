@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from distilbert_tf.submission import write_submission
     from distilbert_tf.tables import DataError
     from distilbert_tf.tasks import TASKS, Task, get_task
-    from distilbert_tf.tokenizer import DistilBertTokenizer
+    from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
     from distilbert_tf.training import finetune
 
 _HOMES = {
     "CheckpointError": "distilbert_tf.checkpoints.tensor_files",
     "DataError": "distilbert_tf.tables",
     "DistilBertConfig": "transformers",
-    "DistilBertTokenizer": "distilbert_tf.tokenizer",
+    "DistilBertTokenizer": "distilbert_tf.tokenizers.tokenizer",
     "Examples": "distilbert_tf.readers",
     "FinetuneOptions": "distilbert_tf.options",
     "MultiTaskModel": "distilbert_tf.multitask",

@@ -19,7 +19,7 @@ from distilbert_tf.readers import load_examples
 from distilbert_tf.submission import write_submission
 from distilbert_tf.tables import BadRows
 from distilbert_tf.tasks import Task, get_task
-from distilbert_tf.tokenizer import DistilBertTokenizer
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.training_data import collect_rows, evaluation_batches
 
 

@@ -20,7 +20,7 @@ from distilbert_tf.checkpoints.hub import CONFIG, find_checkpoint
 from distilbert_tf.checkpoints.tensor_files import CheckpointError, Tensors, read_tensors
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.model import TFDistilBertModel
-from distilbert_tf.tokenizer import DistilBertTokenizer
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
 RUN = "run.json"  # beside the directories of a run's tasks; its list `tasks` gives their order
 

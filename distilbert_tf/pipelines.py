@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from distilbert_tf.fill_mask import FillMaskPipeline
 from distilbert_tf.model import PreTrainedModel
 from distilbert_tf.text_classification import TextClassificationPipeline
-from distilbert_tf.tokenizer import DistilBertTokenizer
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
 ALIASES = {"sentiment-analysis": "text-classification"}
 TASKS: dict[str, Any] = {

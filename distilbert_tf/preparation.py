@@ -19,7 +19,7 @@ from distilbert_tf.readers import Examples, load_examples
 from distilbert_tf.record import VALIDATION
 from distilbert_tf.sampling import EpochSampler
 from distilbert_tf.tasks import Task, get_task
-from distilbert_tf.tokenizer import DistilBertTokenizer
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.training_data import TaskRows, collect_rows, evaluation_batches
 
 Splits = dict[str, dict[str, Examples]]  # by task and split

@@ -42,7 +42,7 @@ from distilbert_tf.record import (
 from distilbert_tf.resume import CHECKPOINTS
 from distilbert_tf.run_directory import clear, find_state, has_begun, task_directories
 from distilbert_tf.tasks import Task
-from distilbert_tf.tokenizer import DistilBertTokenizer
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.training_data import training_batches
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from distilbert_tf.tokenizer import DistilBertTokenizer
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from export import signatures as names
 from export.configuration.examples import serialize_examples
 from export.example_parser import read_texts

@@ -20,7 +20,7 @@ from distilbert_tf.checkpoints.hub import find_checkpoint
 from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
 from distilbert_tf.model import PreTrainedModel, TFDistilBertModel
 from distilbert_tf.multitask_checkpoint import find_task_directories, load_classifiers
-from distilbert_tf.tokenizer import DistilBertTokenizer
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.version import __version__
 from export import signatures as names
 from export.checks.compatibility import OLDEST_SERVER, check_saved_model

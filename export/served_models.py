@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
 from distilbert_tf.model import PreTrainedModel, TFDistilBertModel
-from distilbert_tf.tokenizer import DistilBertTokenizer
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from export import signatures as names
 from export.tracing import trace_by_size
 

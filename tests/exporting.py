@@ -44,7 +44,7 @@ def make_tiny_model(directory, seed=7, **options):
     from transformers import DistilBertConfig
 
     from distilbert_tf.heads import TFDistilBertForSequenceClassification
-    from distilbert_tf.tokenizer import DistilBertTokenizer
+    from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     letters = [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase)]

@@ -9,7 +9,7 @@ from tiny_task import tiny_checkpoint, tiny_data
 from distilbert_tf.callbacks import ProgressLog, SaveBest, StepCounter, format_duration
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.multitask import MultiTaskModel
-from distilbert_tf.tokenizer import DistilBertTokenizer
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.training import finetune
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from distilbert_tf.data import make_dataset
 from distilbert_tf.readers import Examples
 from distilbert_tf.sampling import SORTED_BATCHES
-from distilbert_tf.tokenizer import DistilBertTokenizer
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
 
 def numbered(count: int) -> Examples:

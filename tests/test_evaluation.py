@@ -24,7 +24,7 @@ from distilbert_tf.evaluation import (
 from distilbert_tf.multitask import MultiTaskModel
 from distilbert_tf.readers import load_examples
 from distilbert_tf.tasks import TASKS, Task
-from distilbert_tf.tokenizer import DistilBertTokenizer
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.training_data import collect_rows, evaluation_batches
 
 COUNT = roundings(CONFIG)  # of the logits, which are about 1 here

@@ -32,11 +32,11 @@ distilbert_tf.embeddings
 distilbert_tf.keras_hub
 distilbert_tf.model
 distilbert_tf.heads
-distilbert_tf.unicode_table
-distilbert_tf.basic_tokenizer
-distilbert_tf.packing
-distilbert_tf.wordpiece
-distilbert_tf.tokenizer
+distilbert_tf.tokenizers.unicode_table
+distilbert_tf.tokenizers.basic_tokenizer
+distilbert_tf.tokenizers.truncation
+distilbert_tf.tokenizers.wordpiece
+distilbert_tf.tokenizers.tokenizer
 distilbert_tf.multitask_checkpoint
 distilbert_tf.pipeline_base
 distilbert_tf.fill_mask

@@ -19,7 +19,7 @@ from distilbert_tf.checkpoints.tensor_files import CheckpointError
 from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
 from distilbert_tf.model import TFDistilBertModel
 from distilbert_tf.pipelines import pipeline
-from distilbert_tf.tokenizer import DistilBertTokenizer
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
 LOGITS = 3.0  # the size of those that have their probabilities by hand: -log(0.05)
 

@@ -11,7 +11,7 @@ from exporting import LABELS, TINY_MAX_LENGTH, assert_close, make_tiny_model
 
 from distilbert_tf.checkpoints.tensor_files import CheckpointError
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.tokenizer import DistilBertTokenizer
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.version import __version__
 from export import saved_model
 from export.checks.compatibility import check_saved_model

@@ -8,7 +8,7 @@ import tensorflow as tf
 import transformers
 from tokenizers import AddedToken, Tokenizer
 
-from distilbert_tf.tokenizer import DistilBertTokenizer
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [

@@ -19,7 +19,7 @@ from distilbert_tf.multitask_checkpoint import find_task_directories, load_class
 from distilbert_tf.pipelines import pipeline
 from distilbert_tf.preparation import plan_finetuning
 from distilbert_tf.tasks import Task
-from distilbert_tf.tokenizer import DistilBertTokenizer
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.training import FinetuneResult, finetune
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from distilbert_tf import unicode_table
-from distilbert_tf.unicode_table import (
+from distilbert_tf.tokenizers import unicode_table
+from distilbert_tf.tokenizers.unicode_table import (
     KIND_SHIFT,
     OFFSET_BIAS,
     OPTION_PAIRS,
@@ -36,7 +36,7 @@ def entry(char, lowercase=True, strip_accents=True):
 def test_installed_library_equals_stored_table(probed):
     assert find_drift(probed) == [], (
         f"the table is of tokenizers {stored_tokenizers_version()}; run "
-        "`python -m distilbert_tf.unicode_table` and the parity tests"
+        "`python -m distilbert_tf.tokenizers.unicode_table` and the parity tests"
     )
 
 

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distilbert_tf.checkpoints.hub import demo_directory
-from distilbert_tf.tokenizer import DistilBertTokenizer
-from distilbert_tf.wordpiece import WordPieceTokenizer
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
+from distilbert_tf.tokenizers.wordpiece import WordPieceTokenizer
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LETTERS = "abcdefghijklmnopqrstuvwxyz\u03c3\u03c2\u00e9\u4e2d\u0131"
@@ -158,7 +158,7 @@ def test_overlapping_special_tokens_go_leftmost_longest(tmp_path):
 def test_surviving_marks_are_reordered_as_by_decomposition(lowercase):
     from tokenizers import normalizers, pre_tokenizers
 
-    from distilbert_tf.basic_tokenizer import BasicTokenizer
+    from distilbert_tf.tokenizers.basic_tokenizer import BasicTokenizer
 
     normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=True)
     split = pre_tokenizers.BertPreTokenizer().pre_tokenize_str

@@ -7,7 +7,7 @@ import numpy as np
 from transformers import DistilBertConfig
 
 from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
-from distilbert_tf.tokenizer import DistilBertTokenizer
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
 SENTENCES = [
     "The river froze early this year.",

@@ -8,7 +8,7 @@ from transformers import DistilBertConfig
 
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.model import TFDistilBertModel
-from distilbert_tf.tokenizer import DistilBertTokenizer
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
 GOOD = ("bright", "warm", "clever", "kind", "sweet", "crisp")
 BAD = ("dull", "cold", "clumsy", "rude", "bitter", "stale")

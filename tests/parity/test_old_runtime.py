@@ -19,7 +19,7 @@ from distilbert_tf.heads import (
     TFDistilBertForMaskedLM,
     TFDistilBertForSequenceClassification,
 )
-from distilbert_tf.tokenizer import DistilBertTokenizer
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from export.checks.fresh_process import Reloaded, ReloadError
 from export.checks.inspection import inspect_export
 from export.checks.trials import compare_answers, compare_loaders, run_trial

@@ -13,10 +13,10 @@ import tensorflow as tf
 import transformers
 from tokenizers import normalizers, pre_tokenizers
 
-from distilbert_tf.basic_tokenizer import BasicTokenizer
 from distilbert_tf.checkpoints.hub import demo_directory
-from distilbert_tf.tokenizer import DistilBertTokenizer
-from distilbert_tf.unicode_table import load_unicode_table
+from distilbert_tf.tokenizers.basic_tokenizer import BasicTokenizer
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
+from distilbert_tf.tokenizers.unicode_table import load_unicode_table
 
 pytestmark = pytest.mark.parity
 

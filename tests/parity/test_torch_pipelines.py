@@ -13,7 +13,7 @@ from transformers import DistilBertConfig
 
 from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
 from distilbert_tf.pipelines import pipeline
-from distilbert_tf.tokenizer import DistilBertTokenizer
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
 torch = pytest.importorskip("torch", reason="PyTorch is missing: pip install -e .[parity]")
 torch.set_num_threads(1)  # for models of this size more threads only wait for each other

@@ -2,7 +2,7 @@
 
 Hugging Face's clean-up is compiled into the `tokenizers` library with Unicode tables of its own,
 older than Python's and different from TensorFlow's. So the table is not derived from the standard:
-`python -m distilbert_tf.unicode_table` asks the library about each code point and writes
+`python -m distilbert_tf.tokenizers.unicode_table` asks the library about each code point and writes
 `unicode_table.npz`; with `--check` it compares instead and exits with 1 where they differ.
 
 For each of the four choices of (lowercase, strip_accents), one entry says what becomes of a code
@@ -186,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @functools.cache
 def _stored_arrays() -> dict[str, NDArray]:
-    with resources.files("distilbert_tf").joinpath(FILE_NAME).open("rb") as file:
+    with resources.files("distilbert_tf.tokenizers").joinpath(FILE_NAME).open("rb") as file:
         return dict(np.load(file))
 
 

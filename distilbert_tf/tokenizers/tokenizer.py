@@ -12,8 +12,8 @@ import transformers
 from transformers import BatchEncoding
 
 from distilbert_tf.checkpoints.hub import find_tokenizer
-from distilbert_tf.packing import Padding, Truncation
-from distilbert_tf.wordpiece import WordPieceTokenizer
+from distilbert_tf.tokenizers.truncation import Padding, Truncation
+from distilbert_tf.tokenizers.wordpiece import WordPieceTokenizer
 
 # DistilBERT's table of positions ends here.
 DEFAULT_MAX_LENGTH = 512

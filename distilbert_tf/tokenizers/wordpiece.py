@@ -15,8 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from distilbert_tf.basic_tokenizer import BasicTokenizer
-from distilbert_tf.packing import (
+from distilbert_tf.tokenizers.basic_tokenizer import BasicTokenizer
+from distilbert_tf.tokenizers.truncation import (
     Padding,
     SpecialIds,
     Truncation,

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from distilbert_tf.unicode_table import (
+from distilbert_tf.tokenizers.unicode_table import (
     EXPANSION_WIDTH,
     KIND_SHIFT,
     MARK_SHIFT,

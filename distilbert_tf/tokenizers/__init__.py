@@ -1,0 +1,1 @@
+"""The tokenizer, and its graph of core TensorFlow ops."""
