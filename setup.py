@@ -39,7 +39,12 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["distilbert_tf", "distilbert_tf.*", "export", "export.*"]),
     package_data={
-        "distilbert_tf": ["py.typed", "tokenizers/unicode_table.npz", "demo_data/*/*.tsv", "deploy/*"],
+        "distilbert_tf": [
+            "py.typed",
+            "data/demo_data/*/*.tsv",
+            "deploy/*",
+            "tokenizers/unicode_table.npz",
+        ],
         "export": ["*.md", "py.typed", "checks/op_registry.zip", "deploy/*"],
     },
     entry_points={"console_scripts": ["distilbert-tf=distilbert_tf.cli:main"]},

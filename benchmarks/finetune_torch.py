@@ -23,9 +23,9 @@ from sklearn.metrics import accuracy_score, f1_score
 from transformers import DistilBertForSequenceClassification
 
 from distilbert_tf import DistilBertTokenizer, TFDistilBertModel, get_task, load_examples
+from distilbert_tf.data.examples import Examples
+from distilbert_tf.data.sampler import SORTED_BATCHES
 from distilbert_tf.optimization import NO_WEIGHT_DECAY
-from distilbert_tf.readers import Examples
-from distilbert_tf.sampling import SORTED_BATCHES
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("task", "sst2", "sst2, mnli or qqp")

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from transformers import DistilBertConfig
 
     from distilbert_tf.checkpoints.tensor_files import CheckpointError
-    from distilbert_tf.data import make_dataset
+    from distilbert_tf.data.datasets import make_dataset
+    from distilbert_tf.data.examples import Examples, load_examples
+    from distilbert_tf.data.file_formats import DataError
+    from distilbert_tf.data.submission import write_submission
+    from distilbert_tf.data.tasks import TASKS, Task, get_task
     from distilbert_tf.distributed import make_strategy
     from distilbert_tf.evaluation import evaluate
     from distilbert_tf.heads import (
@@ -24,35 +28,31 @@ if TYPE_CHECKING:
     from distilbert_tf.optimization import create_optimizer
     from distilbert_tf.options import FinetuneOptions
     from distilbert_tf.pipelines import pipeline
-    from distilbert_tf.readers import Examples, load_examples
-    from distilbert_tf.submission import write_submission
-    from distilbert_tf.tables import DataError
-    from distilbert_tf.tasks import TASKS, Task, get_task
     from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
     from distilbert_tf.training import finetune
 
 _HOMES = {
     "CheckpointError": "distilbert_tf.checkpoints.tensor_files",
-    "DataError": "distilbert_tf.tables",
+    "DataError": "distilbert_tf.data.file_formats",
     "DistilBertConfig": "transformers",
     "DistilBertTokenizer": "distilbert_tf.tokenizers.tokenizer",
-    "Examples": "distilbert_tf.readers",
+    "Examples": "distilbert_tf.data.examples",
     "FinetuneOptions": "distilbert_tf.options",
     "MultiTaskModel": "distilbert_tf.multitask",
-    "TASKS": "distilbert_tf.tasks",
+    "TASKS": "distilbert_tf.data.tasks",
     "TFDistilBertForMaskedLM": "distilbert_tf.heads",
     "TFDistilBertForSequenceClassification": "distilbert_tf.heads",
     "TFDistilBertModel": "distilbert_tf.model",
-    "Task": "distilbert_tf.tasks",
+    "Task": "distilbert_tf.data.tasks",
     "create_optimizer": "distilbert_tf.optimization",
     "evaluate": "distilbert_tf.evaluation",
     "finetune": "distilbert_tf.training",
-    "get_task": "distilbert_tf.tasks",
-    "load_examples": "distilbert_tf.readers",
-    "make_dataset": "distilbert_tf.data",
+    "get_task": "distilbert_tf.data.tasks",
+    "load_examples": "distilbert_tf.data.examples",
+    "make_dataset": "distilbert_tf.data.datasets",
     "make_strategy": "distilbert_tf.distributed",
     "pipeline": "distilbert_tf.pipelines",
-    "write_submission": "distilbert_tf.submission",
+    "write_submission": "distilbert_tf.data.submission",
 }
 
 __all__ = [

@@ -9,8 +9,8 @@ from absl import logging
 from distilbert_tf.checkpoints.config import load_config
 from distilbert_tf.checkpoints.hub import CONFIG, find_checkpoint
 from distilbert_tf.checkpoints.tensor_files import CheckpointError, read_tensors
+from distilbert_tf.data.tasks import Task
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.tasks import Task
 
 
 def task_checkpoint(model: str | Path, task: Task) -> str | Path:

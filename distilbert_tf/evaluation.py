@@ -12,13 +12,13 @@ import numpy as np
 import tensorflow as tf
 
 from distilbert_tf.classifiers import load_classifier, task_checkpoint
-from distilbert_tf.data import make_dataset
+from distilbert_tf.data.datasets import make_dataset
+from distilbert_tf.data.examples import load_examples
+from distilbert_tf.data.file_formats import BadRows
+from distilbert_tf.data.submission import write_submission
+from distilbert_tf.data.tasks import Task, get_task
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.multitask import MultiTaskModel
-from distilbert_tf.readers import load_examples
-from distilbert_tf.submission import write_submission
-from distilbert_tf.tables import BadRows
-from distilbert_tf.tasks import Task, get_task
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.training_data import collect_rows, evaluation_batches
 

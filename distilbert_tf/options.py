@@ -6,7 +6,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from distilbert_tf.tables import BadRows
+from distilbert_tf.data.file_formats import BadRows
 
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
 

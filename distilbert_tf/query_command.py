@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 from absl import flags
 
 from distilbert_tf.command_parts import UsageError, define_address, define_pair
+from distilbert_tf.data.file_formats import BadRows
 from distilbert_tf.query_input import Faults, InputRow, QueryInput
 from distilbert_tf.query_output import FORMATS, METHODS, QueryOutput
-from distilbert_tf.tables import BadRows
 
 
 def define_query(values: flags.FlagValues) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 from distilbert_tf.command_parts import UsageError, split_pair
-from distilbert_tf.tables import BadRows
+from distilbert_tf.data.file_formats import BadRows
 
 
 class InputRow(NamedTuple):

@@ -21,6 +21,7 @@ from distilbert_tf.callbacks import (
     TrainingDivergedError,
     format_duration,
 )
+from distilbert_tf.data.tasks import Task
 from distilbert_tf.distributed import is_chief
 from distilbert_tf.evaluation import Scores
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
@@ -41,7 +42,6 @@ from distilbert_tf.record import (
 )
 from distilbert_tf.resume import CHECKPOINTS
 from distilbert_tf.run_directory import clear, find_state, has_begun, task_directories
-from distilbert_tf.tasks import Task
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.training_data import training_batches
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from distilbert_tf.data import TokenRows, tokenize_examples
+from distilbert_tf.data.datasets import TokenRows, tokenize_examples
+from distilbert_tf.data.examples import Examples
+from distilbert_tf.data.sampler import EpochSampler
 from distilbert_tf.distributed import distribute
-from distilbert_tf.readers import Examples
-from distilbert_tf.sampling import EpochSampler
 
 LABEL, TASK = "label", "task"  # what a model of several tasks gets as its target
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from distilbert_tf.data import make_dataset
-from distilbert_tf.readers import Examples
-from distilbert_tf.sampling import SORTED_BATCHES
+from distilbert_tf.data.datasets import make_dataset
+from distilbert_tf.data.examples import Examples
+from distilbert_tf.data.sampler import SORTED_BATCHES
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
 

@@ -16,8 +16,8 @@ from table_files import (
 )
 
 from distilbert_tf.checkpoints import hub
-from distilbert_tf.readers import load_examples
-from distilbert_tf.tasks import TASKS, Task
+from distilbert_tf.data.examples import load_examples
+from distilbert_tf.data.tasks import TASKS, Task
 
 SST2, MNLI, QQP = TASKS["sst2"], TASKS["mnli"], TASKS["qqp"]
 NOTES = Task("notes", ("note",), ("kind",), ("fact", "wish"))

@@ -6,8 +6,8 @@ from itertools import combinations
 
 import pytest
 
-from distilbert_tf.readers import Examples, load_examples
-from distilbert_tf.tasks import TASKS
+from distilbert_tf.data.examples import Examples, load_examples
+from distilbert_tf.data.tasks import TASKS
 
 ENOUGH = {"sst2": 600, "mnli": 300, "qqp": 300}
 

@@ -11,7 +11,9 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
 from tiny_task import BAD, CONFIG, GOOD, THINGS, tiny_checkpoint, tiny_classifier, tiny_data
 
 from distilbert_tf.classifiers import load_classifier
-from distilbert_tf.data import make_dataset
+from distilbert_tf.data.datasets import make_dataset
+from distilbert_tf.data.examples import load_examples
+from distilbert_tf.data.tasks import TASKS, Task
 from distilbert_tf.evaluation import (
     Scores,
     evaluate,
@@ -22,8 +24,6 @@ from distilbert_tf.evaluation import (
     score_tasks,
 )
 from distilbert_tf.multitask import MultiTaskModel
-from distilbert_tf.readers import load_examples
-from distilbert_tf.tasks import TASKS, Task
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.training_data import collect_rows, evaluation_batches
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
 from distilbert_tf import metrics
+from distilbert_tf.data.tasks import METRIC_NAMES
 from distilbert_tf.metrics import ClassificationMetrics
-from distilbert_tf.tasks import METRIC_NAMES
 
 
 @st.composite

@@ -58,7 +58,12 @@ def test_the_wheel_holds_code_and_data(tmp_path: Path) -> None:
         name for name in files.stdout.splitlines() if re.match(r"(distilbert_tf|export)/", name)
     }
     assert shipped <= names
-    for name in ("tokenizers/unicode_table.npz", "py.typed", "demo_data/sst2/train.tsv", "cli.py"):
+    for name in (
+        "tokenizers/unicode_table.npz",
+        "py.typed",
+        "data/demo_data/sst2/train.tsv",
+        "cli.py",
+    ):
         assert f"distilbert_tf/{name}" in names
     assert {name.split("/")[0] for name in names if not name.split("/")[0].endswith("info")} == {
         "distilbert_tf",

@@ -23,10 +23,10 @@ from table_files import (
     write_tsv,
 )
 
-from distilbert_tf import readers
-from distilbert_tf.readers import Examples, load_examples, read_files
-from distilbert_tf.tables import DataError
-from distilbert_tf.tasks import TASKS, Task
+from distilbert_tf.data import examples as readers
+from distilbert_tf.data.examples import Examples, load_examples, read_files
+from distilbert_tf.data.file_formats import DataError
+from distilbert_tf.data.tasks import TASKS, Task
 
 SST2, MNLI, QQP = TASKS["sst2"], TASKS["mnli"], TASKS["qqp"]
 NOTES = Task("notes", ("note",), ("kind",), ("fact", "wish"))

@@ -13,8 +13,9 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from distilbert_tf.data.examples import Examples, load_examples
+from distilbert_tf.data.tasks import TASKS, Task
 from distilbert_tf.evaluation import Scores
-from distilbert_tf.readers import Examples, load_examples
 from distilbert_tf.record import (
     describe_data,
     describe_process,
@@ -24,7 +25,6 @@ from distilbert_tf.record import (
     write_card,
     write_json,
 )
-from distilbert_tf.tasks import TASKS, Task
 
 SST2, MNLI = TASKS["sst2"], TASKS["mnli"]
 

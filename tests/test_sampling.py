@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilbert_tf.sampling import SORTED_BATCHES, EpochSampler
+from distilbert_tf.data.sampler import SORTED_BATCHES, EpochSampler
 
 
 def sampler(sizes: tuple[int, ...], batch_size: int, **options: object) -> EpochSampler:

@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distilbert_tf.readers import load_examples
-from distilbert_tf.submission import write_submission
-from distilbert_tf.tasks import TASKS, Task
+from distilbert_tf.data.examples import load_examples
+from distilbert_tf.data.submission import write_submission
+from distilbert_tf.data.tasks import TASKS, Task
 
 SST2, MNLI, QQP = TASKS["sst2"], TASKS["mnli"], TASKS["qqp"]
 

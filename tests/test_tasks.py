@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from distilbert_tf.tasks import TASKS, Task, get_task
+from distilbert_tf.data.tasks import TASKS, Task, get_task
 
 SST2, MNLI, QQP = TASKS["sst2"], TASKS["mnli"], TASKS["qqp"]
 VALID = {

@@ -13,12 +13,12 @@ from tiny_task import CONFIG, tiny_checkpoint, tiny_data
 
 from distilbert_tf.callbacks import TrainingDivergedError
 from distilbert_tf.checkpoints.tensor_files import CheckpointError
+from distilbert_tf.data.tasks import Task
 from distilbert_tf.evaluation import evaluate_pretrained, score_pretrained
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.multitask_checkpoint import find_task_directories, load_classifiers
 from distilbert_tf.pipelines import pipeline
 from distilbert_tf.preparation import plan_finetuning
-from distilbert_tf.tasks import Task
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.training import FinetuneResult, finetune
 

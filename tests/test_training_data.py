@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from distilbert_tf.readers import Examples
-from distilbert_tf.sampling import EpochSampler
+from distilbert_tf.data.examples import Examples
+from distilbert_tf.data.sampler import EpochSampler
 from distilbert_tf.training_data import (
     LABEL,
     TASK,

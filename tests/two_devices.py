@@ -13,12 +13,12 @@ import tensorflow as tf
 from comparing import EPS, WITH_GRADIENTS, largest, roundings
 from transformers import DistilBertConfig
 
+from distilbert_tf.data.examples import Examples
+from distilbert_tf.data.sampler import EpochSampler
 from distilbert_tf.distributed import make_strategy
 from distilbert_tf.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.multitask import MultiTaskModel
 from distilbert_tf.optimization import create_optimizer
-from distilbert_tf.readers import Examples
-from distilbert_tf.sampling import EpochSampler
 from distilbert_tf.training_data import collect_rows, evaluation_batches, training_batches
 
 SIZES, DEV_SIZES, LABELS, WIDTH, BATCH, EPOCHS = (70, 45), (21, 13), (2, 3), 16, 8, 4

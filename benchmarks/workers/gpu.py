@@ -13,9 +13,9 @@ from benchmarks.checkpoints import make_checkpoint
 from benchmarks.flops import NO_WORK, Work, grouped_work, padded_work, training_flops, true_work
 from benchmarks.workers.protocol import Channel, serve, versions
 from distilbert_tf import get_task, load_examples
+from distilbert_tf.data.examples import Examples
 from distilbert_tf.options import FinetuneOptions
 from distilbert_tf.preparation import PreparedRun, prepare
-from distilbert_tf.readers import Examples
 from distilbert_tf.training_data import training_batches
 
 TASK = "sst2"

@@ -23,7 +23,7 @@ class OursTokenization(TokenizationWorker):
     ) -> Callable[[], Iterable[Any]]:
         """Makes the pipeline of a training."""
         from distilbert_tf import make_dataset
-        from distilbert_tf.readers import Examples
+        from distilbert_tf.data.examples import Examples
 
         labels = np.zeros(len(columns[0]), np.int32)
         examples = Examples(tuple(map(tuple, columns)), labels)

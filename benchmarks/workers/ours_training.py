@@ -33,7 +33,7 @@ class OursTraining(TrainingWorker):
     def start(self, data: TrainingData, recipe: Recipe) -> float:
         """Writes the files of a task, and draws the batches that its first epoch will have."""
         from distilbert_tf import Task
-        from distilbert_tf.sampling import EpochSampler
+        from distilbert_tf.data.sampler import EpochSampler
 
         self._recipe, self._rows = recipe, len(data.labels)
         self._directory = tempfile.TemporaryDirectory()

@@ -18,7 +18,7 @@ from benchmarks.workers.training import (
 )
 
 NO_WEIGHT_DECAY = ("LayerNorm", "layer_norm", "bias")
-WINDOW_BATCHES = 50  # as in distilbert_tf.data
+WINDOW_BATCHES = 50  # as in distilbert_tf.data.datasets
 
 Batch = dict[str, torch.Tensor]
 

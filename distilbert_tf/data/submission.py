@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from distilbert_tf.checkpoints.tensor_files import replacing
-from distilbert_tf.tasks import Task
+from distilbert_tf.data.tasks import Task
 
 
 def write_submission(

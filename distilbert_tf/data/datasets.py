@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from distilbert_tf.readers import Examples
-from distilbert_tf.sampling import EpochSampler
+from distilbert_tf.data.examples import Examples
+from distilbert_tf.data.sampler import EpochSampler
 
 TOKENIZED_ROWS = 1024  # rows that the tokenizer gets at once
 

@@ -1,6 +1,6 @@
 """Classification tasks as data: their columns, labels, files and metrics.
 
-Nothing here reads a file: `distilbert_tf.readers` does, by what a `Task` says.
+Nothing here reads a file: `distilbert_tf.data.examples` does, by what a `Task` says.
 """
 
 import re

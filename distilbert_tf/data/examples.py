@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from distilbert_tf.checkpoints.hub import find_dataset
-from distilbert_tf.tables import (
+from distilbert_tf.data.file_formats import (
     ARROW,
     ENDINGS,
     BadRows,
@@ -25,7 +25,7 @@ from distilbert_tf.tables import (
     is_unicode,
     open_table,
 )
-from distilbert_tf.tasks import Task
+from distilbert_tf.data.tasks import Task
 
 DEMO, HUB = "demo", "hub"
 DEMO_DATA = Path(__file__).parent / "demo_data"

@@ -1,0 +1,1 @@
+"""Tasks, and the examples in their files."""
