@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from distilbert_tf.data.file_formats import DataError
     from distilbert_tf.data.submission import write_submission
     from distilbert_tf.data.tasks import TASKS, Task, get_task
-    from distilbert_tf.distributed import make_strategy
     from distilbert_tf.evaluation import evaluate
-    from distilbert_tf.heads import (
+    from distilbert_tf.models.distributed import make_strategy
+    from distilbert_tf.models.encoder import TFDistilBertModel
+    from distilbert_tf.models.heads import (
         TFDistilBertForMaskedLM,
         TFDistilBertForSequenceClassification,
     )
-    from distilbert_tf.model import TFDistilBertModel
     from distilbert_tf.multitask import MultiTaskModel
     from distilbert_tf.optimization import create_optimizer
     from distilbert_tf.options import FinetuneOptions
@@ -40,9 +40,9 @@ _HOMES = {
     "FinetuneOptions": "distilbert_tf.options",
     "MultiTaskModel": "distilbert_tf.multitask",
     "TASKS": "distilbert_tf.data.tasks",
-    "TFDistilBertForMaskedLM": "distilbert_tf.heads",
-    "TFDistilBertForSequenceClassification": "distilbert_tf.heads",
-    "TFDistilBertModel": "distilbert_tf.model",
+    "TFDistilBertForMaskedLM": "distilbert_tf.models.heads",
+    "TFDistilBertForSequenceClassification": "distilbert_tf.models.heads",
+    "TFDistilBertModel": "distilbert_tf.models.encoder",
     "Task": "distilbert_tf.data.tasks",
     "create_optimizer": "distilbert_tf.optimization",
     "evaluate": "distilbert_tf.evaluation",
@@ -50,7 +50,7 @@ _HOMES = {
     "get_task": "distilbert_tf.data.tasks",
     "load_examples": "distilbert_tf.data.examples",
     "make_dataset": "distilbert_tf.data.datasets",
-    "make_strategy": "distilbert_tf.distributed",
+    "make_strategy": "distilbert_tf.models.distributed",
     "pipeline": "distilbert_tf.pipelines",
     "write_submission": "distilbert_tf.data.submission",
 }

@@ -14,10 +14,10 @@ import keras
 from absl import logging
 from transformers import PreTrainedTokenizerBase
 
-from distilbert_tf.checkpoint import load_tensors
 from distilbert_tf.checkpoints.hub import SAFETENSORS
 from distilbert_tf.checkpoints.tensor_files import read_tensors
-from distilbert_tf.distributed import is_chief
+from distilbert_tf.models.distributed import is_chief
+from distilbert_tf.models.weight_names import load_tensors
 from distilbert_tf.resume import read_variables, write_variables
 
 Logs = dict[str, Any]

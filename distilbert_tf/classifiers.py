@@ -10,7 +10,7 @@ from distilbert_tf.checkpoints.config import load_config
 from distilbert_tf.checkpoints.hub import CONFIG, find_checkpoint
 from distilbert_tf.checkpoints.tensor_files import CheckpointError, read_tensors
 from distilbert_tf.data.tasks import Task
-from distilbert_tf.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 
 
 def task_checkpoint(model: str | Path, task: Task) -> str | Path:

@@ -17,7 +17,7 @@ from distilbert_tf.data.examples import load_examples
 from distilbert_tf.data.file_formats import BadRows
 from distilbert_tf.data.submission import write_submission
 from distilbert_tf.data.tasks import Task, get_task
-from distilbert_tf.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.multitask import MultiTaskModel
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.training_data import collect_rows, evaluation_batches

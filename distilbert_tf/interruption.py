@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from distilbert_tf.callbacks import Logs, LossCurve, SaveBest, StepCounter
 from distilbert_tf.checkpoints.tensor_files import Tensors
-from distilbert_tf.distributed import is_chief
+from distilbert_tf.models.distributed import is_chief
 from distilbert_tf.resume import read_variables, save_state, write_variables
 from distilbert_tf.stop_signals import stop_signals
 

@@ -9,10 +9,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from distilbert_tf.distributed import DistributedTraining
-from distilbert_tf.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.metrics import ClassificationMetrics, log_prefix
-from distilbert_tf.model import ModelInputs, refuse_frozen_weights
+from distilbert_tf.models.distributed import DistributedTraining
+from distilbert_tf.models.encoder import ModelInputs, refuse_frozen_weights
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.training_data import LABEL, TASK
 
 Gradients = list[tf.Tensor]

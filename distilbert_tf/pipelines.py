@@ -18,7 +18,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from distilbert_tf.fill_mask import FillMaskPipeline
-from distilbert_tf.model import PreTrainedModel
+from distilbert_tf.models.encoder import PreTrainedModel
 from distilbert_tf.text_classification import TextClassificationPipeline
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 

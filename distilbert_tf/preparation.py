@@ -13,8 +13,8 @@ from distilbert_tf.classifiers import start_classifiers
 from distilbert_tf.data.examples import Examples, load_examples
 from distilbert_tf.data.sampler import EpochSampler
 from distilbert_tf.data.tasks import Task, get_task
-from distilbert_tf.distributed import make_strategy
 from distilbert_tf.evaluation import Scores, score_tasks
+from distilbert_tf.models.distributed import make_strategy
 from distilbert_tf.multitask import MultiTaskModel
 from distilbert_tf.optimization import create_optimizer
 from distilbert_tf.options import FinetuneOptions

@@ -11,7 +11,7 @@ from absl import logging
 
 from distilbert_tf.checkpoints.hub import CONFIG, WEIGHTS
 from distilbert_tf.checkpoints.tensor_files import Tensors
-from distilbert_tf.multitask_checkpoint import RUN
+from distilbert_tf.models.shared_encoder import RUN
 from distilbert_tf.options import FinetuneOptions
 from distilbert_tf.record import CARD, METRICS, PICTURES
 from distilbert_tf.resume import CHECKPOINTS, read_newest_state

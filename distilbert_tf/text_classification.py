@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 from transformers import PreTrainedTokenizerBase
 
-from distilbert_tf.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.model import PreTrainedModel
+from distilbert_tf.models.encoder import PreTrainedModel
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.pipeline_base import (
     IDS_AND_MASK,
     Pipeline,

@@ -22,12 +22,12 @@ from distilbert_tf.callbacks import (
     format_duration,
 )
 from distilbert_tf.data.tasks import Task
-from distilbert_tf.distributed import is_chief
 from distilbert_tf.evaluation import Scores
-from distilbert_tf.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.interruption import SaveState, meet_workers
 from distilbert_tf.metrics import log_prefix
-from distilbert_tf.multitask_checkpoint import RUN
+from distilbert_tf.models.distributed import is_chief
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.shared_encoder import RUN
 from distilbert_tf.optimization import NOT_FINITE
 from distilbert_tf.options import FinetuneOptions, default_output_dir
 from distilbert_tf.preparation import PreparedRun, load_splits, parse_tasks, prepare

@@ -14,12 +14,15 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from distilbert_tf.checkpoint import slots
 from distilbert_tf.checkpoints.config import load_config
 from distilbert_tf.checkpoints.hub import find_checkpoint
-from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
-from distilbert_tf.model import PreTrainedModel, TFDistilBertModel
-from distilbert_tf.multitask_checkpoint import find_task_directories, load_classifiers
+from distilbert_tf.models.encoder import PreTrainedModel, TFDistilBertModel
+from distilbert_tf.models.heads import (
+    TFDistilBertForMaskedLM,
+    TFDistilBertForSequenceClassification,
+)
+from distilbert_tf.models.shared_encoder import find_task_directories, load_classifiers
+from distilbert_tf.models.weight_names import slots
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.version import __version__
 from export import signatures as names

@@ -13,8 +13,11 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
-from distilbert_tf.model import PreTrainedModel, TFDistilBertModel
+from distilbert_tf.models.encoder import PreTrainedModel, TFDistilBertModel
+from distilbert_tf.models.heads import (
+    TFDistilBertForMaskedLM,
+    TFDistilBertForSequenceClassification,
+)
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from export import signatures as names
 from export.tracing import trace_by_size

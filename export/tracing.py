@@ -9,8 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from distilbert_tf.model import PreTrainedModel
-from distilbert_tf.row_layout import LENGTH_GROUPS
+from distilbert_tf.models.encoder import PreTrainedModel
+from distilbert_tf.models.unpadding import LENGTH_GROUPS
 
 # oneDNN packs weights for 7 to 88 rows in one way and for more in another (measured on AVX-512).
 FEW_TOKENS = (7, 80)

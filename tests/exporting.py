@@ -43,7 +43,7 @@ def make_tiny_model(directory, seed=7, **options):
     import keras
     from transformers import DistilBertConfig
 
-    from distilbert_tf.heads import TFDistilBertForSequenceClassification
+    from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
     from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -9,9 +9,12 @@ import numpy as np
 import tensorflow as tf
 from comparing import EPS, WITH_GRADIENTS, assert_close, largest, roundings
 
-from distilbert_tf.checkpoint import slots
-from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
-from distilbert_tf.model import TFDistilBertModel
+from distilbert_tf.models.encoder import TFDistilBertModel
+from distilbert_tf.models.heads import (
+    TFDistilBertForMaskedLM,
+    TFDistilBertForSequenceClassification,
+)
+from distilbert_tf.models.weight_names import slots
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from comparing import FEW, assert_close, by_size
 
-from distilbert_tf.activations import ACTIVATIONS, get_activation
+from distilbert_tf.models.activations import ACTIVATIONS, get_activation
 
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))

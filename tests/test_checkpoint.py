@@ -15,10 +15,13 @@ from recorded import (
 )
 from safetensors.numpy import load_file, save_file
 
-from distilbert_tf.checkpoint import export_tensors, load_tensors, slots, to_distilbert
 from distilbert_tf.checkpoints.tensor_files import CheckpointError
-from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
-from distilbert_tf.model import TFDistilBertModel
+from distilbert_tf.models.encoder import TFDistilBertModel
+from distilbert_tf.models.heads import (
+    TFDistilBertForMaskedLM,
+    TFDistilBertForSequenceClassification,
+)
+from distilbert_tf.models.weight_names import export_tensors, load_tensors, slots, to_distilbert
 
 WORDS = "embeddings.word_embeddings.weight"
 POSITIONS = "embeddings.position_embeddings.weight"

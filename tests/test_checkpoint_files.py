@@ -13,8 +13,11 @@ from recorded import CLASSES, assert_equals_recorded, at_tokens, outputs
 from safetensors.numpy import load_file, save_file
 
 from distilbert_tf.checkpoints.tensor_files import CheckpointError, read_tensors, replacing
-from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
-from distilbert_tf.model import TFDistilBertModel
+from distilbert_tf.models.encoder import TFDistilBertModel
+from distilbert_tf.models.heads import (
+    TFDistilBertForMaskedLM,
+    TFDistilBertForSequenceClassification,
+)
 
 # transformers' old TensorFlow files.
 

@@ -13,7 +13,7 @@ import pytest
 from tiny_task import tiny_checkpoint
 
 from distilbert_tf import cli
-from distilbert_tf.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from export.environment import serving_environment
 
 COMMAND = [sys.executable, "-m", "distilbert_tf.cli"]

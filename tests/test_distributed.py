@@ -13,7 +13,7 @@ import keras
 import pytest
 import tensorflow as tf
 
-from distilbert_tf.distributed import DistributedTraining, is_chief, make_strategy
+from distilbert_tf.models.distributed import DistributedTraining, is_chief, make_strategy
 
 SCRIPT = Path(__file__).parent / "two_devices.py"
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from exporting import LABELS, TINY_MAX_LENGTH, assert_close, make_tiny_model
 from serving_models import write_examples
 
-from distilbert_tf.heads import TFDistilBertForMaskedLM
+from distilbert_tf.models.heads import TFDistilBertForMaskedLM
 from export.saved_model import export_pretrained, export_saved_model
 
 TEXTS = [

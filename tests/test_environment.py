@@ -9,7 +9,7 @@ import pytest
 from exporting import make_tiny_model
 from transformers import DistilBertConfig
 
-from distilbert_tf.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from export.environment import ENV_FILE, serving_environment, set_serving_environment
 from export.saved_model import export_saved_model
 

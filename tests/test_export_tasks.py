@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 from distilbert_tf import cli
 from distilbert_tf.checkpoints.tensor_files import CheckpointError
-from distilbert_tf.heads import TFDistilBertForMaskedLM
-from distilbert_tf.multitask_checkpoint import find_task_directories, load_classifiers
+from distilbert_tf.models.heads import TFDistilBertForMaskedLM
+from distilbert_tf.models.shared_encoder import find_task_directories, load_classifiers
 from export import saved_model
 from export.client import PredictClient, PredictError
 from export.configuration.warmup import EXTRA_ASSETS

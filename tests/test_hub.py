@@ -10,7 +10,7 @@ from huggingface_hub import constants
 
 from distilbert_tf.checkpoints import hub
 from distilbert_tf.checkpoints.hub import find_checkpoint, find_dataset, find_tokenizer, shard_names
-from distilbert_tf.model import TFDistilBertModel
+from distilbert_tf.models.encoder import TFDistilBertModel
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 

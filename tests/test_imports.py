@@ -15,7 +15,7 @@ distilbert_tf.version
 distilbert_tf.stop_signals
 distilbert_tf.checkpoints.hub
 distilbert_tf.checkpoints.config
-distilbert_tf.activations
+distilbert_tf.models.activations
 distilbert_tf.data.tasks
 distilbert_tf.data.file_formats
 distilbert_tf.options
@@ -23,21 +23,21 @@ distilbert_tf.optimization
 distilbert_tf.checkpoints.tensor_files
 distilbert_tf.data.examples
 distilbert_tf.data.submission
-distilbert_tf.distributed
-distilbert_tf.layers
-distilbert_tf.checkpoint
-distilbert_tf.row_layout
-distilbert_tf.transformer
-distilbert_tf.embeddings
-distilbert_tf.keras_hub
-distilbert_tf.model
-distilbert_tf.heads
+distilbert_tf.models.distributed
+distilbert_tf.models.layers
+distilbert_tf.models.weight_names
+distilbert_tf.models.unpadding
+distilbert_tf.models.transformer
+distilbert_tf.models.embeddings
+distilbert_tf.models.keras_hub
+distilbert_tf.models.encoder
+distilbert_tf.models.heads
 distilbert_tf.tokenizers.unicode_table
 distilbert_tf.tokenizers.basic_tokenizer
 distilbert_tf.tokenizers.truncation
 distilbert_tf.tokenizers.wordpiece
 distilbert_tf.tokenizers.tokenizer
-distilbert_tf.multitask_checkpoint
+distilbert_tf.models.shared_encoder
 distilbert_tf.pipeline_base
 distilbert_tf.fill_mask
 distilbert_tf.text_classification
@@ -152,7 +152,7 @@ distilbert_tf.cli
 # Imports inside a function, allowed against the order or because they cost much.
 LATE = {
     # KerasHub is large, and few want it.
-    ("distilbert_tf.model", "distilbert_tf.keras_hub"),
+    ("distilbert_tf.models.encoder", "distilbert_tf.models.keras_hub"),
 }
 
 # `distilbert_tf` never imports `export` when it is itself imported.
@@ -259,9 +259,13 @@ def test_client_and_server_never_import_distilbert_tf(start, edges):
 @pytest.mark.parametrize(
     ("importer", "source", "expected"),
     [
-        ("distilbert_tf.checkpoints.hub", "from distilbert_tf.model import X", "stands after it"),
+        (
+            "distilbert_tf.checkpoints.hub",
+            "from distilbert_tf.models.encoder import X",
+            "stands after it",
+        ),
         ("distilbert_tf.checkpoints.hub", "from distilbert_tf import model", "stands after it"),
-        ("distilbert_tf.checkpoints.hub", "import distilbert_tf.model", "stands after it"),
+        ("distilbert_tf.checkpoints.hub", "import distilbert_tf.models.encoder", "stands after it"),
         ("distilbert_tf.checkpoints.hub", "from .model import X", "stands after it"),
         ("distilbert_tf.checkpoints.hub", "from . import model", "stands after it"),
         (
@@ -271,18 +275,18 @@ def test_client_and_server_never_import_distilbert_tf(start, edges):
         ),
         (
             "distilbert_tf.checkpoints.hub",
-            "if True:\n  import distilbert_tf.model",
+            "if True:\n  import distilbert_tf.models.encoder",
             "stands after it",
         ),
-        ("distilbert_tf.model", "import export.client", "the arrow is"),
-        ("distilbert_tf.model", "def f():\n  import export.client", "the arrow is"),
+        ("distilbert_tf.models.encoder", "import export.client", "the arrow is"),
+        ("distilbert_tf.models.encoder", "def f():\n  import export.client", "the arrow is"),
         ("distilbert_tf.serving_commands", "import export.client", "only inside a function"),
         ("distilbert_tf.serving_commands", "def f():\n  import export.client", None),
-        ("distilbert_tf.model", "from distilbert_tf import keras_hub", None),
-        ("distilbert_tf.model", "import distilbert_tf.nothing", "nowhere"),
-        ("export.saved_model", "from distilbert_tf.heads import X", None),
+        ("distilbert_tf.models.encoder", "from distilbert_tf import keras_hub", None),
+        ("distilbert_tf.models.encoder", "import distilbert_tf.nothing", "nowhere"),
+        ("export.saved_model", "from distilbert_tf.models.heads import X", None),
         ("export.signatures", "from export.client import X", "stands after it"),
-        ("distilbert_tf.heads", "from distilbert_tf.model import X", None),
+        ("distilbert_tf.models.heads", "from distilbert_tf.models.encoder import X", None),
     ],
 )
 def test_the_walk_itself(importer, source, expected):

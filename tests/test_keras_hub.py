@@ -16,10 +16,10 @@ import requests
 from comparing import FEW, assert_close
 from transformers import DistilBertConfig
 
-from distilbert_tf.checkpoint import CheckpointError, export_tensors, slots
-from distilbert_tf.heads import TFDistilBertForMaskedLM
-from distilbert_tf.keras_hub import backbone_tensors
-from distilbert_tf.model import TFDistilBertModel
+from distilbert_tf.models.encoder import TFDistilBertModel
+from distilbert_tf.models.heads import TFDistilBertForMaskedLM
+from distilbert_tf.models.keras_hub import backbone_tensors
+from distilbert_tf.models.weight_names import CheckpointError, export_tensors, slots
 
 # Axes of one size differ in length where they can, so that none are mixed up unseen.
 SIZES = {
@@ -276,7 +276,7 @@ def test_demo_encoder_there_and_back(demo):
 @pytest.mark.slow
 def test_keras_hub_is_imported_late():
     code = (
-        "import sys, distilbert_tf.model, distilbert_tf.keras_hub\n"
+        "import sys, distilbert_tf.models.encoder, distilbert_tf.models.keras_hub\n"
         "sys.exit(any(name in sys.modules for name in ('keras_nlp', 'keras_hub')))"
     )
     root = Path(__file__).parent.parent

@@ -6,14 +6,14 @@ from comparing import EPS, FEW, assert_close, largest
 from safetensors.numpy import load_file
 from transformers import DistilBertConfig
 
-from distilbert_tf.embeddings import (
+from distilbert_tf.models.embeddings import (
     Embedding,
     Embeddings,
     gather_with_dense_gradient,
     sinusoidal_positions,
 )
-from distilbert_tf.layers import Dropout
-from distilbert_tf.transformer import MultiHeadSelfAttention
+from distilbert_tf.models.layers import Dropout
+from distilbert_tf.models.transformer import MultiHeadSelfAttention
 
 ONES = np.ones((300, 200), "float32")
 

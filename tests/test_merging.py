@@ -10,7 +10,7 @@ from batching_rules import ServerDiesError, run_batches
 from exporting import TINY_MAX_LENGTH, make_tiny_model
 from serving_models import make_example, write_examples
 
-from distilbert_tf.heads import TFDistilBertForMaskedLM
+from distilbert_tf.models.heads import TFDistilBertForMaskedLM
 from export.saved_model import export_saved_model
 
 MAX_TEXT_BYTES = 2000

@@ -9,14 +9,14 @@ from comparing import assert_close, largest, roundings
 from recorded import at_tokens, largest_differences, run
 from transformers import BatchEncoding, DistilBertConfig
 
-from distilbert_tf.heads import (
+from distilbert_tf.models.encoder import TFDistilBertModel
+from distilbert_tf.models.heads import (
     HeadOutput,
     TFDistilBertForMaskedLM,
     TFDistilBertForSequenceClassification,
 )
-from distilbert_tf.layers import Dropout
-from distilbert_tf.model import TFDistilBertModel
-from distilbert_tf.row_layout import LENGTH_GROUPS
+from distilbert_tf.models.layers import Dropout
+from distilbert_tf.models.unpadding import LENGTH_GROUPS
 
 CASES = {
     "base": TFDistilBertModel,

@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score
 from transformers import DistilBertConfig
 
 from distilbert_tf.evaluation import compile_classifier
-from distilbert_tf.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.multitask import MultiTaskModel
 from distilbert_tf.training_data import LABEL, TASK
 

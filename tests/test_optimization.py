@@ -10,7 +10,7 @@ import tensorflow as tf
 from comparing import FEW, assert_close
 from transformers import DistilBertConfig
 
-from distilbert_tf.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.optimization import (
     NO_WEIGHT_DECAY,
     NOT_FINITE,

@@ -28,7 +28,9 @@ def test_importing_the_package_alone_is_light() -> None:
 
 def test_another_keras_backend_is_refused() -> None:
     # No other backend is installed here, so Keras is made to claim one.
-    code = "import keras; keras.backend.backend = lambda: 'torch'; import distilbert_tf.layers"
+    code = (
+        "import keras; keras.backend.backend = lambda: 'torch'; import distilbert_tf.models.layers"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )

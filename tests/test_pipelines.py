@@ -16,8 +16,11 @@ from tiny_pipelines import (
 )
 
 from distilbert_tf.checkpoints.tensor_files import CheckpointError
-from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
-from distilbert_tf.model import TFDistilBertModel
+from distilbert_tf.models.encoder import TFDistilBertModel
+from distilbert_tf.models.heads import (
+    TFDistilBertForMaskedLM,
+    TFDistilBertForSequenceClassification,
+)
 from distilbert_tf.pipelines import pipeline
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 

@@ -9,9 +9,12 @@ from comparing import FEW, WITH_GRADIENTS, assert_close, largest, roundings
 from hypothesis import given, settings
 from transformers import DistilBertConfig
 
-from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
-from distilbert_tf.model import TFDistilBertModel
-from distilbert_tf.row_layout import LENGTH_GROUPS, PaddedLayout, TokenLayout
+from distilbert_tf.models.encoder import TFDistilBertModel
+from distilbert_tf.models.heads import (
+    TFDistilBertForMaskedLM,
+    TFDistilBertForSequenceClassification,
+)
+from distilbert_tf.models.unpadding import LENGTH_GROUPS, PaddedLayout, TokenLayout
 
 CONFIG = DistilBertConfig(
     vocab_size=31, dim=24, n_layers=3, n_heads=3, hidden_dim=40, max_position_embeddings=40,

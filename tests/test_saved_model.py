@@ -10,7 +10,7 @@ import tensorflow as tf
 from exporting import LABELS, TINY_MAX_LENGTH, assert_close, make_tiny_model
 
 from distilbert_tf.checkpoints.tensor_files import CheckpointError
-from distilbert_tf.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.version import __version__
 from export import saved_model

@@ -15,8 +15,8 @@ from distilbert_tf.callbacks import TrainingDivergedError
 from distilbert_tf.checkpoints.tensor_files import CheckpointError
 from distilbert_tf.data.tasks import Task
 from distilbert_tf.evaluation import evaluate_pretrained, score_pretrained
-from distilbert_tf.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.multitask_checkpoint import find_task_directories, load_classifiers
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.shared_encoder import find_task_directories, load_classifiers
 from distilbert_tf.pipelines import pipeline
 from distilbert_tf.preparation import plan_finetuning
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer

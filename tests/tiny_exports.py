@@ -8,7 +8,7 @@ import tensorflow as tf
 from exporting import TINY_MAX_LENGTH, make_tiny_model
 from serving_models import write_examples
 
-from distilbert_tf.heads import TFDistilBertForMaskedLM
+from distilbert_tf.models.heads import TFDistilBertForMaskedLM
 from export.saved_model import export_saved_model
 
 # Three models: a classifier of texts, one of pairs, and a masked-LM model.

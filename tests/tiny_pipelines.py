@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 from transformers import DistilBertConfig
 
-from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
+from distilbert_tf.models.heads import (
+    TFDistilBertForMaskedLM,
+    TFDistilBertForSequenceClassification,
+)
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
 SENTENCES = [

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 from transformers import DistilBertConfig
 
-from distilbert_tf.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.model import TFDistilBertModel
+from distilbert_tf.models.encoder import TFDistilBertModel
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
 GOOD = ("bright", "warm", "clever", "kind", "sweet", "crisp")

@@ -15,8 +15,8 @@ from transformers import DistilBertConfig
 
 from distilbert_tf.data.examples import Examples
 from distilbert_tf.data.sampler import EpochSampler
-from distilbert_tf.distributed import make_strategy
-from distilbert_tf.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.distributed import make_strategy
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.multitask import MultiTaskModel
 from distilbert_tf.optimization import create_optimizer
 from distilbert_tf.training_data import collect_rows, evaluation_batches, training_batches

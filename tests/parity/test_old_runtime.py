@@ -15,7 +15,7 @@ import tensorflow as tf
 from exporting import TINY_MAX_LENGTH, make_tiny_model
 
 from benchmarks.environments import python_of
-from distilbert_tf.heads import (
+from distilbert_tf.models.heads import (
     TFDistilBertForMaskedLM,
     TFDistilBertForSequenceClassification,
 )

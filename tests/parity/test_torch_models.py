@@ -16,10 +16,13 @@ import transformers
 from comparing import FEW, TIMES_THE_REFERENCES_ERROR, assert_close, by_size
 from recorded import largest_differences, run
 
-from distilbert_tf.activations import ACTIVATIONS
 from distilbert_tf.checkpoints import hub
-from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
-from distilbert_tf.model import TFDistilBertModel
+from distilbert_tf.models.activations import ACTIVATIONS
+from distilbert_tf.models.encoder import TFDistilBertModel
+from distilbert_tf.models.heads import (
+    TFDistilBertForMaskedLM,
+    TFDistilBertForSequenceClassification,
+)
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e .[parity]")
 pytestmark = pytest.mark.parity
@@ -226,7 +229,7 @@ def test_sharded_by_torch(ours, theirs, tmp_path, table):
 
 
 def torch_names(model) -> dict[str, np.ndarray]:
-    from distilbert_tf.checkpoint import export_tensors
+    from distilbert_tf.models.weight_names import export_tensors
 
     return export_tensors(model)
 

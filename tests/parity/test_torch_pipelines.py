@@ -11,7 +11,10 @@ import transformers
 from comparing import largest, near, roundings
 from transformers import DistilBertConfig
 
-from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
+from distilbert_tf.models.heads import (
+    TFDistilBertForMaskedLM,
+    TFDistilBertForSequenceClassification,
+)
 from distilbert_tf.pipelines import pipeline
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 

@@ -10,8 +10,11 @@ import pytest
 import transformers
 from comparing import EPS, TIMES_THE_REFERENCES_ERROR, WITH_GRADIENTS, largest, roundings
 
-from distilbert_tf.checkpoint import export_tensors
-from distilbert_tf.heads import TFDistilBertForMaskedLM, TFDistilBertForSequenceClassification
+from distilbert_tf.models.heads import (
+    TFDistilBertForMaskedLM,
+    TFDistilBertForSequenceClassification,
+)
+from distilbert_tf.models.weight_names import export_tensors
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e .[parity]")
 pytestmark = pytest.mark.parity

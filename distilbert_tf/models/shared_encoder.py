@@ -14,12 +14,12 @@ import numpy as np
 from absl import logging
 from transformers import DistilBertConfig
 
-from distilbert_tf.checkpoint import HEADS, load_tensors, to_distilbert
 from distilbert_tf.checkpoints.config import load_config
 from distilbert_tf.checkpoints.hub import CONFIG, find_checkpoint
 from distilbert_tf.checkpoints.tensor_files import CheckpointError, Tensors, read_tensors
-from distilbert_tf.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.model import TFDistilBertModel
+from distilbert_tf.models.encoder import TFDistilBertModel
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.weight_names import HEADS, load_tensors, to_distilbert
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
 RUN = "run.json"  # beside the directories of a run's tasks; its list `tasks` gives their order

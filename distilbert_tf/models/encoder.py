@@ -13,14 +13,14 @@ import keras
 import tensorflow as tf
 from transformers import DistilBertConfig
 
-from distilbert_tf.checkpoint import export_tensors, load_tensors
 from distilbert_tf.checkpoints.config import load_config
 from distilbert_tf.checkpoints.hub import CONFIG, SAFETENSORS, find_checkpoint
 from distilbert_tf.checkpoints.tensor_files import read_tensors, replacing, write_safetensors
-from distilbert_tf.distributed import DistributedTraining
-from distilbert_tf.embeddings import Embeddings
-from distilbert_tf.row_layout import LENGTH_GROUPS, PaddedLayout, RowLayout, TokenLayout
-from distilbert_tf.transformer import Transformer
+from distilbert_tf.models.distributed import DistributedTraining
+from distilbert_tf.models.embeddings import Embeddings
+from distilbert_tf.models.transformer import Transformer
+from distilbert_tf.models.unpadding import LENGTH_GROUPS, PaddedLayout, RowLayout, TokenLayout
+from distilbert_tf.models.weight_names import export_tensors, load_tensors
 
 FROZEN_WEIGHTS = "TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"
 
@@ -320,7 +320,7 @@ class TFDistilBertModel(PreTrainedModel):
             FileNotFoundError: The preset is out of reach.
             ValueError: No preset of that name, or another kind of model.
         """
-        from distilbert_tf.keras_hub import load_preset
+        from distilbert_tf.models.keras_hub import load_preset
 
         backbone = load_preset(preset, dtype)
         return cls.from_keras_hub(backbone, dtype=dtype, **config_overrides)
@@ -346,7 +346,7 @@ class TFDistilBertModel(PreTrainedModel):
                 no field.
             CheckpointError: An override does not fit the backbone's weights.
         """
-        from distilbert_tf.keras_hub import backbone_config, backbone_tensors
+        from distilbert_tf.models.keras_hub import backbone_config, backbone_tensors
 
         config = backbone_config(backbone, **config_overrides)
         tensors = backbone_tensors(backbone)
@@ -365,6 +365,6 @@ class TFDistilBertModel(PreTrainedModel):
         Raises:
             ValueError: The activation is not the exact GELU, or the positions are sinusoidal.
         """
-        from distilbert_tf.keras_hub import make_backbone
+        from distilbert_tf.models.keras_hub import make_backbone
 
         return make_backbone(self)

@@ -21,9 +21,9 @@ import tensorflow as tf
 from absl import logging
 from transformers import DistilBertConfig
 
-from distilbert_tf.checkpoint import export_tensors
 from distilbert_tf.checkpoints.config import override
 from distilbert_tf.checkpoints.tensor_files import Tensors
+from distilbert_tf.models.weight_names import export_tensors
 
 # Our module -> KerasHub's, from the backbone down, or from `transformer_layers` down where `{i}`
 # counts layers.

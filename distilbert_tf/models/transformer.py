@@ -10,9 +10,9 @@ import keras
 import tensorflow as tf
 from transformers import DistilBertConfig
 
-from distilbert_tf.activations import get_activation
-from distilbert_tf.layers import Dropout, JointLinear, LayerNorm, Linear, Projection
-from distilbert_tf.row_layout import RowLayout
+from distilbert_tf.models.activations import get_activation
+from distilbert_tf.models.layers import Dropout, JointLinear, LayerNorm, Linear, Projection
+from distilbert_tf.models.unpadding import RowLayout
 
 
 class MultiHeadSelfAttention(keras.layers.Layer):

@@ -11,11 +11,16 @@ import keras
 import tensorflow as tf
 from transformers import DistilBertConfig
 
-from distilbert_tf.activations import get_activation
-from distilbert_tf.checkpoint import HEADS
-from distilbert_tf.layers import Dropout, LayerNorm, Linear
-from distilbert_tf.model import ModelInputs, PreTrainedModel, TFDistilBertModel, split_inputs
-from distilbert_tf.row_layout import TokenLayout
+from distilbert_tf.models.activations import get_activation
+from distilbert_tf.models.encoder import (
+    ModelInputs,
+    PreTrainedModel,
+    TFDistilBertModel,
+    split_inputs,
+)
+from distilbert_tf.models.layers import Dropout, LayerNorm, Linear
+from distilbert_tf.models.unpadding import TokenLayout
+from distilbert_tf.models.weight_names import HEADS
 
 MASK_POSITIONS = "mask_positions"  # an input of the masked-LM model
 

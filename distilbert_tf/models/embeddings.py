@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from transformers import DistilBertConfig
 
-from distilbert_tf.layers import Dropout, LayerNorm
+from distilbert_tf.models.layers import Dropout, LayerNorm
 
 
 def gather_with_dense_gradient(

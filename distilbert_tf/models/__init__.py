@@ -1,0 +1,1 @@
+"""DistilBERT: layers, encoder, heads, and their weights' names in checkpoints."""
