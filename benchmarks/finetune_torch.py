@@ -25,7 +25,7 @@ from transformers import DistilBertForSequenceClassification
 from distilbert_tf import DistilBertTokenizer, TFDistilBertModel, get_task, load_examples
 from distilbert_tf.data.examples import Examples
 from distilbert_tf.data.sampler import SORTED_BATCHES
-from distilbert_tf.optimization import NO_WEIGHT_DECAY
+from distilbert_tf.training.optimizer import NO_WEIGHT_DECAY
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("task", "sst2", "sst2, mnli or qqp")

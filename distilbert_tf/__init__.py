@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from distilbert_tf.data.file_formats import DataError
     from distilbert_tf.data.submission import write_submission
     from distilbert_tf.data.tasks import TASKS, Task, get_task
-    from distilbert_tf.evaluation import evaluate
     from distilbert_tf.models.distributed import make_strategy
     from distilbert_tf.models.encoder import TFDistilBertModel
     from distilbert_tf.models.heads import (
         TFDistilBertForMaskedLM,
         TFDistilBertForSequenceClassification,
     )
-    from distilbert_tf.multitask import MultiTaskModel
-    from distilbert_tf.optimization import create_optimizer
-    from distilbert_tf.options import FinetuneOptions
     from distilbert_tf.pipelines import pipeline
     from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
-    from distilbert_tf.training import finetune
+    from distilbert_tf.training.evaluation import evaluate
+    from distilbert_tf.training.finetuning import finetune
+    from distilbert_tf.training.multitask import MultiTaskModel
+    from distilbert_tf.training.optimizer import create_optimizer
+    from distilbert_tf.training.options import FinetuneOptions
 
 _HOMES = {
     "CheckpointError": "distilbert_tf.checkpoints.tensor_files",
@@ -37,16 +37,16 @@ _HOMES = {
     "DistilBertConfig": "transformers",
     "DistilBertTokenizer": "distilbert_tf.tokenizers.tokenizer",
     "Examples": "distilbert_tf.data.examples",
-    "FinetuneOptions": "distilbert_tf.options",
-    "MultiTaskModel": "distilbert_tf.multitask",
+    "FinetuneOptions": "distilbert_tf.training.options",
+    "MultiTaskModel": "distilbert_tf.training.multitask",
     "TASKS": "distilbert_tf.data.tasks",
     "TFDistilBertForMaskedLM": "distilbert_tf.models.heads",
     "TFDistilBertForSequenceClassification": "distilbert_tf.models.heads",
     "TFDistilBertModel": "distilbert_tf.models.encoder",
     "Task": "distilbert_tf.data.tasks",
-    "create_optimizer": "distilbert_tf.optimization",
-    "evaluate": "distilbert_tf.evaluation",
-    "finetune": "distilbert_tf.training",
+    "create_optimizer": "distilbert_tf.training.optimizer",
+    "evaluate": "distilbert_tf.training.evaluation",
+    "finetune": "distilbert_tf.training.finetuning",
     "get_task": "distilbert_tf.data.tasks",
     "load_examples": "distilbert_tf.data.examples",
     "make_dataset": "distilbert_tf.data.datasets",

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from distilbert_tf.launcher import free_ports
+from distilbert_tf.training.launcher import free_ports
 
 SENTENCES = (
     "I came for the soup and stayed three hours; we are already planning our next evening there.",

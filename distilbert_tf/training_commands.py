@@ -18,8 +18,8 @@ from distilbert_tf.command_parts import (
     required,
     say,
 )
-from distilbert_tf.launcher import LOST_WORKER, TF_CONFIG, launch
-from distilbert_tf.options import FinetuneOptions, default_output_dir, option_type
+from distilbert_tf.training.launcher import LOST_WORKER, TF_CONFIG, launch
+from distilbert_tf.training.options import FinetuneOptions, default_output_dir, option_type
 
 
 def define_finetune(values: flags.FlagValues) -> None:
@@ -69,9 +69,9 @@ def run_finetune(values: flags.FlagValues, words: Sequence[str]) -> None:
         raise SystemExit(launch(["finetune", *_spelled(values)], values.num_workers, logs))
     from tensorflow import errors
 
-    from distilbert_tf.interruption import InterruptedRunError
-    from distilbert_tf.preparation import plan_finetuning
-    from distilbert_tf.training import finetune
+    from distilbert_tf.training.finetuning import finetune
+    from distilbert_tf.training.interruption import InterruptedRunError
+    from distilbert_tf.training.plan import plan_finetuning
 
     if values.dry_run:
         say(plan_finetuning(values.task, values.model, values.data, **options).report())
@@ -119,7 +119,7 @@ def define_evaluate(values: flags.FlagValues) -> None:
 
 def run_evaluate(values: flags.FlagValues, words: Sequence[str]) -> None:
     """Scores a classifier."""
-    from distilbert_tf.evaluation import evaluate_pretrained
+    from distilbert_tf.training.evaluation import evaluate_pretrained
 
     metrics = evaluate_pretrained(
         required(values, "model"),
@@ -143,7 +143,7 @@ def define_submit(values: flags.FlagValues) -> None:
 
 def run_submit(values: flags.FlagValues, words: Sequence[str]) -> None:
     """Predicts GLUE's test splits."""
-    from distilbert_tf.evaluation import predict_submission
+    from distilbert_tf.training.evaluation import predict_submission
 
     for path in predict_submission(
         required(values, "model"),

@@ -15,7 +15,7 @@ from benchmarks.inference import TOLERANCE, compare
 from benchmarks.peers import INFERENCE, OURS_ENV, TRAINING, choose
 from benchmarks.timing import Timing, fastest
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.multitask import MultiTaskModel
+from distilbert_tf.training.multitask import MultiTaskModel
 
 PEERS = {peer.name: peer for peer in INFERENCE}
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from tiny_task import tiny_checkpoint, tiny_data
 
-from distilbert_tf.callbacks import ProgressLog, SaveBest, StepCounter, format_duration
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.multitask import MultiTaskModel
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
-from distilbert_tf.training import finetune
+from distilbert_tf.training.callbacks import ProgressLog, SaveBest, StepCounter, format_duration
+from distilbert_tf.training.finetuning import finetune
+from distilbert_tf.training.multitask import MultiTaskModel
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pytest
 from tiny_task import tiny_checkpoint, tiny_classifier
 
 from distilbert_tf.checkpoints.tensor_files import CheckpointError
-from distilbert_tf.classifiers import load_classifier, start_classifiers, task_checkpoint
 from distilbert_tf.data.tasks import TASKS, Task
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.training.classifiers import load_classifier, start_classifiers, task_checkpoint
 
 SST2, MNLI, QQP = TASKS["sst2"], TASKS["mnli"], TASKS["qqp"]
 

@@ -10,11 +10,12 @@ import yaml
 from absl import flags
 
 import distilbert_tf
-from distilbert_tf import DataError, training
+from distilbert_tf import DataError
 from distilbert_tf.cli import main
 from distilbert_tf.commands import COMMANDS
-from distilbert_tf.interruption import InterruptedRunError
-from distilbert_tf.launcher import LOST_WORKER, TF_CONFIG
+from distilbert_tf.training import finetuning as training
+from distilbert_tf.training.interruption import InterruptedRunError
+from distilbert_tf.training.launcher import LOST_WORKER, TF_CONFIG
 
 DEPLOY = Path(distilbert_tf.__file__).parent / "deploy"
 ROOT = DEPLOY.parent.parent

@@ -10,11 +10,13 @@ from comparing import FEW, near, roundings
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, matthews_corrcoef
 from tiny_task import BAD, CONFIG, GOOD, THINGS, tiny_checkpoint, tiny_classifier, tiny_data
 
-from distilbert_tf.classifiers import load_classifier
 from distilbert_tf.data.datasets import make_dataset
 from distilbert_tf.data.examples import load_examples
 from distilbert_tf.data.tasks import TASKS, Task
-from distilbert_tf.evaluation import (
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
+from distilbert_tf.training.batches import collect_rows, evaluation_batches
+from distilbert_tf.training.classifiers import load_classifier
+from distilbert_tf.training.evaluation import (
     Scores,
     evaluate,
     evaluate_pretrained,
@@ -23,9 +25,7 @@ from distilbert_tf.evaluation import (
     score_pretrained,
     score_tasks,
 )
-from distilbert_tf.multitask import MultiTaskModel
-from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
-from distilbert_tf.training_data import collect_rows, evaluation_batches
+from distilbert_tf.training.multitask import MultiTaskModel
 
 COUNT = roundings(CONFIG)  # of the logits, which are about 1 here
 SST2, QQP = TASKS["sst2"], TASKS["qqp"]

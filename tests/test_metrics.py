@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
-from distilbert_tf import metrics
 from distilbert_tf.data.tasks import METRIC_NAMES
-from distilbert_tf.metrics import ClassificationMetrics
+from distilbert_tf.training import metrics
+from distilbert_tf.training.metrics import ClassificationMetrics
 
 
 @st.composite

@@ -10,10 +10,10 @@ from comparing import FEW, WITH_GRADIENTS, assert_close, largest, near, rounding
 from sklearn.metrics import f1_score
 from transformers import DistilBertConfig
 
-from distilbert_tf.evaluation import compile_classifier
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.multitask import MultiTaskModel
-from distilbert_tf.training_data import LABEL, TASK
+from distilbert_tf.training.batches import LABEL, TASK
+from distilbert_tf.training.evaluation import compile_classifier
+from distilbert_tf.training.multitask import MultiTaskModel
 
 LABELS = {"tone": 2, "kind": 4}
 WIDTH = 7

@@ -11,7 +11,7 @@ from comparing import FEW, assert_close
 from transformers import DistilBertConfig
 
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.optimization import (
+from distilbert_tf.training.optimizer import (
     NO_WEIGHT_DECAY,
     NOT_FINITE,
     AdamW,
@@ -178,7 +178,7 @@ import keras, numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from comparing import FEW, assert_close
-from distilbert_tf.optimization import AdamW
+from distilbert_tf.training.optimizer import AdamW
 
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 start = np.array([1.0, -2.0], "float32")

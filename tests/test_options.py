@@ -6,7 +6,7 @@ import pytest
 from absl import flags
 
 from distilbert_tf.commands import COMMANDS
-from distilbert_tf.options import STRATEGIES, FinetuneOptions, default_output_dir
+from distilbert_tf.training.options import STRATEGIES, FinetuneOptions, default_output_dir
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from matplotlib.image import imread
 
 from distilbert_tf.data.examples import Examples, load_examples
 from distilbert_tf.data.tasks import TASKS, Task
-from distilbert_tf.evaluation import Scores
-from distilbert_tf.record import (
+from distilbert_tf.training.evaluation import Scores
+from distilbert_tf.training.report import (
     describe_data,
     describe_process,
     peak_memory_mib,

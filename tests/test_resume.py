@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from distilbert_tf import resume
 from distilbert_tf.checkpoints.tensor_files import CheckpointError, Tensors
-from distilbert_tf.resume import (
+from distilbert_tf.training import state as resume
+from distilbert_tf.training.state import (
     list_states,
     read_newest_state,
     read_state,

@@ -11,16 +11,16 @@ import tensorflow as tf
 from comparing import FEW, largest, near, roundings
 from tiny_task import CONFIG, tiny_checkpoint, tiny_data
 
-from distilbert_tf.callbacks import TrainingDivergedError
 from distilbert_tf.checkpoints.tensor_files import CheckpointError
 from distilbert_tf.data.tasks import Task
-from distilbert_tf.evaluation import evaluate_pretrained, score_pretrained
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.models.shared_encoder import find_task_directories, load_classifiers
 from distilbert_tf.pipelines import pipeline
-from distilbert_tf.preparation import plan_finetuning
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
-from distilbert_tf.training import FinetuneResult, finetune
+from distilbert_tf.training.callbacks import TrainingDivergedError
+from distilbert_tf.training.evaluation import evaluate_pretrained, score_pretrained
+from distilbert_tf.training.finetuning import FinetuneResult, finetune
+from distilbert_tf.training.plan import plan_finetuning
 
 
 @pytest.fixture(scope="module")

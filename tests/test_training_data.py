@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from distilbert_tf.data.examples import Examples
 from distilbert_tf.data.sampler import EpochSampler
-from distilbert_tf.training_data import (
+from distilbert_tf.training.batches import (
     LABEL,
     TASK,
     TaskRows,

@@ -17,9 +17,9 @@ from distilbert_tf.data.examples import Examples
 from distilbert_tf.data.sampler import EpochSampler
 from distilbert_tf.models.distributed import make_strategy
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.multitask import MultiTaskModel
-from distilbert_tf.optimization import create_optimizer
-from distilbert_tf.training_data import collect_rows, evaluation_batches, training_batches
+from distilbert_tf.training.batches import collect_rows, evaluation_batches, training_batches
+from distilbert_tf.training.multitask import MultiTaskModel
+from distilbert_tf.training.optimizer import create_optimizer
 
 SIZES, DEV_SIZES, LABELS, WIDTH, BATCH, EPOCHS = (70, 45), (21, 13), (2, 3), 16, 8, 4
 

@@ -14,9 +14,9 @@ from benchmarks.flops import NO_WORK, Work, grouped_work, padded_work, training_
 from benchmarks.workers.protocol import Channel, serve, versions
 from distilbert_tf import get_task, load_examples
 from distilbert_tf.data.examples import Examples
-from distilbert_tf.options import FinetuneOptions
-from distilbert_tf.preparation import PreparedRun, prepare
-from distilbert_tf.training_data import training_batches
+from distilbert_tf.training.batches import training_batches
+from distilbert_tf.training.options import FinetuneOptions
+from distilbert_tf.training.plan import PreparedRun, prepare
 
 TASK = "sst2"
 TRUE_TOKENS, PADDED, PADDED_XLA = "true_tokens", "padded", "padded_xla"

@@ -9,7 +9,7 @@ import tensorflow as tf
 from benchmarks.workers.keras_hub import load_classifier
 from benchmarks.workers.keras_steps import StepCallback
 from benchmarks.workers.training import AfterStep, Recipe, TrainingData, TrainingWorker
-from distilbert_tf.optimization import WarmupLinearDecay
+from distilbert_tf.training.optimizer import WarmupLinearDecay
 
 
 def make_preprocessor(checkpoint: str, max_length: int) -> Any:

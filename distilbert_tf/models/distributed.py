@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from distilbert_tf.options import STRATEGIES
+from distilbert_tf.training.options import STRATEGIES
 
 
 def make_strategy(name: str = "auto") -> tf.distribute.Strategy:

@@ -12,7 +12,13 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from distilbert_tf.callbacks import (
+from distilbert_tf.data.tasks import Task
+from distilbert_tf.models.distributed import is_chief
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.shared_encoder import RUN
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
+from distilbert_tf.training.batches import training_batches
+from distilbert_tf.training.callbacks import (
     EvaluateWithin,
     LossCurve,
     ProgressLog,
@@ -21,17 +27,13 @@ from distilbert_tf.callbacks import (
     TrainingDivergedError,
     format_duration,
 )
-from distilbert_tf.data.tasks import Task
-from distilbert_tf.evaluation import Scores
-from distilbert_tf.interruption import SaveState, meet_workers
-from distilbert_tf.metrics import log_prefix
-from distilbert_tf.models.distributed import is_chief
-from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.models.shared_encoder import RUN
-from distilbert_tf.optimization import NOT_FINITE
-from distilbert_tf.options import FinetuneOptions, default_output_dir
-from distilbert_tf.preparation import PreparedRun, load_splits, parse_tasks, prepare
-from distilbert_tf.record import (
+from distilbert_tf.training.evaluation import Scores
+from distilbert_tf.training.interruption import SaveState, meet_workers
+from distilbert_tf.training.metrics import log_prefix
+from distilbert_tf.training.optimizer import NOT_FINITE
+from distilbert_tf.training.options import FinetuneOptions, default_output_dir
+from distilbert_tf.training.plan import PreparedRun, load_splits, parse_tasks, prepare
+from distilbert_tf.training.report import (
     METRICS,
     VALIDATION,
     describe_data,
@@ -40,10 +42,8 @@ from distilbert_tf.record import (
     write_json,
     write_record,
 )
-from distilbert_tf.resume import CHECKPOINTS
-from distilbert_tf.run_directory import clear, find_state, has_begun, task_directories
-from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
-from distilbert_tf.training_data import training_batches
+from distilbert_tf.training.run_directory import clear, find_state, has_begun, task_directories
+from distilbert_tf.training.state import CHECKPOINTS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from types import FrameType
 
 from absl import logging
 
-from distilbert_tf.stop_signals import stop_signals
+from distilbert_tf.training.stop_signals import stop_signals
 
 TF_CONFIG = "TF_CONFIG"
 # The exit code of a worker that lost another one. To Kubernetes' training operator, all codes from

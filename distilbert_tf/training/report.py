@@ -16,9 +16,9 @@ import tensorflow as tf
 from distilbert_tf.checkpoints.tensor_files import replacing
 from distilbert_tf.data.examples import Examples
 from distilbert_tf.data.tasks import Task
-from distilbert_tf.evaluation import Scores
-from distilbert_tf.metrics import log_prefix
 from distilbert_tf.models.shared_encoder import RUN
+from distilbert_tf.training.evaluation import Scores
+from distilbert_tf.training.metrics import log_prefix
 from distilbert_tf.version import __version__
 
 VALIDATION = "validation"  # the split by which the best weights are chosen
