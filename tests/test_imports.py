@@ -38,9 +38,9 @@ distilbert_tf.tokenizers.truncation
 distilbert_tf.tokenizers.wordpiece
 distilbert_tf.tokenizers.tokenizer
 distilbert_tf.models.shared_encoder
-distilbert_tf.pipeline_base
-distilbert_tf.fill_mask
-distilbert_tf.text_classification
+distilbert_tf.pipelines.base
+distilbert_tf.pipelines.fill_mask
+distilbert_tf.pipelines.text_classification
 distilbert_tf.pipelines
 distilbert_tf.training.metrics
 distilbert_tf.data.sampler

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from distilbert_tf.models.encoder import PreTrainedModel
 from distilbert_tf.models.heads import TFDistilBertForMaskedLM
-from distilbert_tf.pipeline_base import (
+from distilbert_tf.pipelines.base import (
     IDS_AND_MASK,
     Pipeline,
     checked_options,
