@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from absl import flags, logging
 
-from distilbert_tf.command_parts import UsageError, say
 from distilbert_tf.commands import COMMANDS
+from distilbert_tf.commands.common_flags import UsageError, say
 
 PROGRAM = "distilbert-tf"
 

@@ -5,7 +5,8 @@ import inspect
 import pytest
 from absl import flags
 
-from distilbert_tf import query_command, serving_commands
+from distilbert_tf.commands import query as query_command
+from distilbert_tf.commands import serving as serving_commands
 from export import smoke_test
 from export.checks.inspection import inspect_export
 from export.client import PredictClient

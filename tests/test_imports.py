@@ -138,13 +138,13 @@ export.weights
 export.verification
 export.saved_model
 distilbert_tf.training.launcher
-distilbert_tf.demo
-distilbert_tf.command_parts
-distilbert_tf.query_input
-distilbert_tf.query_output
-distilbert_tf.query_command
-distilbert_tf.training_commands
-distilbert_tf.serving_commands
+distilbert_tf.commands.demo
+distilbert_tf.commands.common_flags
+distilbert_tf.commands.query_input
+distilbert_tf.commands.query_output
+distilbert_tf.commands.query
+distilbert_tf.commands.training
+distilbert_tf.commands.serving
 distilbert_tf.commands
 distilbert_tf.cli
 """.split()
@@ -156,7 +156,7 @@ LATE = {
 }
 
 # `distilbert_tf` never imports `export` when it is itself imported.
-LATE_ONLY = {"distilbert_tf.query_command", "distilbert_tf.serving_commands"}
+LATE_ONLY = {"distilbert_tf.commands.query", "distilbert_tf.commands.serving"}
 
 # What runs beside TF Serving, or instead of it, needs no model code.
 WITHOUT_DISTILBERT_TF = {"export.async_client", "export.client", "export.server"}
@@ -280,8 +280,8 @@ def test_client_and_server_never_import_distilbert_tf(start, edges):
         ),
         ("distilbert_tf.models.encoder", "import export.client", "the arrow is"),
         ("distilbert_tf.models.encoder", "def f():\n  import export.client", "the arrow is"),
-        ("distilbert_tf.serving_commands", "import export.client", "only inside a function"),
-        ("distilbert_tf.serving_commands", "def f():\n  import export.client", None),
+        ("distilbert_tf.commands.serving", "import export.client", "only inside a function"),
+        ("distilbert_tf.commands.serving", "def f():\n  import export.client", None),
         ("distilbert_tf.models.encoder", "from distilbert_tf import keras_hub", None),
         ("distilbert_tf.models.encoder", "import distilbert_tf.nothing", "nowhere"),
         ("export.saved_model", "from distilbert_tf.models.heads import X", None),

@@ -14,7 +14,7 @@ import pytest
 from waiting import wait_until
 
 from distilbert_tf import cli
-from distilbert_tf.query_output import METHODS
+from distilbert_tf.commands.query_output import METHODS
 
 LONG = fake_serving.LONG.encode()
 COMMAND = [sys.executable, "-m", "distilbert_tf.cli", "query"]

@@ -6,7 +6,7 @@ import os
 import pytest
 from absl import flags as absl_flags
 
-from distilbert_tf import serving_commands
+from distilbert_tf.commands import serving as serving_commands
 from export.server import command
 from export.server.batching_config import read_batching_options
 from export.server.batching_options import BatchingOptions

@@ -7,7 +7,7 @@ from typing import Literal
 
 from absl import flags
 
-from distilbert_tf.command_parts import (
+from distilbert_tf.commands.common_flags import (
     UsageError,
     define_address,
     define_max_length,

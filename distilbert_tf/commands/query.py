@@ -10,10 +10,10 @@ from typing import Any, BinaryIO
 
 from absl import flags
 
-from distilbert_tf.command_parts import UsageError, define_address, define_pair
+from distilbert_tf.commands.common_flags import UsageError, define_address, define_pair
+from distilbert_tf.commands.query_input import Faults, InputRow, QueryInput
+from distilbert_tf.commands.query_output import FORMATS, METHODS, QueryOutput
 from distilbert_tf.data.file_formats import BadRows
-from distilbert_tf.query_input import Faults, InputRow, QueryInput
-from distilbert_tf.query_output import FORMATS, METHODS, QueryOutput
 
 
 def define_query(values: flags.FlagValues) -> None:

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
-from distilbert_tf.command_parts import UsageError, split_pair
+from distilbert_tf.commands.common_flags import UsageError, split_pair
 from distilbert_tf.data.file_formats import BadRows
 
 

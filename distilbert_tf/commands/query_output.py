@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from distilbert_tf.command_parts import UsageError
+from distilbert_tf.commands.common_flags import UsageError
 
 FORMATS = ("text", "jsonl", "csv")
 _DIGITS = 6  # what float32 holds of a probability

@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags
 
-from distilbert_tf.command_parts import (
+from distilbert_tf.commands.common_flags import (
     Command,
     define_model,
     define_pair,
@@ -18,8 +18,8 @@ from distilbert_tf.command_parts import (
     say,
     split_pair,
 )
-from distilbert_tf.query_command import define_query, run_query
-from distilbert_tf.serving_commands import (
+from distilbert_tf.commands.query import define_query, run_query
+from distilbert_tf.commands.serving import (
     define_check_export,
     define_export,
     define_serve,
@@ -29,7 +29,7 @@ from distilbert_tf.serving_commands import (
     run_serve,
     run_serving_config,
 )
-from distilbert_tf.training_commands import (
+from distilbert_tf.commands.training import (
     define_evaluate,
     define_finetune,
     define_submit,
@@ -72,7 +72,7 @@ def _define_demo(values: flags.FlagValues) -> None:
 
 
 def _demo(values: flags.FlagValues, words: Sequence[str]) -> None:
-    from distilbert_tf.demo import run_demo
+    from distilbert_tf.commands.demo import run_demo
 
     run_demo(values.output)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import flags
 
-from distilbert_tf.command_parts import (
+from distilbert_tf.commands.common_flags import (
     define_data,
     define_max_length,
     define_model,
