@@ -84,7 +84,7 @@ serve: $(VENV)/demo.stamp
 	$(BIN)/distilbert-tf serve --model_base_path=$(MODEL) --model_name=$(NAME)
 
 smoke: $(VENV)/demo.stamp
-	$(BIN)/python -m export.smoke_test --target=$(TARGET) --model_name=$(NAME) \
+	$(BIN)/python -m distilbert_serving.smoke_test --target=$(TARGET) --model_name=$(NAME) \
 		$(if $(REST),--rest_target=$(REST))
 
 serving-config: $(VENV)/demo.stamp

@@ -37,7 +37,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["distilbert_tf", "distilbert_tf.*", "export", "export.*"]),
+    packages=[
+        *find_packages(include=["distilbert_tf", "distilbert_tf.*"]),
+        *find_packages("export"),
+    ],
+    package_dir={"distilbert_serving": "export/distilbert_serving"},
     package_data={
         "distilbert_tf": [
             "py.typed",
@@ -45,7 +49,11 @@ setup(
             "deploy/*",
             "tokenizers/unicode_table.npz",
         ],
-        "export": ["*.md", "py.typed", "checks/op_registry.zip", "deploy/*"],
+        "distilbert_serving": [
+            "py.typed",
+            "inspection/op_registry.zip",
+            "tf_serving/tf_serving.env",
+        ],
     },
     entry_points={"console_scripts": ["distilbert-tf=distilbert_tf.cli:main"]},
     # Upper bounds stand where releases are tied together (TensorFlow and the serving API), or

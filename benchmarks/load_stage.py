@@ -10,14 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from distilbert_serving.tf_serving.batching_parameters import BATCHING_FILE, batching_parameters
+from distilbert_serving.tf_serving.config_files import write_config
+
 from benchmarks.cases import validation_texts
 from benchmarks.checkpoints import CACHE, make_checkpoint
 from benchmarks.harness import Worker, WorkerError, say
 from benchmarks.load_figures import Records
 from benchmarks.load_servers import FILLED, Server
 from benchmarks.peers import OURS_ENV, OURS_FILLED, Peer
-from export.configuration.batching_parameters import BATCHING_FILE, batching_parameters
-from export.configuration.config_files import write_config
 
 FILLED_SIZES = (1, 2, 4, 8, 10, 12, 14, 16, 20, 24, 28, 32)
 GENERATOR = Peer("generator", "load generator", "load_generator", None)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from export.environment import serving_environment
+from distilbert_serving.tf_serving.environment import serving_environment
 
 OURS_ENV = serving_environment()
 TENSORFLOW_ENV = {"TF_ENABLE_ONEDNN_OPTS": "1"}  # the better of the peers' two settings

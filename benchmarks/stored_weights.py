@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 from absl import app, flags
+from distilbert_serving.saved_model.exporter import export_pretrained
+from distilbert_serving.saved_model.weight_quantization import WEIGHTS
 
 from benchmarks import report
 from benchmarks.checkpoints import NAMES, make_checkpoint
 from benchmarks.harness import ROOT, Progress, say, shuffled
 from benchmarks.peers import INFERENCE, choose
 from distilbert_tf import get_task, load_examples
-from export.saved_model import export_pretrained
-from export.weights import WEIGHTS
 
 LOADERS = ("tf2", "session")
 FLAGS = flags.FLAGS

@@ -4,8 +4,8 @@ import asyncio
 import functools
 import inspect
 
-from export.async_client import AsyncPredictClient
-from export.client import PredictClient
+from distilbert_serving.client.async_predict_client import AsyncPredictClient
+from distilbert_serving.client.predict_client import PredictClient
 
 KINDS = {"threads": PredictClient, "asyncio": AsyncPredictClient}
 

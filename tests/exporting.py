@@ -117,7 +117,7 @@ def wait_for_result(result: Path, timeout_s=120) -> dict:
 
 def main(model_directory):
     """Forks a child for each request."""
-    from export import saved_model
+    from distilbert_serving.saved_model import exporter as saved_model
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
     for line in sys.stdin:

@@ -9,9 +9,8 @@ from concurrent import futures
 
 import grpc
 import numpy as np
-
-from export import tensors
-from export.protos import (
+from distilbert_serving import tensors
+from distilbert_serving.protos import (
     classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,

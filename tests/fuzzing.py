@@ -10,6 +10,7 @@ import numpy as np
 import serving_models
 import tensorflow as tf
 import tiny_exports
+from distilbert_serving.saved_model.endpoints import MAX_TEXT_BYTES
 from hypothesis import strategies as st
 from tensorflow_serving.apis import (
     classification_pb2,
@@ -20,8 +21,6 @@ from tensorflow_serving.apis import (
     predict_pb2,
     regression_pb2,
 )
-
-from export.endpoints import MAX_TEXT_BYTES
 
 PREDICTION_SERVICE = "/tensorflow.serving.PredictionService/"
 MODEL_SERVICE = "/tensorflow.serving.ModelService/"

@@ -20,10 +20,15 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from distilbert_serving.inspection.op_registry import (
+    FILE,
+    Snapshot,
+    describe_ops,
+    load_releases,
+    write_registry,
+)
+from distilbert_serving.protos import kernel_def_pb2, op_def_pb2
 from google.protobuf import descriptor_pb2
-
-from export.checks.op_registry import FILE, Snapshot, describe_ops, load_releases, write_registry
-from export.protos import kernel_def_pb2, op_def_pb2
 
 # The last patch of each minor release; patches never change what an op is.
 TENSORFLOW = (

@@ -5,9 +5,8 @@ import threading
 
 import grpc
 import numpy as np
-
-from export import tensors
-from export.protos import (
+from distilbert_serving import tensors
+from distilbert_serving.protos import (
     classification_pb2,
     example_pb2,
     get_model_metadata_pb2,
@@ -17,7 +16,7 @@ from export.protos import (
     regression_pb2,
     types_pb2,
 )
-from export.server import json_requests, status
+from distilbert_serving.server import json_requests, status
 
 
 def signature(**inputs):

@@ -3,6 +3,7 @@
 import grpc
 import pytest
 import tensorflow as tf
+from distilbert_serving.server.versions import LoadOptions
 from serving_models import call, states_of
 from tensorflow_serving.apis import (
     model_management_pb2,
@@ -10,8 +11,6 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 from waiting import wait_until
-
-from export.server.versions import LoadOptions
 
 LOADING = LoadOptions(poll_wait_s=0.02, max_num_load_retries=1, retry_interval_s=0.1)
 

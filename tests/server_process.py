@@ -49,7 +49,7 @@ class ServerProcess:
 
     def wait_until_ready(self, *model_names: str, timeout_s: float = 120.0) -> None:
         """Waits until it answers for all these models."""
-        from export.client import PredictClient
+        from distilbert_serving.client.predict_client import PredictClient
 
         for name in model_names:
             with PredictClient(f"127.0.0.1:{self.port}", model_name=name) as client:

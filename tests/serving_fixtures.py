@@ -40,7 +40,7 @@ def base_path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(base_path):
-    from export.server import ModelServer
+    from distilbert_serving.server import ModelServer
 
     with ModelServer(base_path, "m", port=0) as running:
         yield running
@@ -71,9 +71,8 @@ def model_stub(channel):
 @pytest.fixture
 def start():
     """Starts servers that look for versions all the time; stops them in the end."""
+    from distilbert_serving.server import ModelServer
     from running_server import LOADING, Running
-
-    from export.server import ModelServer
 
     servers = []
 
@@ -98,8 +97,8 @@ def tiny_exports(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_server(tiny_exports):
     """A server of these exports, with REST."""
-    from export.server import ModelServer
-    from export.server.model_config import ModelSettings
+    from distilbert_serving.server import ModelServer
+    from distilbert_serving.server.model_config import ModelSettings
 
     models = [ModelSettings(name, path) for name, path in tiny_exports.items()]
     with ModelServer(models=models, port=0, rest_port=0) as running:

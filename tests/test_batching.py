@@ -5,12 +5,11 @@ import threading
 import grpc
 import numpy as np
 import pytest
+from distilbert_serving.server import merging, status
+from distilbert_serving.server.batching import Batcher
+from distilbert_serving.server.batching_options import BatchingOptions
+from distilbert_serving.server.direct_runner import DirectRunner
 from waiting import wait_until
-
-from export.server import merging, status
-from export.server.batching import Batcher
-from export.server.batching_options import BatchingOptions
-from export.server.direct_runner import DirectRunner
 
 Code = grpc.StatusCode
 

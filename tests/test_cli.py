@@ -10,11 +10,11 @@ from pathlib import Path
 
 import absl.flags
 import pytest
+from distilbert_serving.tf_serving.environment import serving_environment
 from tiny_task import tiny_checkpoint
 
 from distilbert_tf import cli
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
-from export.environment import serving_environment
 
 COMMAND = [sys.executable, "-m", "distilbert_tf.cli"]
 

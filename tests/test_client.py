@@ -11,10 +11,9 @@ import grpc
 import numpy as np
 import pytest
 import serving_models
-
-from export.client import PredictClient, PredictError
-from export.results import TensorInfo, VersionStatus
-from export.server import ModelServer
+from distilbert_serving.client.predict_client import PredictClient, PredictError
+from distilbert_serving.client.results import TensorInfo, VersionStatus
+from distilbert_serving.server import ModelServer
 
 Code = grpc.StatusCode
 REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -228,9 +227,9 @@ def test_a_new_version_with_other_inputs_is_noticed(tmp_path, base_path, free_po
 
 LIGHT_IMPORT = """
 import sys
-import export.async_client
-import export.client
-from export.protos import predict_pb2
+import distilbert_serving.client.async_predict_client
+import distilbert_serving.client.predict_client
+from distilbert_serving.protos import predict_pb2
 heavy = {"distilbert_tf", "keras", "tensorflow", "transformers"} & set(sys.modules)
 assert not heavy, heavy
 
@@ -239,7 +238,7 @@ request = predict_pb2.PredictRequest()
 request.inputs["text"].CopyFrom(tf.make_tensor_proto(["a"]))
 assert tf.constant(2).numpy() + 2 == 4
 assert tf.make_ndarray(request.inputs["text"]).tolist() == [b"a"]
-import export.protos
+import distilbert_serving.protos
 assert sys.modules["tensorflow"] is tf
 """
 

@@ -4,9 +4,8 @@ import time
 
 import grpc
 import pytest
-
-from export.client import PredictClient, PredictError
-from export.protos import get_model_status_pb2
+from distilbert_serving.client.predict_client import PredictClient, PredictError
+from distilbert_serving.protos import get_model_status_pb2
 
 Code = grpc.StatusCode
 

@@ -13,12 +13,12 @@ import fake_serving
 import grpc
 import pytest
 from client_kinds import KINDS
+from distilbert_serving.client.async_predict_client import AsyncPredictClient
+from distilbert_serving.client.channel import Tls
+from distilbert_serving.client.connection import Attempts
+from distilbert_serving.client.predict_client import PredictClient, PredictError
 
 from distilbert_tf import cli
-from export.async_client import AsyncPredictClient
-from export.calls.channel import Tls
-from export.calls.connection import Attempts
-from export.client import PredictClient, PredictError
 
 Code = grpc.StatusCode
 

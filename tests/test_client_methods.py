@@ -3,9 +3,8 @@
 import fake_serving
 import numpy as np
 import pytest
-
-from export.client import PredictError
-from export.results import MaskAnswer
+from distilbert_serving.client.predict_client import PredictError
+from distilbert_serving.client.results import MaskAnswer
 
 TEXTS = ["tea", "", "a kettle of tea", "naïve", "nul\x00", "so it goes", "ok"]
 

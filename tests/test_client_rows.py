@@ -6,11 +6,10 @@ import math
 import fake_serving
 import numpy as np
 import pytest
+from distilbert_serving.client.predict_client import InvalidRowsError, PredictClient, PredictError
+from distilbert_serving.client.results import MaskAnswer, is_valid
+from distilbert_serving.saved_model.endpoints import MAX_TEXT_BYTES
 from fake_serving import LONG, MAX_LENGTH, MAX_MASKS
-
-from export.client import InvalidRowsError, PredictClient, PredictError
-from export.endpoints import MAX_TEXT_BYTES
-from export.results import MaskAnswer, is_valid
 
 MANY_MASKS = "[MASK]" * (MAX_MASKS + 1)
 TEXTS = ["tea", LONG, "", "a kettle", "naïve", LONG, "so it goes"]

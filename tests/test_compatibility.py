@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from export.checks.compatibility import check_saved_model
-from export.checks.saved_model_files import CompatibilityError
+from distilbert_serving.inspection.compatibility import check_saved_model
+from distilbert_serving.inspection.saved_model_files import CompatibilityError
 
 
 @pytest.mark.parametrize(

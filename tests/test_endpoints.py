@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from distilbert_serving.saved_model.exporter import export_pretrained, export_saved_model
 from exporting import LABELS, TINY_MAX_LENGTH, assert_close, make_tiny_model
 from serving_models import write_examples
 
 from distilbert_tf.models.heads import TFDistilBertForMaskedLM
-from export.saved_model import export_pretrained, export_saved_model
 
 TEXTS = [
     "the film was never boring",

@@ -6,12 +6,16 @@ import sys
 import keras
 import numpy as np
 import pytest
+from distilbert_serving.saved_model.exporter import export_saved_model
+from distilbert_serving.tf_serving.environment import (
+    ENV_FILE,
+    serving_environment,
+    set_serving_environment,
+)
 from exporting import make_tiny_model
 from transformers import DistilBertConfig
 
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
-from export.environment import ENV_FILE, serving_environment, set_serving_environment
-from export.saved_model import export_saved_model
 
 
 def test_the_file_is_one_that_docker_reads():
@@ -66,7 +70,8 @@ def test_training_refuses_it(monkeypatch):
 
 
 def test_importing_does_not_set_it():
-    code = "import os, distilbert_tf, export.saved_model, export.client, export.server\n"
+    code = "import os, distilbert_tf\n"
+    code += "from distilbert_serving import ModelServer, PredictClient, export_saved_model\n"
     code += "assert not any(name.startswith('TF_ONEDNN') for name in os.environ)"
     environment = {k: v for k, v in os.environ.items() if k not in serving_environment()}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from distilbert_serving.saved_model.example_parser import read_texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from export.example_parser import read_texts
 
 NAMES = ["text", "text_pair"]
 BATCH = [tf.TensorSpec([None], tf.string)]

@@ -8,6 +8,13 @@ import time
 import psutil
 import pytest
 import tensorflow as tf
+from distilbert_serving.saved_model.publishing import (
+    WORK_PREFIX,
+    check_version,
+    publish,
+    working_directory,
+)
+from distilbert_serving.version_numbers import find_versions
 from exporting import (
     TINY_MAX_LENGTH,
     assert_close,
@@ -16,9 +23,6 @@ from exporting import (
     wait_for_result,
 )
 from waiting import wait_until
-
-from export.publishing import WORK_PREFIX, check_version, publish, working_directory
-from export.version_numbers import find_versions
 
 TEXTS = ["the film was very good", "it was not", "boringly bad, and never good! " * 9, ""]
 
@@ -158,7 +162,9 @@ def test_a_name_taken_at_the_last_moment(tmp_path, monkeypatch):
     (tmp_path / "1" / "file").touch()
     # As if the other export's rename came between the listing and this one's rename.
     listings = iter([set(), {1}])
-    monkeypatch.setattr("export.publishing.taken_numbers", lambda base: next(listings))
+    monkeypatch.setattr(
+        "distilbert_serving.saved_model.publishing.taken_numbers", lambda base: next(listings)
+    )
     (tmp_path / "new").mkdir()
     assert publish(tmp_path / "new", tmp_path, None) == tmp_path / "2"
     (tmp_path / "newer").mkdir()

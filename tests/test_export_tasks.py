@@ -8,6 +8,16 @@ from concurrent import futures
 import numpy as np
 import pytest
 import tensorflow as tf
+from distilbert_serving.client.predict_client import PredictClient, PredictError
+from distilbert_serving.saved_model import exporter as saved_model
+from distilbert_serving.saved_model.exporter import (
+    EXPORT_RECORD,
+    export_pretrained,
+    export_saved_model,
+)
+from distilbert_serving.saved_model.verification import VerificationError
+from distilbert_serving.server import ModelServer
+from distilbert_serving.tf_serving.warmup import EXTRA_ASSETS
 from exporting import TINY_MAX_LENGTH, assert_close, make_tiny_model
 from safetensors.numpy import load_file, save_file
 
@@ -15,12 +25,6 @@ from distilbert_tf import cli
 from distilbert_tf.checkpoints.tensor_files import CheckpointError
 from distilbert_tf.models.heads import TFDistilBertForMaskedLM
 from distilbert_tf.models.shared_encoder import find_task_directories, load_classifiers
-from export import saved_model
-from export.client import PredictClient, PredictError
-from export.configuration.warmup import EXTRA_ASSETS
-from export.saved_model import EXPORT_RECORD, export_pretrained, export_saved_model
-from export.server import ModelServer
-from export.verification import VerificationError
 
 LABELS = {
     "sst2": ["schlecht", "gut 👍"],

@@ -11,6 +11,11 @@ import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
+from distilbert_serving.saved_model.publishing import WORK_PREFIX
+from distilbert_serving.server import ModelServer
+from distilbert_serving.server.versions import LoadOptions
+from distilbert_serving.tf_serving.warmup import WARMUP_FILE, read_warmup
+from distilbert_serving.version_numbers import find_versions
 from exporting import exporter_process, make_tiny_model, wait_for_result
 from serving_models import make_request, states_of
 from tensorflow_serving.apis import (
@@ -19,12 +24,6 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 from waiting import wait_until
-
-from export.configuration.warmup import WARMUP_FILE, read_warmup
-from export.publishing import WORK_PREFIX
-from export.server import ModelServer
-from export.server.versions import LoadOptions
-from export.version_numbers import find_versions
 
 TEXTS = [b"the film was very good", b"it was not", b""]
 CLIENTS = 4

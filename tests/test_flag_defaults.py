@@ -4,17 +4,17 @@ import inspect
 
 import pytest
 from absl import flags
+from distilbert_serving.client.predict_client import PredictClient
+from distilbert_serving.inspection.inspection import inspect_export
+from distilbert_serving.saved_model.exporter import export_saved_model
+from distilbert_serving.server import ModelServer, serve
+from distilbert_serving.server.versions import LoadOptions
+from distilbert_serving.smoke_test import run as smoke_test
+from distilbert_serving.tf_serving.batching_parameters import batching_parameters
+from distilbert_serving.tf_serving.serving_files import write_server_files
 
 from distilbert_tf.commands import query as query_command
 from distilbert_tf.commands import serving as serving_commands
-from export import smoke_test
-from export.checks.inspection import inspect_export
-from export.client import PredictClient
-from export.configuration.batching_parameters import batching_parameters
-from export.configuration.serving_files import write_server_files
-from export.saved_model import export_saved_model
-from export.server import ModelServer, serve
-from export.server.versions import LoadOptions
 
 OTHER_NAMES = {
     "poll_wait_s": "file_system_poll_wait_seconds",
@@ -36,7 +36,7 @@ OTHER_NAMES = {
         (serving_commands.define_serve, LoadOptions, 3),
         (serving_commands.define_serve, serve, 1),
         (query_command.define_query, PredictClient, 6),
-        (smoke_test._define_flags, smoke_test.smoke_test, 6),
+        (smoke_test.define_flags, smoke_test.smoke_test, 6),
     ],
 )
 def test_defaults(define, function, count):

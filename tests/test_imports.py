@@ -58,85 +58,85 @@ distilbert_tf.training.run_directory
 distilbert_tf.training.finetuning
 distilbert_tf
 export
-export.configuration
-export.checks
-export.calls
-export.signatures
-export.environment
-export.protos
-export.configuration.config_protos
-export.tensors
-export.results
-export.configuration.examples
-export.example_parser
-export.configuration.tfrecord
-export.version_numbers
-export.publishing
-export.configuration.warmup
-export.configuration.config_files
-export.configuration.batching_parameters
-export.configuration.serving_config
-export.configuration.serving_files
-export.checks.reload
-export.checks.fresh_process
-export.checks.op_registry
-export.checks.tensor_bundle
-export.checks.saved_model_files
-export.checks.releases
-export.checks.endpoint_contracts
-export.checks.compatibility
-export.checks.inspection
-export.checks.trials
-export.checks.report_text
-export.calls.requests
-export.calls.answers
-export.calls.methods
-export.calls.channel
-export.calls.tls_flags
-export.calls.connection
-export.calls.async_connection
-export.calls.client_base
-export.client
-export.async_client
-export.smoke_checks
-export.smoke_rest
-export.smoke_test
-export.server.status
-export.server.metrics
-export.server.tls
-export.server.json_values
-export.server.json_requests
-export.server.json_responses
-export.server.rest_api
-export.server.connections
-export.server.rest
-export.server.signature
-export.server.batching_options
-export.server.merging
-export.server.batching
-export.server.servable
-export.server.direct_runner
-export.server.batching_config
-export.server.loaded_version
-export.server.inference
-export.server.warmup
-export.server.loading
-export.server.model_config
-export.server.version_directories
-export.server.versions
-export.server.models
-export.server.core
-export.server.services
-export.server.model_server
-export.server.command
-export.server
-export.tracing
-export.served_models
-export.endpoints
-export.graph_file
-export.weights
-export.verification
-export.saved_model
+distilbert_serving.tf_serving
+distilbert_serving.inspection
+distilbert_serving.client
+distilbert_serving.signatures
+distilbert_serving.tf_serving.environment
+distilbert_serving.protos
+distilbert_serving.tf_serving.config_protos
+distilbert_serving.tensors
+distilbert_serving.client.results
+distilbert_serving.examples
+distilbert_serving.saved_model.example_parser
+distilbert_serving.tf_serving.tfrecord
+distilbert_serving.version_numbers
+distilbert_serving.saved_model.publishing
+distilbert_serving.tf_serving.warmup
+distilbert_serving.tf_serving.config_files
+distilbert_serving.tf_serving.batching_parameters
+distilbert_serving.tf_serving.serving_config
+distilbert_serving.tf_serving.serving_files
+distilbert_serving.inspection.reload
+distilbert_serving.inspection.fresh_process
+distilbert_serving.inspection.op_registry
+distilbert_serving.inspection.tensor_bundle
+distilbert_serving.inspection.saved_model_files
+distilbert_serving.inspection.releases
+distilbert_serving.inspection.endpoint_contracts
+distilbert_serving.inspection.compatibility
+distilbert_serving.inspection.inspection
+distilbert_serving.inspection.trial_runs
+distilbert_serving.inspection.report_text
+distilbert_serving.client.requests
+distilbert_serving.client.answers
+distilbert_serving.client.methods
+distilbert_serving.client.channel
+distilbert_serving.client.tls_flags
+distilbert_serving.client.connection
+distilbert_serving.client.async_connection
+distilbert_serving.client.base
+distilbert_serving.client.predict_client
+distilbert_serving.client.async_predict_client
+distilbert_serving.smoke_test.checks
+distilbert_serving.smoke_test.rest_checks
+distilbert_serving.smoke_test.run
+distilbert_serving.server.status
+distilbert_serving.server.metrics
+distilbert_serving.server.tls
+distilbert_serving.server.json_values
+distilbert_serving.server.json_requests
+distilbert_serving.server.json_responses
+distilbert_serving.server.rest_api
+distilbert_serving.server.connections
+distilbert_serving.server.rest
+distilbert_serving.server.signature
+distilbert_serving.server.batching_options
+distilbert_serving.server.merging
+distilbert_serving.server.batching
+distilbert_serving.server.servable
+distilbert_serving.server.direct_runner
+distilbert_serving.server.batching_config
+distilbert_serving.server.loaded_version
+distilbert_serving.server.inference
+distilbert_serving.server.warmup
+distilbert_serving.server.loading
+distilbert_serving.server.model_config
+distilbert_serving.server.version_directories
+distilbert_serving.server.versions
+distilbert_serving.server.models
+distilbert_serving.server.core
+distilbert_serving.server.services
+distilbert_serving.server.model_server
+distilbert_serving.server.command
+distilbert_serving.server
+distilbert_serving.saved_model.tracing
+distilbert_serving.saved_model.served_models
+distilbert_serving.saved_model.endpoints
+distilbert_serving.saved_model.graph_file
+distilbert_serving.saved_model.weight_quantization
+distilbert_serving.saved_model.verification
+distilbert_serving.saved_model.exporter
 distilbert_tf.training.launcher
 distilbert_tf.commands.demo
 distilbert_tf.commands.common_flags
@@ -159,7 +159,11 @@ LATE = {
 LATE_ONLY = {"distilbert_tf.commands.query", "distilbert_tf.commands.serving"}
 
 # What runs beside TF Serving, or instead of it, needs no model code.
-WITHOUT_DISTILBERT_TF = {"export.async_client", "export.client", "export.server"}
+WITHOUT_DISTILBERT_TF = {
+    "distilbert_serving.client.async_predict_client",
+    "distilbert_serving.client.predict_client",
+    "distilbert_serving.server",
+}
 
 
 class Edge(NamedTuple):
@@ -278,14 +282,38 @@ def test_client_and_server_never_import_distilbert_tf(start, edges):
             "if True:\n  import distilbert_tf.models.encoder",
             "stands after it",
         ),
-        ("distilbert_tf.models.encoder", "import export.client", "the arrow is"),
-        ("distilbert_tf.models.encoder", "def f():\n  import export.client", "the arrow is"),
-        ("distilbert_tf.commands.serving", "import export.client", "only inside a function"),
-        ("distilbert_tf.commands.serving", "def f():\n  import export.client", None),
+        (
+            "distilbert_tf.models.encoder",
+            "import distilbert_serving.client.predict_client",
+            "the arrow is",
+        ),
+        (
+            "distilbert_tf.models.encoder",
+            "def f():\n  import distilbert_serving.client.predict_client",
+            "the arrow is",
+        ),
+        (
+            "distilbert_tf.commands.serving",
+            "import distilbert_serving.client.predict_client",
+            "only inside a function",
+        ),
+        (
+            "distilbert_tf.commands.serving",
+            "def f():\n  import distilbert_serving.client.predict_client",
+            None,
+        ),
         ("distilbert_tf.models.encoder", "from distilbert_tf import keras_hub", None),
         ("distilbert_tf.models.encoder", "import distilbert_tf.nothing", "nowhere"),
-        ("export.saved_model", "from distilbert_tf.models.heads import X", None),
-        ("export.signatures", "from export.client import X", "stands after it"),
+        (
+            "distilbert_serving.saved_model.exporter",
+            "from distilbert_tf.models.heads import X",
+            None,
+        ),
+        (
+            "distilbert_serving.signatures",
+            "from distilbert_serving.client.predict_client import X",
+            "stands after it",
+        ),
         ("distilbert_tf.models.heads", "from distilbert_tf.models.encoder import X", None),
     ],
 )

@@ -8,16 +8,15 @@ from pathlib import Path
 import pytest
 import serving_models
 import tensorflow as tf
+from distilbert_serving.inspection.compatibility import check_saved_model
+from distilbert_serving.inspection.inspection import ExportReport, Finding, inspect_export
+from distilbert_serving.inspection.report_text import describe_report, format_report
+from distilbert_serving.inspection.saved_model_files import CompatibilityError
+from distilbert_serving.protos import attr_value_pb2, saved_model_pb2, types_pb2
+from distilbert_serving.tf_serving.batching_parameters import BATCHING_FILE
+from distilbert_serving.tf_serving.tfrecord import write_records
+from distilbert_serving.tf_serving.warmup import WARMUP_FILE
 from tensorflow_serving.apis import prediction_log_pb2
-
-from export.checks.compatibility import check_saved_model
-from export.checks.inspection import ExportReport, Finding, inspect_export
-from export.checks.report_text import describe_report, format_report
-from export.checks.saved_model_files import CompatibilityError
-from export.configuration.batching_parameters import BATCHING_FILE
-from export.configuration.tfrecord import write_records
-from export.configuration.warmup import WARMUP_FILE
-from export.protos import attr_value_pb2, saved_model_pb2, types_pb2
 
 AttrValue = attr_value_pb2.AttrValue
 

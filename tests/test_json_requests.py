@@ -7,13 +7,12 @@ import math
 import grpc
 import numpy as np
 import pytest
+from distilbert_serving import tensors
+from distilbert_serving.protos import predict_pb2, types_pb2
+from distilbert_serving.server import json_requests, status
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rest_core import read, signature
-
-from export import tensors
-from export.protos import predict_pb2, types_pb2
-from export.server import json_requests, status
 
 TEXT = dict(text=types_pb2.DT_STRING)
 PAIR = dict(text=types_pb2.DT_STRING, n=types_pb2.DT_INT32)

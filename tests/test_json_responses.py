@@ -5,14 +5,13 @@ import math
 
 import numpy as np
 import pytest
+from distilbert_serving import tensors
+from distilbert_serving.protos import classification_pb2, regression_pb2, types_pb2
+from distilbert_serving.server import json_responses, status
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rest_core import read
-
-from export import tensors
-from export.protos import classification_pb2, regression_pb2, types_pb2
-from export.server import json_responses, status
 
 
 def write(is_rows=True, **arrays):

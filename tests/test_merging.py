@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from batching_rules import ServerDiesError, run_batches
+from distilbert_serving.saved_model.exporter import export_saved_model
 from exporting import TINY_MAX_LENGTH, make_tiny_model
 from serving_models import make_example, write_examples
 
 from distilbert_tf.models.heads import TFDistilBertForMaskedLM
-from export.saved_model import export_saved_model
 
 MAX_TEXT_BYTES = 2000
 MAX_MASKS = 2

@@ -3,10 +3,15 @@
 from pathlib import Path
 
 import pytest
+from distilbert_serving.inspection.op_registry import (
+    FILE,
+    Snapshot,
+    find_release,
+    load_releases,
+    write_registry,
+)
+from distilbert_serving.protos import kernel_def_pb2, op_def_pb2
 from tensorflow.python.framework import op_def_registry
-
-from export.checks.op_registry import FILE, Snapshot, find_release, load_releases, write_registry
-from export.protos import kernel_def_pb2, op_def_pb2
 
 
 def test_the_releases() -> None:
@@ -99,7 +104,7 @@ def test_written_as_changes_and_read_as_a_whole(
     contents = file.read_bytes()
     write_registry([first, second], file)
     assert file.read_bytes() == contents
-    monkeypatch.setattr("export.checks.op_registry.FILE", file)
+    monkeypatch.setattr("distilbert_serving.inspection.op_registry.FILE", file)
     old, new = load_releases.__wrapped__()
     assert (old.name, old.tensorflow, old.graph_version) == ("1.0", "1.0.3", 5)
     assert old.ops.keys() == {"A", "B", "Text", "Gone"}

@@ -57,7 +57,9 @@ def test_the_wheel_holds_code_and_data(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("distilbert_tf-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     shipped = {
-        name for name in files.stdout.splitlines() if re.match(r"(distilbert_tf|export)/", name)
+        name.removeprefix("export/")
+        for name in files.stdout.splitlines()
+        if re.match(r"(distilbert_tf|export/distilbert_serving)/", name)
     }
     assert shipped <= names
     for name in (
@@ -69,7 +71,7 @@ def test_the_wheel_holds_code_and_data(tmp_path: Path) -> None:
         assert f"distilbert_tf/{name}" in names
     assert {name.split("/")[0] for name in names if not name.split("/")[0].endswith("info")} == {
         "distilbert_tf",
-        "export",
+        "distilbert_serving",
     }
     metadata = zipfile.ZipFile(wheel).read(
         next(name for name in names if name.endswith("METADATA"))

@@ -9,12 +9,11 @@ import time
 from concurrent import futures
 
 import pytest
+from distilbert_serving.server import rest
+from distilbert_serving.server.metrics import Metrics
+from distilbert_serving.server.rest import RestServer
 from rest_core import FakeCore
 from waiting import wait_until
-
-from export.server import rest
-from export.server.metrics import Metrics
-from export.server.rest import RestServer
 
 PREDICT = "/v1/models/m:predict"
 

@@ -4,11 +4,10 @@ import json
 
 import grpc
 import pytest
+from distilbert_serving.server.metrics import Metrics
+from distilbert_serving.server.rest_api import RestApi
+from distilbert_serving.tf_serving.serving_config import METRICS_PATH
 from rest_core import FakeCore
-
-from export.configuration.serving_config import METRICS_PATH
-from export.server.metrics import Metrics
-from export.server.rest_api import RestApi
 
 
 @pytest.fixture
@@ -169,7 +168,7 @@ def test_what_is_no_request(api, method, target):
     ],
 )  # fmt: skip
 def test_http_codes_are_tf_servings(api, core, monkeypatch, code, http_code):
-    from export.server import status
+    from distilbert_serving.server import status
 
     def fail(request, is_active):
         raise status.RequestError(grpc.StatusCode[code], "why\n\x00 \ud800")

@@ -11,7 +11,7 @@ import serving_models
 
 @pytest.fixture(scope="module")
 def port(base_path):
-    from export.server import ModelServer
+    from distilbert_serving.server import ModelServer
 
     with ModelServer(
         base_path, "m", port=0, rest_port=0, monitoring_path="/monitoring/prometheus/metrics"

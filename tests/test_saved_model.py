@@ -7,18 +7,22 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from distilbert_serving.inspection.compatibility import check_saved_model
+from distilbert_serving.saved_model import exporter as saved_model
+from distilbert_serving.saved_model.exporter import (
+    EXPORT_RECORD,
+    export_pretrained,
+    export_saved_model,
+)
+from distilbert_serving.saved_model.tracing import FEW_TOKENS
+from distilbert_serving.saved_model.verification import VerificationError
+from distilbert_serving.tf_serving.warmup import EXTRA_ASSETS
 from exporting import LABELS, TINY_MAX_LENGTH, assert_close, make_tiny_model
 
 from distilbert_tf.checkpoints.tensor_files import CheckpointError
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.version import __version__
-from export import saved_model
-from export.checks.compatibility import check_saved_model
-from export.configuration.warmup import EXTRA_ASSETS
-from export.saved_model import EXPORT_RECORD, export_pretrained, export_saved_model
-from export.tracing import FEW_TOKENS
-from export.verification import VerificationError
 
 TEXTS = [
     "the film was never boring",

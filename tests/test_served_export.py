@@ -7,17 +7,16 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from distilbert_serving import signatures
+from distilbert_serving.inspection.saved_model_files import read_meta_graph
+from distilbert_serving.saved_model.exporter import export_saved_model
+from distilbert_serving.server import ModelServer
+from distilbert_serving.smoke_test.run import smoke_test
+from distilbert_serving.tensors import to_array
+from distilbert_serving.tf_serving.batching_parameters import batching_parameters
+from distilbert_serving.tf_serving.serving_files import write_serving_files
+from distilbert_serving.tf_serving.warmup import read_warmup
 from exporting import LABELS, TINY_MAX_LENGTH, make_tiny_model
-
-from export import signatures
-from export.checks.saved_model_files import read_meta_graph
-from export.configuration.batching_parameters import batching_parameters
-from export.configuration.serving_files import write_serving_files
-from export.configuration.warmup import read_warmup
-from export.saved_model import export_saved_model
-from export.server import ModelServer
-from export.smoke_test import smoke_test
-from export.tensors import to_array
 
 
 def export(directory, pair):

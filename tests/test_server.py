@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 import serving_models
 import tensorflow as tf
+from distilbert_serving.client.predict_client import PredictClient, PredictError
+from distilbert_serving.server import ModelServer
+from distilbert_serving.server.batching_options import BatchingOptions
+from distilbert_serving.server.metrics import Metrics
 from server_process import ServerProcess
 from serving_models import call, make_request, set_spec
 from tensorflow.core.protobuf import saved_model_pb2
@@ -19,11 +23,6 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 from waiting import wait_until
-
-from export.client import PredictClient, PredictError
-from export.server import ModelServer
-from export.server.batching_options import BatchingOptions
-from export.server.metrics import Metrics
 
 Code = grpc.StatusCode
 

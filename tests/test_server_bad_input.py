@@ -7,11 +7,10 @@ import psutil
 import pytest
 import serving_models
 import tensorflow as tf
+from distilbert_serving.server import ModelServer
 from serving_models import assert_alive, call, make_example, make_request, set_spec
 from tensorflow_serving.apis import classification_pb2
 from waiting import wait_until
-
-from export.server import ModelServer
 
 Code = grpc.StatusCode
 

@@ -5,12 +5,12 @@ import os
 
 import pytest
 from absl import flags as absl_flags
+from distilbert_serving.server import command
+from distilbert_serving.server.batching_config import read_batching_options
+from distilbert_serving.server.batching_options import BatchingOptions
+from distilbert_serving.server.model_config import read_settings_file
 
 from distilbert_tf.commands import serving as serving_commands
-from export.server import command
-from export.server.batching_config import read_batching_options
-from export.server.batching_options import BatchingOptions
-from export.server.model_config import read_settings_file
 
 
 @pytest.fixture

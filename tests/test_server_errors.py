@@ -4,6 +4,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from distilbert_serving.server import ModelServer
 from fuzzing import tensor_protos
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,8 +14,6 @@ from tensorflow_serving.apis import (
     get_model_status_pb2,
     prediction_service_pb2_grpc,
 )
-
-from export.server import ModelServer
 
 Code = grpc.StatusCode
 

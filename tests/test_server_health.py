@@ -5,12 +5,11 @@ import threading
 import grpc
 import pytest
 import serving_models
+from distilbert_serving.server import ModelServer, services
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from serving_models import make_request
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 from waiting import wait_until
-
-from export.server import ModelServer, services
 
 Health = health_pb2.HealthCheckResponse
 

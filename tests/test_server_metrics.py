@@ -4,10 +4,9 @@ import threading
 
 import grpc
 import pytest
+from distilbert_serving.server import metrics
+from distilbert_serving.server.metrics import Metrics
 from prometheus_client.parser import text_string_to_metric_families
-
-from export.server import metrics
-from export.server.metrics import Metrics
 
 OK = grpc.StatusCode.OK
 REQUESTS = ":tensorflow:serving:request_count"

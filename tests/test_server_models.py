@@ -2,11 +2,10 @@
 
 import grpc
 import pytest
+from distilbert_serving.server.model_config import read_settings_file
+from distilbert_serving.server.versions import LoadOptions
 from serving_models import publish
 from tensorflow_serving.apis import get_model_status_pb2
-
-from export.server.model_config import read_settings_file
-from export.server.versions import LoadOptions
 
 Code = grpc.StatusCode
 State = get_model_status_pb2.ModelVersionStatus

@@ -7,6 +7,7 @@ import time
 
 import grpc
 import pytest
+from distilbert_serving.tf_serving.warmup import WARMUP_FILE
 from server_process import ServerProcess
 from serving_models import make_request, publish, states_of
 from tensorflow_serving.apis import (
@@ -15,8 +16,6 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 from waiting import wait_until
-
-from export.configuration.warmup import WARMUP_FILE
 
 Code = grpc.StatusCode
 State = get_model_status_pb2.ModelVersionStatus

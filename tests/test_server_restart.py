@@ -7,10 +7,9 @@ import time
 import grpc
 import numpy as np
 import pytest
+from distilbert_serving.client.async_predict_client import AsyncPredictClient
+from distilbert_serving.client.predict_client import PredictClient, PredictError
 from server_process import ServerProcess
-
-from export.async_client import AsyncPredictClient
-from export.client import PredictClient, PredictError
 
 Code = grpc.StatusCode
 TEXT = "the film was never boring"

@@ -9,11 +9,10 @@ import grpc
 import numpy as np
 import pytest
 import serving_models
+from distilbert_serving.server import ModelServer
+from distilbert_serving.tf_serving.config_protos import SSLConfig
 from serving_models import call
 from tensorflow_serving.apis import prediction_service_pb2_grpc
-
-from export.configuration.config_protos import SSLConfig
-from export.server import ModelServer
 
 
 @pytest.fixture(scope="module")

@@ -3,19 +3,17 @@
 import re
 
 import pytest
-from google.protobuf import text_format
-from test_warmup import SIGNATURES
-
-from distilbert_tf import cli
-from export.configuration.batching_parameters import (
+from distilbert_serving.protos import model_server_config_pb2
+from distilbert_serving.tf_serving.batching_parameters import (
     batching_parameters,
     find_skipped_sizes,
     number_of,
     read_batching_parameters,
 )
-from export.configuration.config_files import ConfigError, write_config
-from export.configuration.config_protos import BatchingParameters, MonitoringConfig
-from export.configuration.serving_config import (
+from distilbert_serving.tf_serving.config_files import ConfigError, write_config
+from distilbert_serving.tf_serving.config_protos import BatchingParameters, MonitoringConfig
+from distilbert_serving.tf_serving.environment import serving_environment
+from distilbert_serving.tf_serving.serving_config import (
     METRICS_PATH,
     metrics_path_of,
     model_config,
@@ -23,10 +21,16 @@ from export.configuration.serving_config import (
     read_model_config,
     read_monitoring_config,
 )
-from export.configuration.serving_files import parse_labels, parse_policy, write_serving_files
-from export.configuration.warmup import WARMUP_FILE, read_warmup
-from export.environment import serving_environment
-from export.protos import model_server_config_pb2
+from distilbert_serving.tf_serving.serving_files import (
+    parse_labels,
+    parse_policy,
+    write_serving_files,
+)
+from distilbert_serving.tf_serving.warmup import WARMUP_FILE, read_warmup
+from google.protobuf import text_format
+from test_warmup import SIGNATURES
+
+from distilbert_tf import cli
 
 BATCHING = """
 max_batch_size { value: 99 }

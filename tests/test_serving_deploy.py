@@ -15,17 +15,19 @@ from typing import Any
 import pytest
 import yaml
 from absl import flags
+from distilbert_serving.protos import model_server_config_pb2
+from distilbert_serving.tf_serving import serving_config, serving_files
+from distilbert_serving.tf_serving.batching_parameters import (
+    batching_parameters,
+    read_batching_parameters,
+)
+from distilbert_serving.tf_serving.config_protos import BatchingParameters, MonitoringConfig
+from distilbert_serving.tf_serving.environment import serving_environment
 from google.protobuf import text_format
 
-import export
 from distilbert_tf.commands import COMMANDS
-from export.configuration import serving_config, serving_files
-from export.configuration.batching_parameters import batching_parameters, read_batching_parameters
-from export.configuration.config_protos import BatchingParameters, MonitoringConfig
-from export.environment import serving_environment
-from export.protos import model_server_config_pb2
 
-DEPLOY = Path(export.__file__).parent / "deploy"
+DEPLOY = Path(__file__).parents[1] / "export/deploy"
 ROOT = DEPLOY.parent.parent
 
 # tensorflow_model_server's flags of every release from 2.12 on (model_servers/main.cc).

@@ -6,20 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import distilbert_serving.smoke_test.run as smoke_test_module
 import fake_serving
 import numpy as np
 import pytest
 import serving_models
 import tensorflow as tf
 from absl import flags
-
-import export.smoke_test as smoke_test_module
-from export.calls.tls_flags import make_tls
-from export.client import Tls
-from export.configuration.serving_config import METRICS_PATH
-from export.server import ModelServer
-from export.server.batching_options import BatchingOptions
-from export.smoke_test import FAILED, OK, SKIPPED, smoke_test
+from distilbert_serving.client.predict_client import Tls
+from distilbert_serving.client.tls_flags import make_tls
+from distilbert_serving.server import ModelServer
+from distilbert_serving.server.batching_options import BatchingOptions
+from distilbert_serving.smoke_test.run import FAILED, OK, SKIPPED, smoke_test
+from distilbert_serving.tf_serving.serving_config import METRICS_PATH
 
 ROOT = Path(__file__).parents[1]
 
@@ -81,7 +80,13 @@ def test_a_good_server_passes(target):
 
 def test_a_script_says_it_with_its_exit_status(target):
     def status_of(*flags):
-        command = [sys.executable, "-m", "export.smoke_test", f"--target={target}", *flags]
+        command = [
+            sys.executable,
+            "-m",
+            "distilbert_serving.smoke_test.run",
+            f"--target={target}",
+            *flags,
+        ]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
     good = status_of("--model_name=m")
@@ -282,7 +287,7 @@ def test_rest_answers_as_grpc_does(tmp_path, base_path, target):
 
 def test_flags_for_tls():
     values = flags.FlagValues()
-    smoke_test_module._define_flags(values)
+    smoke_test_module.define_flags(values)
     values(["smoke_test"])
     assert make_tls(values) is None
     values(["smoke_test", "--tls"])
@@ -293,5 +298,5 @@ def test_flags_for_tls():
 
 
 def test_the_smoke_test_needs_no_tensorflow():
-    code = "import sys, export.smoke_test; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, distilbert_serving.smoke_test.run; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -4,8 +4,7 @@ import contextlib
 
 import pytest
 import tensorflow as tf
-
-from export.checks.tensor_bundle import BundleError, list_variables
+from distilbert_serving.inspection.tensor_bundle import BundleError, list_variables
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from export import tensors
+from distilbert_serving import tensors
 
 ARRAYS = [
     np.array([[1.5, -2.25, 3e38]], np.float32),

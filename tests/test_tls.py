@@ -11,13 +11,12 @@ from concurrent import futures
 import certificates
 import grpc
 import pytest
+from distilbert_serving.server import tls
+from distilbert_serving.server.metrics import Metrics
+from distilbert_serving.server.rest import RestServer
+from distilbert_serving.tf_serving.config_protos import SSLConfig
 from google.protobuf import text_format
 from rest_core import FakeCore
-
-from export.configuration.config_protos import SSLConfig
-from export.server import tls
-from export.server.metrics import Metrics
-from export.server.rest import RestServer
 
 pytestmark = certificates.needs_openssl
 

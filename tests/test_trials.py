@@ -7,12 +7,17 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+from distilbert_serving.inspection.endpoint_contracts import SignatureContract, TensorContract
+from distilbert_serving.inspection.fresh_process import ReloadError
+from distilbert_serving.inspection.reload import write_array
+from distilbert_serving.inspection.trial_runs import (
+    TrialError,
+    compare_answers,
+    make_inputs,
+    run_trial,
+)
 
 from distilbert_tf import cli
-from export.checks.endpoint_contracts import SignatureContract, TensorContract
-from export.checks.fresh_process import ReloadError
-from export.checks.reload import write_array
-from export.checks.trials import TrialError, compare_answers, make_inputs, run_trial
 
 
 @pytest.fixture(scope="module")

@@ -8,16 +8,15 @@ import grpc
 import pytest
 import serving_models
 import tensorflow as tf
+from distilbert_serving.server import ModelServer, warmup
+from distilbert_serving.server.model_config import ModelSettings, VersionPolicy
+from distilbert_serving.server.versions import LoadOptions
+from distilbert_serving.tf_serving.tfrecord import write_records
+from distilbert_serving.tf_serving.warmup import KINDS, WARMUP_FILE
 from running_server import LOADING
 from serving_models import call, make_request, publish
 from tensorflow_serving.apis import get_model_status_pb2, prediction_log_pb2
 from waiting import wait_until
-
-from export.configuration.tfrecord import write_records
-from export.configuration.warmup import KINDS, WARMUP_FILE
-from export.server import ModelServer, warmup
-from export.server.model_config import ModelSettings, VersionPolicy
-from export.server.versions import LoadOptions
 
 Code = grpc.StatusCode
 State = get_model_status_pb2.ModelVersionStatus

@@ -3,18 +3,17 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow_serving.apis import prediction_log_pb2
-
-from export.configuration.tfrecord import CorruptFileError, read_records, write_records
-from export.configuration.warmup import (
+from distilbert_serving.protos import meta_graph_pb2, types_pb2
+from distilbert_serving.tensors import to_array
+from distilbert_serving.tf_serving.tfrecord import CorruptFileError, read_records, write_records
+from distilbert_serving.tf_serving.warmup import (
     MAX_RECORDS,
     WARMUP_FILE,
     make_warmup,
     read_warmup,
     write_warmup,
 )
-from export.protos import meta_graph_pb2, types_pb2
-from export.tensors import to_array
+from tensorflow_serving.apis import prediction_log_pb2
 
 INTEGERS = {"input_ids", "num_tokens"}
 

@@ -13,16 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from distilbert_serving.inspection.compatibility import check_saved_model
+from distilbert_serving.saved_model.exporter import EXPORT_RECORD, export_saved_model
+from distilbert_serving.saved_model.verification import SENTENCES
+from distilbert_serving.saved_model.weight_quantization import (
+    WEIGHTS,
+    rounded,
+    rounded_in_memory,
+    stored_as,
+)
+from distilbert_serving.tf_serving.warmup import EXTRA_ASSETS
 from exporting import TINY_MAX_LENGTH, make_tiny_model
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-
-from export.checks.compatibility import check_saved_model
-from export.configuration.warmup import EXTRA_ASSETS
-from export.saved_model import EXPORT_RECORD, export_saved_model
-from export.verification import SENTENCES
-from export.weights import WEIGHTS, rounded, rounded_in_memory, stored_as
 
 SCRIPT = Path(__file__).with_name("load_weights.py")
 SMALLER = [weights for weights in WEIGHTS if weights != "fp32"]

@@ -5,11 +5,11 @@ import pathlib
 import keras
 import numpy as np
 import tensorflow as tf
+from distilbert_serving.saved_model.exporter import export_saved_model
 from exporting import TINY_MAX_LENGTH, make_tiny_model
 from serving_models import write_examples
 
 from distilbert_tf.models.heads import TFDistilBertForMaskedLM
-from export.saved_model import export_saved_model
 
 # Three models: a classifier of texts, one of pairs, and a masked-LM model.
 NAMES = ("single", "pair", "words")

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import grpc
 import numpy as np
 import psutil
+from distilbert_serving.client.async_predict_client import AsyncPredictClient, PredictError
+from distilbert_serving.protos import predict_pb2
+from distilbert_serving.tensors import to_proto
 
 from benchmarks.workers.protocol import serve
-from export.async_client import AsyncPredictClient, PredictError
-from export.protos import predict_pb2
-from export.tensors import to_proto
 
 TOLERANCE = 1e-3  # of a probability; float32 makes differences of some 1e-6
 SAMPLE_EVERY_S = 1.0

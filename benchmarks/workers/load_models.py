@@ -25,8 +25,9 @@ def prepare(checkpoint: str, output: str, texts: list[str], count: int) -> None:
         texts: What will be asked.
         count: How many versions, up to 3.
     """
+    from distilbert_serving.saved_model.exporter import export_saved_model
+
     from distilbert_tf import DistilBertTokenizer, TFDistilBertForSequenceClassification
-    from export.saved_model import export_saved_model
 
     model = TFDistilBertForSequenceClassification.from_pretrained(checkpoint)
     tokenizer = DistilBertTokenizer.from_pretrained(checkpoint)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from distilbert_serving import signatures
 
 from benchmarks.workers.protocol import InferenceWorker
-from export import signatures
 
 
 class Endpoint:
@@ -38,8 +38,9 @@ class Ours(InferenceWorker):
 
     def prepare(self, checkpoint: str, artefacts: str, options: dict[str, Any]) -> None:
         """Writes the exports."""
+        from distilbert_serving.saved_model.exporter import export_saved_model
+
         from distilbert_tf import DistilBertTokenizer, TFDistilBertForSequenceClassification
-        from export.saved_model import export_saved_model
 
         model = TFDistilBertForSequenceClassification.from_pretrained(checkpoint)
         tokenizer = DistilBertTokenizer.from_pretrained(checkpoint)

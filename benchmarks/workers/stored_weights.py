@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable
 
 import psutil
-
-from export.environment import set_serving_environment
+from distilbert_serving.tf_serving.environment import set_serving_environment
 
 BATCHES = (1, 8)  # rows of the calls that are timed
 CALLS = 30

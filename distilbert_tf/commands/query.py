@@ -72,7 +72,7 @@ def _define_texts(values: flags.FlagValues) -> None:
 
 
 def _define_security(values: flags.FlagValues) -> None:
-    from export.calls.tls_flags import define_tls
+    from distilbert_serving.client.tls_flags import define_tls
 
     define_tls(values)
     flags.DEFINE_multi_string(
@@ -103,10 +103,9 @@ def _open(path: str | None) -> contextlib.AbstractContextManager[BinaryIO]:
 
 def _ask(client: Any, texts: QueryInput, output: QueryOutput, values: flags.FlagValues) -> None:
     """Writes answer after answer; if that ends early, says where."""
+    from distilbert_serving.client.methods import text_method
+    from distilbert_serving.client.results import is_valid
     from tqdm import tqdm
-
-    from export.calls.methods import text_method
-    from export.results import is_valid
 
     limits = text_method(values.method).limits
     asked: deque[InputRow] = deque()  # without an answer yet
@@ -167,8 +166,8 @@ def _note(rows: Iterable[InputRow], asked: deque[InputRow]) -> Iterator[Any]:
 
 
 def _client(values: flags.FlagValues) -> Any:
-    from export.calls.tls_flags import make_tls
-    from export.client import PredictClient
+    from distilbert_serving.client.predict_client import PredictClient
+    from distilbert_serving.client.tls_flags import make_tls
 
     return PredictClient(
         f"{values.host}:{values.port}",

@@ -97,7 +97,7 @@ def _define_batching(values: flags.FlagValues) -> None:
 
 def run_export(values: flags.FlagValues, words: Sequence[str]) -> None:
     """Exports a model."""
-    from export.saved_model import export_pretrained
+    from distilbert_serving.saved_model.exporter import export_pretrained
 
     models = [name for name in required(values, "model").split(",") if name]
     path = export_pretrained(
@@ -188,10 +188,10 @@ def run_serve(values: flags.FlagValues, words: Sequence[str]) -> None:
     """Serves until a signal."""
     if not values.model_config_file:
         required(values, "model_base_path")
-    from export.environment import set_serving_environment
+    from distilbert_serving.tf_serving.environment import set_serving_environment
 
     set_serving_environment()  # before the server's module imports TensorFlow
-    from export.server import command
+    from distilbert_serving.server import command
 
     command.run(values)
 
@@ -231,7 +231,7 @@ def define_serving_config(values: flags.FlagValues) -> None:
 
 def run_serving_config(values: flags.FlagValues, words: Sequence[str]) -> None:
     """Writes the files that a TF Serving is started with."""
-    from export.configuration.serving_files import parse_labels, write_server_files
+    from distilbert_serving.tf_serving.serving_files import parse_labels, write_server_files
 
     written = write_server_files(
         required(values, "output"),
@@ -268,9 +268,9 @@ def run_check_export(values: flags.FlagValues, words: Sequence[str]) -> None:
     """Reports on a SavedModel; ends the process with 1 if the server could not serve it."""
     if len(words) != 1:
         raise UsageError(f"name one directory, a version's; got {len(words)}")
-    from export.checks.inspection import inspect_export
-    from export.checks.report_text import describe_report, format_report
-    from export.checks.trials import try_export
+    from distilbert_serving.inspection.inspection import inspect_export
+    from distilbert_serving.inspection.report_text import describe_report, format_report
+    from distilbert_serving.inspection.trial_runs import try_export
 
     directory = Path(words[0])
     report = inspect_export(directory, values.server)

@@ -12,6 +12,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from distilbert_serving.inspection.fresh_process import Reloaded, ReloadError
+from distilbert_serving.inspection.inspection import inspect_export
+from distilbert_serving.inspection.trial_runs import compare_answers, compare_loaders, run_trial
+from distilbert_serving.saved_model.exporter import export_saved_model
 from exporting import TINY_MAX_LENGTH, make_tiny_model
 
 from benchmarks.environments import python_of
@@ -20,10 +24,6 @@ from distilbert_tf.models.heads import (
     TFDistilBertForSequenceClassification,
 )
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
-from export.checks.fresh_process import Reloaded, ReloadError
-from export.checks.inspection import inspect_export
-from export.checks.trials import compare_answers, compare_loaders, run_trial
-from export.saved_model import export_saved_model
 
 pytestmark = [
     pytest.mark.parity,

@@ -1,1 +1,0 @@
-"""SavedModel export, TF Serving client and local server for distilbert_tf models."""

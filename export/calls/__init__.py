@@ -1,1 +1,0 @@
-"""What the clients are made of: requests, channels, answers."""

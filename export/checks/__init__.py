@@ -1,1 +1,0 @@
-"""Which servers can load a SavedModel, any SavedModel, and what it answers in a fresh process."""

@@ -1,1 +1,0 @@
-"""What a server reads beside a model: batching, warm-up requests, models, labels, metrics."""

@@ -1,0 +1,1 @@
+"""Clients for servers of exports."""

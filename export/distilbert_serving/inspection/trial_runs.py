@@ -1,0 +1,223 @@
+"""Runs every signature of any SavedModel on made-up inputs, and compares what two loaders answer.
+
+What is fed: to an input of strings, sentences in turn; if it is `inputs` and the only one,
+serialized tf.Examples of the features `text` and `text_pair`; to an attention mask ones; to numbers
+of tokens what there is room for; to other integers small numbers, to floats random ones. Dimensions
+of unknown size, but for the batch's, are of size 6.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from distilbert_serving import signatures as names
+from distilbert_serving.examples import serialize_examples
+from distilbert_serving.inspection.endpoint_contracts import (
+    SignatureContract,
+    TensorContract,
+    describe_signatures,
+)
+from distilbert_serving.inspection.fresh_process import (
+    Arrays,
+    Reloaded,
+    ReloadError,
+    ask_fresh_process,
+)
+from distilbert_serving.inspection.saved_model_files import read_meta_graph
+
+TOLERANCE = 1e-5  # relative to the largest number of an output, or 1
+BATCH_SIZES = (1, 3, 8)
+FREE_SIZE = 6
+SENTENCES = (
+    "The bus came early, and half of us were still tying our shoes.",
+    "",
+    "Señora Gómez paid 12.50 € — für nothing, she said!",
+    "He never wrote back. " * 25,
+    "It was [MASK], as ever: 東京 👍🏽",
+    "ok",
+    "Nobody would call the second act dull, though the first nearly put me to sleep.",
+)
+# Types whose names are not NumPy's.
+_DTYPES = {
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "double": np.dtype(np.float64),
+    "float": np.dtype(np.float32),
+    "half": np.dtype(np.float16),
+    "string": np.dtype(object),
+}
+
+
+class TrialError(RuntimeError):
+    """A signature that cannot be run, or loaders that disagree."""
+
+
+def run_trial(
+    directory: Path,
+    python: str = sys.executable,
+    texts: Sequence[str] = SENTENCES,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+) -> Reloaded:
+    """Runs every signature in a process without this package, by the TF2 and session loaders.
+
+    Args:
+        directory: The SavedModel.
+        python: The interpreter, whose TensorFlow may be an older one.
+        texts: What to feed to inputs of strings.
+        batch_sizes: How many rows to feed, one call each.
+
+    Returns:
+        The answers.
+
+    Raises:
+        ReloadError: The process failed, or took too long.
+        TrialError: An input has a type that cannot be made up.
+        CompatibilityError: It is no SavedModel.
+    """
+    signatures = describe_signatures(read_meta_graph(directory))
+    batches = {
+        signature.name: [make_inputs(signature, texts, size) for size in batch_sizes]
+        for signature in signatures
+    }
+    return ask_fresh_process(directory, batches, python)
+
+
+def make_inputs(signature: SignatureContract, texts: Sequence[str], batch_size: int) -> Arrays:
+    """Makes a batch for a signature, always the same one.
+
+    Raises:
+        TrialError: An input has a type that cannot be made up.
+    """
+    return {
+        name: _make_array(signature, name, tensor, texts, batch_size)
+        for name, tensor in sorted(signature.inputs.items())
+    }
+
+
+def _make_array(
+    signature: SignatureContract,
+    name: str,
+    tensor: TensorContract,
+    texts: Sequence[str],
+    batch_size: int,
+) -> np.ndarray:
+    try:
+        dtype = _DTYPES.get(tensor.data_type) or np.dtype(tensor.data_type)
+        if dtype.kind == "c":
+            raise TypeError("complex numbers cannot be sent to the process")
+    except TypeError as error:
+        raise TrialError(
+            f"signature {signature.name}: no {tensor.data_type} can be made up for {name}."
+        ) from error
+    sizes = (None,) if tensor.shape is None else tensor.shape
+    shape = [FREE_SIZE if size is None else size for size in sizes]
+    if sizes and sizes[0] is None:
+        shape[0] = batch_size
+    random = np.random.RandomState(len(name) + batch_size)
+    if dtype.hasobject:
+        count = int(np.prod(shape))
+        offset = 1 if name.endswith("pair") else 0
+        chosen = [texts[(i + offset) % len(texts)] for i in range(count)]
+        array = np.empty(count, object)
+        array[:] = [text.encode() for text in chosen]
+        if list(signature.inputs) == [names.EXAMPLES]:
+            array[:] = serialize_examples({names.TEXT: chosen, names.TEXT_PAIR: chosen[::-1]})
+        return array.reshape(shape)
+    if "mask" in name:
+        return np.ones(shape, dtype)
+    if name == names.NUM_TOKENS:
+        return random.randint(1, FREE_SIZE + 1, shape).astype(dtype)
+    if dtype.kind in "iub":
+        return random.randint(0, 2 if dtype.kind == "b" else 5, shape).astype(dtype)
+    return random.standard_normal(shape).astype(dtype)
+
+
+class Comparison(NamedTuple):
+    """What `try_export` found.
+
+    Attributes:
+        error: What went wrong; None if every signature ran, and the loaders agree.
+        load_s: Seconds to load, by loader.
+        differences: The greatest difference between the loaders' numbers, by signature.
+    """
+
+    error: str | None
+    load_s: dict[str, float]
+    differences: dict[str, float]
+
+
+def try_export(directory: Path) -> Comparison:
+    """Runs every signature in a fresh process, by two loaders, and compares their answers."""
+    load_s: dict[str, float] = {}
+    try:
+        trial = run_trial(directory)
+        load_s = trial.load_s
+        return Comparison(None, load_s, compare_loaders(trial))
+    except (ReloadError, TrialError) as error:
+        return Comparison(str(error), load_s, {})
+
+
+def compare_loaders(trial: Reloaded) -> dict[str, float]:
+    """Compares the answers of the two loaders.
+
+    Args:
+        trial: The answers.
+
+    Returns:
+        The greatest difference between two numbers, by signature.
+
+    Raises:
+        TrialError: A signature failed, or the loaders differ by more than `TOLERANCE`.
+    """
+    return compare_answers(trial.answers["tf2"], trial.answers["session"])
+
+
+def compare_answers(
+    left: Mapping[str, list[Arrays] | str],
+    right: Mapping[str, list[Arrays] | str],
+    tolerance: float = TOLERANCE,
+) -> dict[str, float]:
+    """Compares two sets of answers: see `compare_loaders`."""
+    if left.keys() != right.keys():
+        raise TrialError(f"one has the signatures {sorted(left)}, the other {sorted(right)}.")
+    differences = {}
+    for name in left:
+        first, second = left[name], right[name]
+        for side in (first, second):
+            if isinstance(side, str):
+                raise TrialError(f"signature {name} failed: {side}")
+        pairs = zip(first, second, strict=True)
+        differences[name] = max(
+            (_compare_outputs(name, a, b, tolerance) for a, b in pairs),  # type: ignore[arg-type]
+            default=0.0,
+        )
+    return differences
+
+
+def _compare_outputs(signature: str, left: Arrays, right: Arrays, tolerance: float) -> float:
+    if left.keys() != right.keys():
+        raise TrialError(f"in signature {signature}: outputs {sorted(left)} and {sorted(right)}.")
+    largest = 0.0
+    for name, array in left.items():
+        other, where = right[name], f"signature {signature}, output {name}"
+        if (array.shape, array.dtype) != (other.shape, other.dtype):
+            raise TrialError(
+                f"in {where}: {array.dtype} {array.shape} and {other.dtype} {other.shape}."
+            )
+        if array.dtype.kind == "V":  # bfloat16 and the like
+            array, other = array.astype(np.float32), other.astype(np.float32)
+        if array.dtype.kind != "f":
+            if not np.array_equal(array, other):
+                raise TrialError(f"in {where}: {array.tolist()} and {other.tolist()}.")
+            continue
+        allowed = tolerance * float(np.abs(array).max(initial=1.0, where=np.isfinite(array)))
+        if not np.allclose(array, other, rtol=0, atol=allowed, equal_nan=True):
+            furthest = float(np.abs(array - other).max())
+            raise TrialError(f"in {where}: they differ by {furthest:.1e}; allowed: {allowed:.1e}.")
+        finite = np.isfinite(array)
+        difference = float(np.abs(array[finite] - other[finite]).max(initial=0.0))
+        largest = max(largest, difference)
+    return largest

@@ -1,0 +1,1 @@
+"""Models as SavedModels: signatures, tracing, verification, publishing."""

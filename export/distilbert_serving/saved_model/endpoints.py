@@ -1,0 +1,364 @@
+"""The endpoints of an export: what each takes, computes and is expected to answer.
+
+A server merges the rows of many clients, and an op that fails, fails for all of them. So no op
+here may fail for what is in a row: a row that cannot be computed is replaced with a harmless one,
+and its answer is blank (see `signatures`). Only what is wrong with a whole request is an error.
+
+Shapes: B rows, T tokens in the longest of them, L = max_length, C classes.
+"""
+
+import abc
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from distilbert_serving import signatures as names
+from distilbert_serving.examples import serialize_examples
+from distilbert_serving.saved_model.example_parser import read_texts
+from distilbert_serving.saved_model.served_models import (
+    Arrays,
+    Expected,
+    Inputs,
+    ServedClassifier,
+    ServedEncoder,
+    ServedModel,
+    blank_rows,
+    encode,
+    words_by_id,
+)
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
+
+TEXTS = tf.TensorSpec([None], tf.string)
+IDS = tf.TensorSpec([None, None], tf.int32)
+COUNTS = tf.TensorSpec([None], tf.int32)
+MAX_TEXT_BYTES = 2**20
+
+
+class TextBatch(NamedTuple):
+    """Texts to try an endpoint with, and as many second texts for those that take pairs."""
+
+    texts: list[str]
+    text_pairs: list[str]
+
+
+class Tokenization:
+    """A tokenizer in two forms: as the graph to export, and as the original to compare with.
+
+    Args:
+        tokenizer: The tokenizer.
+        max_length: L, the longest row in tokens, special tokens included.
+        max_text_bytes: The longest text that is tokenized, in bytes. The tokenizer works on whole
+            texts before it cuts them, and needs some hundred bytes of memory for each of theirs.
+
+    Raises:
+        ValueError: `max_text_bytes` is less than 1.
+    """
+
+    def __init__(
+        self,
+        tokenizer: DistilBertTokenizer,
+        max_length: int,
+        max_text_bytes: int = MAX_TEXT_BYTES,
+    ) -> None:
+        if max_text_bytes < 1:
+            raise ValueError(f"max_text_bytes must be at least 1; got {max_text_bytes}.")
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.max_text_bytes = max_text_bytes
+        self.layer = tokenizer.as_layer(max_length=max_length)
+
+    def trace(
+        self, texts: Sequence[tf.Tensor], is_valid: tf.Tensor | bool = True
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Tokenizes in the graph.
+
+        Args:
+            texts: string (B,), and as many second texts of pairs.
+            is_valid: Which rows have texts, bool (B,).
+
+        Returns:
+            Token ids and mask, int32 (B, T), and which rows could be tokenized, bool (B,).
+        """
+        # Of a request as a whole, and before the sizes are broadcast.
+        sizes = [tf.size(text) for text in texts]
+        check = tf.debugging.assert_equal(
+            sizes[0], sizes[-1], "text and text_pair differ in length"
+        )
+        with tf.control_dependencies([check]):
+            for text in texts:
+                is_valid &= tf.strings.length(text) <= self.max_text_bytes
+        tokens = self.layer(*(tf.where(is_valid, text, "") for text in texts))
+        return tokens["input_ids"], tokens["attention_mask"], is_valid
+
+    def expect(self, batch: TextBatch, pair: bool) -> Inputs:
+        """Tokenizes with transformers' own tokenizer; a batch without texts as one empty text."""
+        sides = [batch.texts or [""]]
+        if pair:
+            sides.append(batch.text_pairs or [""])
+        encoding = self.tokenizer(
+            *sides, truncation=True, max_length=self.max_length, padding=True, return_tensors="tf"
+        )
+        return {name: encoding[name] for name in ("input_ids", "attention_mask")}
+
+
+class Endpoint(abc.ABC):
+    """One signature.
+
+    Args:
+        tokenization: The tokenizer.
+        pair: Whether it takes pairs of texts.
+
+    Attributes:
+        specs: Its inputs by name.
+    """
+
+    specs: Mapping[str, tf.TensorSpec]
+
+    def __init__(self, tokenization: Tokenization, pair: bool) -> None:
+        self.tokenization = tokenization
+        self.pair = pair
+        self.specs = dict.fromkeys((names.TEXT, names.TEXT_PAIR)[: 2 if pair else 1], TEXTS)
+
+    def trace(self) -> Any:
+        """Traces it, as a tf.types.experimental.ConcreteFunction."""
+
+        def call(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+            return self.call(inputs)
+
+        return tf.function(call, autograph=False).get_concrete_function(**self.specs)
+
+    @abc.abstractmethod
+    def call(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Gives its outputs by name."""
+
+    @abc.abstractmethod
+    def expect(self, batch: TextBatch, tolerance: float) -> Expected:
+        """Computes eagerly what it must give; for a batch without texts, no rows of that kind."""
+
+    def feed(self, batch: TextBatch) -> Arrays:
+        """Writes texts as its inputs: strings as bytes."""
+        sides = (batch.texts, batch.text_pairs)
+        return {name: encode(side) for name, side in zip(self.specs, sides, strict=False)}
+
+
+class FromText(Endpoint):
+    """Texts to a model's answer.
+
+    Args:
+        model: The model.
+        tokenization: Its tokenizer.
+    """
+
+    def __init__(self, model: ServedModel, tokenization: Tokenization) -> None:
+        super().__init__(tokenization, model.pair)
+        self.model = model
+
+    def call(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """See `Endpoint.call`."""
+        return self.model.answer(*self.tokenization.trace([inputs[name] for name in self.specs]))
+
+    def expect(self, batch: TextBatch, tolerance: float) -> Expected:
+        """See `Endpoint.expect`."""
+        return _cut(self.model.expect(self.tokenization.expect(batch, self.pair), tolerance), batch)
+
+
+class FromIds(FromText):
+    """Token ids to a model's answer, for clients that tokenize by themselves.
+
+    What is in the columns beyond a row's number of tokens does not count, so that a server can
+    merge rows of different lengths and pad them with whatever it likes. There is no mask, whose
+    padding would count.
+    """
+
+    def __init__(self, model: ServedModel, tokenization: Tokenization) -> None:
+        super().__init__(model, tokenization)
+        self.specs = {names.INPUT_IDS: IDS, names.NUM_TOKENS: COUNTS}
+
+    def call(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """See `Endpoint.call`."""
+        input_ids, num_tokens = (inputs[name] for name in self.specs)
+        # Of a request as a whole; a server that merges has checked it before.
+        check = tf.debugging.assert_equal(
+            tf.shape(input_ids)[0],
+            tf.size(num_tokens),
+            f"{names.INPUT_IDS} and {names.NUM_TOKENS} must have as many rows",
+        )
+        config = self.model.model.config
+        with tf.control_dependencies([check]):
+            input_ids = input_ids[:, : config.max_position_embeddings]
+        columns = tf.shape(input_ids)[1]
+        # A column for rows without any, whose first token is computed as that of every row.
+        input_ids = tf.pad(input_ids, [[0, 0], [0, tf.cast(columns == 0, tf.int32)]])
+        counts = tf.sequence_mask(num_tokens, tf.shape(input_ids)[1])  # (B, T)
+        # Not left to the lookup, which on a GPU gives zeros for ids that do not exist.
+        is_word = (input_ids >= 0) & (input_ids < config.vocab_size)
+        is_valid = (num_tokens >= 1) & (num_tokens <= columns)
+        is_valid &= tf.reduce_all(is_word | ~counts, axis=1)  # (B,)
+        is_first = tf.range(tf.shape(input_ids)[1]) == 0
+        counts = tf.where(is_valid[:, tf.newaxis], counts, is_first)
+        return self.model.answer(
+            tf.where(counts & is_word, input_ids, 0), tf.cast(counts, tf.int32), is_valid
+        )
+
+    def feed(self, batch: TextBatch) -> Arrays:
+        """See `Endpoint.feed`."""
+        inputs = self.tokenization.expect(batch, self.pair)
+        ids, mask = (np.asarray(inputs[name])[: len(batch.texts)] for name in inputs)
+        return {names.INPUT_IDS: ids, names.NUM_TOKENS: mask.sum(axis=1, dtype=np.int32)}
+
+
+class _FromExamples(Endpoint):
+    """Serialized tf.Examples to a classifier's answer, as TF Serving's own calls want it.
+
+    Args:
+        model: The classifier.
+        tokenization: Its tokenizer.
+    """
+
+    def __init__(self, model: ServedClassifier, tokenization: Tokenization) -> None:
+        super().__init__(tokenization, model.pair)
+        self.model = model
+        self.features = list(self.specs)
+        self.specs = {names.EXAMPLES: TEXTS}
+
+    def call(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """See `Endpoint.call`."""
+        texts, is_readable = read_texts(inputs[names.EXAMPLES], self.features)
+        answer = self.model.answer(*self.tokenization.trace(texts, is_readable))
+        return self._select(answer[names.PROBABILITIES])
+
+    def expect(self, batch: TextBatch, tolerance: float) -> Expected:
+        """See `Endpoint.expect`."""
+        expected = self.model.expect(self.tokenization.expect(batch, self.pair), tolerance)
+        selected = self._select(tf.constant(expected.outputs[names.PROBABILITIES]))
+        outputs = {name: tensor.numpy() for name, tensor in selected.items()}
+        return _cut(Expected(outputs, expected.is_tie), batch)
+
+    def feed(self, batch: TextBatch) -> Arrays:
+        """See `Endpoint.feed`."""
+        columns = dict(zip(self.features, (batch.texts, batch.text_pairs), strict=False))
+        return {names.EXAMPLES: np.array(serialize_examples(columns), object)}
+
+    @abc.abstractmethod
+    def _select(self, probabilities: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Picks what the call wants from the probabilities (B, C)."""
+
+
+class Classify(_FromExamples):
+    """TF Serving's Classify: every label with its probability."""
+
+    def _select(self, probabilities: tf.Tensor) -> dict[str, tf.Tensor]:
+        # A row of labels for each example: the server wants it so, and can cut a batch up.
+        classes = tf.where(tf.math.is_nan(probabilities), "", tf.constant(self.model.labels))
+        return {names.CLASSES: classes, names.SCORES: probabilities}
+
+
+class Regress(_FromExamples):
+    """TF Serving's Regress: the probability of one label."""
+
+    def _select(self, probabilities: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {
+            names.REGRESSION: probabilities[:, self.model.labels.index(self.model.regress_label)]
+        }
+
+
+class Tokenize(Endpoint):
+    """Texts to token ids and tokens: to see what a model is really given.
+
+    Rows are padded to L tokens, however many they have, since a server joins the answers to the
+    parts of a large request.
+    """
+
+    def call(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """See `Endpoint.call`."""
+        input_ids, mask, is_valid = self.tokenization.trace([inputs[name] for name in self.specs])
+        width = self.tokenization.max_length
+        padding = [[0, 0], [0, width - tf.shape(input_ids)[1]]]
+        input_ids = tf.pad(input_ids, padding, constant_values=self._pad_id)
+        input_ids = tf.ensure_shape(input_ids, [None, width])
+        outputs = {
+            names.INPUT_IDS: input_ids,
+            names.NUM_TOKENS: tf.reduce_sum(mask, axis=1),
+            names.TOKENS: tf.gather(tf.constant(self._words), input_ids),
+        }
+        return blank_rows(outputs, is_valid)
+
+    def expect(self, batch: TextBatch, tolerance: float) -> Expected:
+        """See `Endpoint.expect`."""
+        inputs = self.tokenization.expect(batch, self.pair)
+        ids, mask = (np.asarray(inputs[name]) for name in inputs)
+        padding = [(0, 0), (0, self.tokenization.max_length - ids.shape[1])]
+        ids = np.pad(ids, padding, constant_values=self._pad_id)
+        outputs = {
+            names.INPUT_IDS: ids,
+            names.NUM_TOKENS: mask.sum(axis=1, dtype=np.int32),
+            names.TOKENS: encode(self._words)[ids],
+        }
+        return _cut(Expected(outputs, np.zeros(len(ids), bool)), batch)
+
+    @property
+    def _pad_id(self) -> int:
+        return self.tokenization.tokenizer.pad_token_id
+
+    @functools.cached_property
+    def _words(self) -> list[str]:
+        tokenizer = self.tokenization.tokenizer
+        return words_by_id(tokenizer, 1 + max(tokenizer.get_vocab().values()))
+
+
+def make_endpoints(
+    models: Mapping[str, ServedModel], tokenization: Tokenization
+) -> dict[str, Endpoint]:
+    """Lists the endpoints of an export.
+
+    Args:
+        models: One model under the name "", or classifiers on one encoder by task.
+        tokenization: Their tokenizer.
+
+    Returns:
+        Endpoints by signature; those of the first model also under the plain names.
+
+    Raises:
+        ValueError: Two endpoints would have one name.
+    """
+    first = next(iter(models.values()))
+    by_task = {task: _make_own(model, tokenization) for task, model in models.items()}
+    plain = next(iter(by_task.values()))
+    encoder = ServedEncoder(first.encoder, tokenization.tokenizer)
+    endpoints = {
+        names.SERVING_DEFAULT: plain[first.main_signature],
+        names.ENCODE: FromText(encoder, tokenization),
+        **plain,
+    }
+    for task, own in by_task.items():
+        if task:
+            for kind, endpoint in own.items():
+                name = task if kind == models[task].main_signature else f"{task}_{kind}"
+                if name in endpoints:
+                    raise ValueError(
+                        f"Task {task!r} would have a signature {name!r}, but there is one already: "
+                        "give the task another name."
+                    )
+                endpoints[name] = endpoint
+    return endpoints
+
+
+def _make_own(model: ServedModel, tokenization: Tokenization) -> dict[str, Endpoint]:
+    """Makes a model's endpoints, the main one first."""
+    own: dict[str, Endpoint] = {model.main_signature: FromText(model, tokenization)}
+    if isinstance(model, ServedClassifier):
+        own[names.CLASSIFY] = Classify(model, tokenization)
+        own[names.REGRESS] = Regress(model, tokenization)
+    own[names.TOKENIZE] = Tokenize(tokenization, model.pair)
+    own[names.FROM_IDS] = FromIds(model, tokenization)
+    return own
+
+
+def _cut(expected: Expected, batch: TextBatch) -> Expected:
+    """Takes away the row that stood in for a batch without texts."""
+    rows = len(batch.texts)
+    outputs = {name: array[:rows] for name, array in expected.outputs.items()}
+    return Expected(outputs, expected.is_tie[:rows])

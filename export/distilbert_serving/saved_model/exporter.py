@@ -1,0 +1,398 @@
+"""Fine-tuned models and their tokenizer as a SavedModel that TF Serving loads as it is."""
+
+import datetime
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from distilbert_serving import signatures as names
+from distilbert_serving.inspection.compatibility import OLDEST_SERVER, check_saved_model
+from distilbert_serving.inspection.saved_model_files import read_meta_graph
+from distilbert_serving.saved_model.endpoints import MAX_TEXT_BYTES, Tokenization, make_endpoints
+from distilbert_serving.saved_model.graph_file import edit_graph
+from distilbert_serving.saved_model.publishing import (
+    check_version,
+    explained_errors,
+    publish,
+    working_directory,
+)
+from distilbert_serving.saved_model.served_models import (
+    ServedClassifier,
+    ServedEncoder,
+    ServedMaskedLM,
+    ServedModel,
+)
+from distilbert_serving.saved_model.verification import measure_rounding, verify_saved_model
+from distilbert_serving.saved_model.weight_quantization import rounded_in_memory, stored_as
+from distilbert_serving.tf_serving.batching_parameters import batching_parameters
+from distilbert_serving.tf_serving.serving_files import write_serving_files
+from distilbert_serving.tf_serving.warmup import EXTRA_ASSETS
+from distilbert_tf.checkpoints.config import load_config
+from distilbert_tf.checkpoints.hub import find_checkpoint
+from distilbert_tf.models.encoder import PreTrainedModel, TFDistilBertModel
+from distilbert_tf.models.heads import (
+    TFDistilBertForMaskedLM,
+    TFDistilBertForSequenceClassification,
+)
+from distilbert_tf.models.shared_encoder import find_task_directories, load_classifiers
+from distilbert_tf.models.weight_names import slots
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
+from distilbert_tf.version import __version__
+
+EXPORT_RECORD = "export.json"
+
+# What TF Serving and all its clients can name; TensorFlow's own begin with two underscores.
+_SIGNATURE_NAME = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+
+Signatures = dict[str, Any]  # of tf.types.experimental.ConcreteFunction
+
+
+class ServingModule(tf.Module):
+    """What is saved: the tables and variables that the signatures need, and nothing else.
+
+    The Keras model is no attribute of it: TensorFlow would trace the model's own signature, and
+    save the dropout's counters and a second copy of the weights.
+
+    Args:
+        tokenizer: The in-graph tokenizer, which owns the vocabulary's tables.
+        signatures: The traced endpoints.
+    """
+
+    def __init__(self, tokenizer: Any, signatures: Signatures) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        unique = {id(variable): variable for f in signatures.values() for variable in f.variables}
+        self.weights = list(unique.values())
+
+
+def export_saved_model(
+    model: PreTrainedModel | Mapping[str, TFDistilBertForSequenceClassification],
+    tokenizer: DistilBertTokenizer,
+    base_path: str | os.PathLike[str],
+    *,
+    version: int | None = None,
+    max_length: int | None = None,
+    pair: bool | None = None,
+    regress_label: str | None = None,
+    top_k: int = 5,
+    max_masks: int = 16,
+    max_text_bytes: int = MAX_TEXT_BYTES,
+    weights: str = "fp32",
+    max_batch_size: int = 32,
+    max_latency_ms: float = 5.0,
+    max_request_rows: int | None = None,
+    allowed_batch_sizes: Sequence[int] | Literal["all"] | None = None,
+    warmup: Sequence[str] = (names.SERVING_DEFAULT,),
+    verify: bool = True,
+) -> Path:
+    """Exports a model, tokenizer included, as the next version under a base path.
+
+    What the signatures take and return is listed in `signatures`; `serving_default` is
+    `classify_text` of a classifier, `fill_mask` of a masked-LM model and `encode` of an encoder.
+    Every batch may have any number of rows, 0 included. A row that cannot be computed gets NaN,
+    empty strings and -1, and leaves the others alone. The graph consists of core TensorFlow ops.
+
+    Several classifiers on one encoder make one export, which holds the encoder once, and each has
+    its signatures under its task's name.
+
+    On a CPU, serve it with the environment of `deploy/tf_serving.env`. A server then keeps packed
+    weights for each signature that is asked, so memory grows with the signatures in use: by about
+    twice the size of the encoder's matrices for each.
+
+    The version's directory appears by one rename, after all checks: whatever happens in between, a
+    server that polls the base path never meets a half-written or wrong model. Several processes
+    may export into one base path at once.
+
+    Args:
+        model: A classifier, a masked-LM model or an encoder; or classifiers by task, whose
+            `distilbert` is one object. A mixed-precision one keeps computing as it does, with
+            float32 outputs.
+        tokenizer: The tokenizer of all of them.
+        base_path: A local directory, made if missing; the server's `model_base_path`.
+        version: The version's number; by default one more than the highest that is there.
+        max_length: Longest row in tokens, special tokens included; longer texts are cut (of a
+            pair, the longer text first). By default the tokenizer's `model_max_length`, which
+            `finetune` sets to the length it trained with, and at most the model's positions.
+        pair: Whether the classifier compares two texts; of several, all of them. By default each
+            does if its `config.text_pair` says so.
+        regress_label: The label whose probability `regress` gives, for one classifier; by default
+            the second of two labels and the first of more.
+        top_k: How many words `fill_mask` returns for each mask.
+        max_masks: The most masks that a text of `fill_mask` may have; the answer is as wide.
+        max_text_bytes: The longest text that is computed, in bytes. Whatever `max_length` cuts
+            later, the tokenizer needs some hundred bytes of memory for each byte in a batch.
+        weights: How large weights are stored: "fp32", "fp16" (half the size) or "int8" (a
+            quarter). They are float32 once loaded, with the values that rounding gives.
+        max_batch_size: The most rows that a server shall compute at once.
+        max_latency_ms: How long a request may wait for others to be computed with, in milliseconds.
+        max_request_rows: The most rows in a request, which is computed in parts; by default 1024.
+        allowed_batch_sizes: The sizes that batches may have, or "all" for each up to
+            `max_batch_size`, for a GPU or XLA: see `batching_parameters`. By default any.
+        warmup: What clients will use, and a server runs when it loads the version: signatures, or
+            "signature:output+output" for clients that filter outputs.
+        verify: Whether to reload the result in a fresh process (half a minute) and compare it with
+            the model. Without that, a wrong export can go unnoticed.
+
+    Returns:
+        The version's directory, `<base_path>/<version>`.
+
+    Raises:
+        TypeError: Not a model of this package.
+        ValueError: A classifier is not one that picks a single label, the vocabulary is smaller
+            than the tokenizer's, the model has fewer than `max_length` positions, weights are too
+            large to be stored as asked, `warmup` names a signature or an output that there is not,
+            a number, `base_path` or `version` makes no sense, several models have encoders of their
+            own, or a task's name cannot be that of a signature.
+        FileExistsError: There is such a version already.
+        CompatibilityError: The graph holds something that a stock server lacks.
+        VerificationError: The reloaded model fails or answers differently.
+        OSError: The disk is full or cannot be written to.
+    """
+    start_s = time.monotonic()
+    base = _local_path(base_path)
+    check_version(base, version)
+    batching = batching_parameters(
+        max_batch_size,
+        max_latency_ms,
+        max_request_rows=max_request_rows,
+        allowed_batch_sizes=allowed_batch_sizes,
+    )
+    if isinstance(model, Mapping):
+        if regress_label is not None:
+            raise ValueError("regress_label is for one classifier, and the tasks' labels differ.")
+        served = _serve_tasks(model, tokenizer, pair)
+    else:
+        served = {"": _serve_model(model, tokenizer, pair, regress_label, top_k, max_masks)}
+    first = next(iter(served.values()))
+    max_length = _check_length(max_length, first.model, tokenizer)
+    logging.info("Tracing the serving graph.")
+    tokenization = Tokenization(tokenizer, max_length, max_text_bytes)
+    endpoints = make_endpoints(served, tokenization)
+    if unknown := [use for use in warmup if use.partition(":")[0] not in endpoints]:
+        raise ValueError(
+            f"warmup names {unknown[0]!r}, but there are {', '.join(sorted(endpoints))}."
+        )
+    traced = {id(endpoint): endpoint.trace() for endpoint in endpoints.values()}
+    signatures = {name: traced[id(endpoint)] for name, endpoint in endpoints.items()}
+    module = ServingModule(tokenization.layer, signatures)
+    with working_directory(base) as work:
+        written, moved = work / "written", work / "moved"
+        logging.info("Writing the SavedModel.")
+        with stored_as(module, module.weights, weights):
+            _write(module, signatures, written)
+        with explained_errors(written):
+            edit_graph(written)
+        # From here on it lives elsewhere, so a path that crept into the graph leads nowhere.
+        written.rename(moved)
+        ops = check_saved_model(moved, private_paths=[base, work])
+        logging.info("All %d ops are known to TF Serving %s.", len(ops), OLDEST_SERVER)
+        signature_defs = read_meta_graph(moved).signature_def
+        with explained_errors(moved):
+            write_serving_files(moved, signature_defs, warmup, batching, max_length=max_length)
+        compute_dtype = first.model.compute_dtype
+        rounding = measure_rounding(endpoints, module.weights, weights)
+        difference = None
+        if verify:
+            logging.info("Reloading in a fresh process.")
+            with rounded_in_memory(module.weights, weights):
+                difference = verify_saved_model(moved, endpoints, compute_dtype=compute_dtype)
+        else:
+            logging.warning("Not reloaded and compared, since verify=False.")
+        record = {
+            **_describe(first),
+            "max_length": max_length,
+            "max_text_bytes": max_text_bytes,
+            "signatures": sorted(signatures),
+            "compute_dtype": compute_dtype,
+            "weights": weights,
+            "rounding_difference": rounding,
+            "max_difference": difference,
+            "distilbert_tf": __version__,
+            "tensorflow": tf.__version__,
+            "exported_at": datetime.datetime.now(datetime.timezone.utc).isoformat(),
+        }
+        if isinstance(model, Mapping):
+            record["tasks"] = {task: _describe(each) for task, each in served.items()}
+        with explained_errors(moved):
+            _write_record(moved / EXTRA_ASSETS / EXPORT_RECORD, record)
+        published = publish(moved, base, version)
+    logging.info("Exported %s in %.0f s.", published, time.monotonic() - start_s)
+    return published
+
+
+def export_pretrained(
+    name_or_path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    base_path: str | os.PathLike[str],
+    **options: Any,
+) -> Path:
+    """Exports a checkpoint, or several that share an encoder: see `export_saved_model`.
+
+    What it is, `architectures` in its `config.json` says; without that, a classifier.
+
+    Args:
+        name_or_path: A directory with the checkpoint and its tokenizer, or a hub repository. For
+            several tasks a list of them (see `load_classifiers`), or the directory that holds
+            theirs (see `find_task_directories`).
+        base_path: See `export_saved_model`.
+        **options: Its other arguments.
+
+    Returns:
+        The version's directory.
+
+    Raises:
+        FileNotFoundError: No such checkpoint, or it lacks a file.
+        CheckpointError: It lacks the head that its configuration names (an untrained one is not
+            worth serving), or does not fit; or several differ in their encoder or tokenizer.
+    """
+    sources: Sequence[str | os.PathLike[str]]
+    if isinstance(name_or_path, str | os.PathLike):
+        sources = find_task_directories(name_or_path)
+        if not sources:
+            source = os.fspath(name_or_path)
+            model = _model_class(source).from_pretrained(source, fresh_head=False)
+            tokenizer = DistilBertTokenizer.from_pretrained(source)
+            return export_saved_model(model, tokenizer, base_path, **options)
+    else:
+        sources = name_or_path
+    models = load_classifiers(sources)
+    tokenizers = [DistilBertTokenizer.from_pretrained(os.fspath(source)) for source in sources]
+    # They are equal but for this: no task's texts shall be cut shorter than in its training.
+    tokenizers[0].model_max_length = max(each.model_max_length for each in tokenizers)
+    return export_saved_model(models, tokenizers[0], base_path, **options)
+
+
+def _model_class(source: str) -> type[PreTrainedModel]:
+    """Gives the class of the model that a checkpoint holds."""
+    config, _ = load_config(find_checkpoint(source).config)
+    architecture = "".join(config.architectures or ["ForSequenceClassification"])
+    if "ForSequenceClassification" in architecture:
+        return TFDistilBertForSequenceClassification
+    if "ForMaskedLM" in architecture:
+        return TFDistilBertForMaskedLM
+    return TFDistilBertModel
+
+
+def _local_path(base_path: str | os.PathLike[str]) -> Path:
+    if "://" in os.fspath(base_path):
+        raise ValueError(
+            f"{os.fspath(base_path)} is not a local directory, and object stores cannot rename a "
+            "directory in one step. Export to a local one, and copy the version's directory."
+        )
+    return Path(base_path).expanduser().absolute()
+
+
+def _serve_tasks(
+    models: Mapping[str, TFDistilBertForSequenceClassification],
+    tokenizer: DistilBertTokenizer,
+    pair: bool | None,
+) -> dict[str, ServedModel]:
+    """Checks that classifiers can stand in one export, and gives each under its task's name."""
+    if not models:
+        raise ValueError("There are no classifiers to export: the mapping is empty.")
+    served: dict[str, ServedModel] = {}
+    for task, model in models.items():
+        if not _SIGNATURE_NAME.fullmatch(task) or task == names.SERVING_DEFAULT:
+            raise ValueError(
+                f"{task!r} cannot be the name of a task's signature: it must consist of letters, "
+                "digits and underscores, begin with a letter or one underscore, and not be "
+                f"{names.SERVING_DEFAULT!r}, which is that of the first task."
+            )
+        try:
+            if not isinstance(model, TFDistilBertForSequenceClassification):
+                raise TypeError(
+                    "several tasks must be TFDistilBertForSequenceClassification; "
+                    f"got {type(model).__name__}."
+                )
+            served[task] = ServedClassifier(model, tokenizer, pair)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"Task {task!r}: {error}") from error
+    first, *others = models
+    for task in others:
+        if models[task].distilbert is not models[first].distilbert:
+            raise ValueError(
+                f"The classifiers of {first!r} and {task!r} have encoders of their own; those of "
+                "one export must share one, as load_classifiers makes them."
+            )
+    return served
+
+
+def _serve_model(
+    model: PreTrainedModel,
+    tokenizer: DistilBertTokenizer,
+    pair: bool | None,
+    regress_label: str | None,
+    top_k: int,
+    max_masks: int,
+) -> ServedModel:
+    """Checks that a model can be exported with a tokenizer."""
+    if isinstance(model, TFDistilBertForSequenceClassification):
+        return ServedClassifier(model, tokenizer, pair, regress_label)
+    if pair or regress_label is not None:
+        raise ValueError("pair and regress_label are for classifiers.")
+    if isinstance(model, TFDistilBertForMaskedLM):
+        return ServedMaskedLM(model, tokenizer, top_k, max_masks)
+    if isinstance(model, TFDistilBertModel):
+        return ServedEncoder(model, tokenizer)
+    raise TypeError(
+        "export_saved_model takes a TFDistilBertForSequenceClassification, "
+        f"TFDistilBertForMaskedLM or TFDistilBertModel; got {type(model).__name__}."
+    )
+
+
+def _check_length(
+    max_length: int | None, model: PreTrainedModel, tokenizer: DistilBertTokenizer
+) -> int:
+    """Gives the longest row in tokens, and checks that the model has as many positions."""
+    positions = model.config.max_position_embeddings
+    if max_length is None:
+        return min(tokenizer.model_max_length, positions)
+    if max_length > positions:
+        raise ValueError(
+            f"max_length={max_length}, but the model has {positions} positions "
+            "(config.max_position_embeddings)."
+        )
+    return max_length
+
+
+def _write(module: tf.Module, signatures: Signatures, directory: Path) -> None:
+    # Gradients are for training, and would bring in functions and ops of their own.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)  # or it lists every variable of every signature
+    try:
+        tf.saved_model.save(module, os.fspath(directory), signatures, options)
+    except tf.errors.OpError as error:
+        raise OSError(
+            f"The SavedModel could not be written to {directory.parent}; is the disk full? "
+            f"TensorFlow says: {error.message}"
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _write_record(path: Path, record: dict[str, Any]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _describe(served: ServedModel) -> dict[str, Any]:
+    return {**served.describe(), "weights_sha256": _digest_weights(served.model)}
+
+
+def _digest_weights(model: PreTrainedModel) -> str:
+    """Hashes names and values of the weights, so that an export can be traced to its checkpoint."""
+    digest = hashlib.sha256()
+    for name, slot in sorted(slots(model).items()):
+        array = np.ascontiguousarray(slot.read())
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,207 @@
+"""Does an exported model answer as the model in memory does?
+
+The exported one is loaded in a fresh process, which has TensorFlow and not this package. The
+expected answers come from transformers' own tokenizer and an eager call of the model, so the
+in-graph tokenizer and the traced graph are both on trial, in every signature.
+
+Shapes: B rows.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from distilbert_serving.inspection.fresh_process import Arrays, ReloadError, ask_fresh_process
+from distilbert_serving.saved_model.endpoints import Endpoint, TextBatch
+from distilbert_serving.saved_model.served_models import Expected
+from distilbert_serving.saved_model.weight_quantization import rounded_in_memory
+from distilbert_serving.signatures import SERVING_DEFAULT
+
+# What numbers may differ by, relative to the largest of their output (or 1). Both sides do the same
+# arithmetic, but the graph optimizer fuses ops, which changes the order of sums: about 1e-6 in
+# float32. A single wrong token or weight moves logits a hundred times further than these bounds.
+TOLERANCES = {"float32": 1e-5, "float64": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
+
+SENTENCES = (
+    "The soup was cold, but the waiter could not have been kinder.",
+    "Señor Müller liked the crème brûlée; his naïve façade fell at once.",
+    "best. birthday. ever 🎂🥳 thanks to all of you 👩‍👩‍👧",
+    "",
+    "It rained for the whole week, and still the children asked when we would come back. " * 40,
+    "[MASK] 東京の夜 ist schön, n'est-ce pas?\tYes -- 100% (well, [MASK].5%)!",
+    "ok",
+)
+# Few tokens and many in turn: the graph holds a way for each, and packed weights must serve both.
+BATCHES = tuple(
+    # The second texts are reversed, so that long meets short.
+    TextBatch(list(texts), list(reversed(texts)))
+    for texts in ((), ("",), SENTENCES, SENTENCES[:1], SENTENCES[:3], SENTENCES[4:])
+)
+
+
+class VerificationError(RuntimeError):
+    """An exported model that fails to load, or answers differently."""
+
+
+def verify_saved_model(
+    directory: Path, endpoints: Mapping[str, Endpoint], *, compute_dtype: str
+) -> float:
+    """Compares each endpoint with what it is made from, on sentences of all kinds.
+
+    Args:
+        directory: The SavedModel.
+        endpoints: What its signatures were made from, by their names.
+        compute_dtype: The float type that the models compute in, a key of `TOLERANCES`.
+
+    Returns:
+        The greatest difference between two numbers, relative to the largest of their kind (or 1).
+
+    Raises:
+        VerificationError: It cannot be loaded, or an answer differs; the message tells in what.
+    """
+    tolerance = TOLERANCES[compute_dtype]
+    feeds = {
+        name: [endpoint.feed(batch) for batch in BATCHES] for name, endpoint in endpoints.items()
+    }
+    expected: dict[int, list[Expected]] = {}  # an endpoint may have two names
+    for name, endpoint in endpoints.items():
+        if id(endpoint) not in expected:
+            expected[id(endpoint)] = _expect(name, endpoint, tolerance)
+    try:
+        reloaded = ask_fresh_process(directory, feeds)
+    except ReloadError as error:
+        raise VerificationError(f"Not verified: {error}") from error
+    difference = 0.0
+    for name, endpoint in endpoints.items():
+        for loader, by_signature in reloaded.answers.items():
+            where = f"signature {name}, {loader} loader"
+            answers = by_signature[name]
+            if isinstance(answers, str):
+                raise VerificationError(f"Not verified: {where}: {answers}")
+            pairs = zip(expected[id(endpoint)], answers, strict=True)
+            largest = max(
+                _check_answer(where, batch, want, got, tolerance)
+                for batch, (want, got) in zip(BATCHES, pairs, strict=True)
+            )
+            difference = max(difference, largest)
+    logging.info(
+        "Reloaded, the answers of %d signatures differ by %.1e at most (allowed: %.1e).",
+        len(endpoints),
+        difference,
+        tolerance,
+    )
+    return difference
+
+
+def measure_rounding(
+    endpoints: Mapping[str, Endpoint], variables: Sequence[tf.Variable], weights: str
+) -> float:
+    """Says what storing weights in fewer bits does to the default signature's answers.
+
+    Args:
+        endpoints: The endpoints by signature.
+        variables: The variables to be rounded.
+        weights: How they are stored, one of `WEIGHTS`.
+
+    Returns:
+        The greatest difference between two numbers, such as logits; 0 for "fp32".
+
+    Raises:
+        ValueError: A variable cannot be stored so.
+    """
+    if weights == "fp32":
+        return 0.0
+    endpoint = endpoints[SERVING_DEFAULT]
+    before = [endpoint.expect(batch, 0.0) for batch in BATCHES]
+    with rounded_in_memory(variables, weights):
+        after = [endpoint.expect(batch, 0.0) for batch in BATCHES]
+    return max(
+        float(np.abs(array - rounded.outputs[name]).max(initial=0.0))
+        for exact, rounded in zip(before, after, strict=True)
+        for name, array in exact.outputs.items()
+        if array.dtype.kind == "f"
+    )
+
+
+def _expect(name: str, endpoint: Endpoint, tolerance: float) -> list[Expected]:
+    """Gives the answers of the model in memory."""
+    # The fresh process computes on the CPU, as this one may hold all of a GPU's memory.
+    with tf.device("CPU"):
+        answers = [endpoint.expect(batch, tolerance) for batch in BATCHES]
+    for answer in answers:
+        for output, array in answer.outputs.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise VerificationError(
+                    f"The model in memory for signature {name} gives {output} that are not "
+                    "finite: its training diverged, or its weights are damaged."
+                )
+    return answers
+
+
+def _check_answer(
+    where: str, batch: TextBatch, want: Expected, got: Arrays, tolerance: float
+) -> float:
+    """Compares an answer; gives the greatest relative difference of its numbers."""
+    where = f"in {where}, batch of {len(batch.texts)}"
+    if want.outputs.keys() != got.keys():
+        raise VerificationError(
+            f"Not verified: {where}: outputs {sorted(got)} instead of {sorted(want.outputs)}."
+        )
+    greatest = 0.0
+    # Numbers first: where they differ, labels do for that reason.
+    for name in sorted(want.outputs, key=lambda name: want.outputs[name].dtype.kind != "f"):
+        greatest = max(
+            greatest,
+            _check_output(
+                where, name, batch, want.outputs[name], got[name], want.is_tie, tolerance
+            ),
+        )
+    return greatest
+
+
+def _check_output(
+    where: str,
+    name: str,
+    batch: TextBatch,
+    want: np.ndarray,
+    got: np.ndarray,
+    is_tie: np.ndarray,
+    tolerance: float,
+) -> float:
+    """Compares an output row by row; see `_check_answer`."""
+    # What depends on the longest row is anything in a batch without rows.
+    is_shape_right = got.shape == want.shape if len(want) else len(got) == 0
+    if not is_shape_right or got.dtype != want.dtype:
+        raise VerificationError(
+            f"Not verified: {where}: {name} is {got.dtype} {got.shape}, in memory {want.dtype} "
+            f"{want.shape}."
+        )
+    is_number = want.dtype.kind == "f"
+    largest = float(np.abs(want).max(initial=1.0)) if is_number else 1.0
+    greatest = 0.0
+    for row, text in enumerate(batch.texts):
+        shown = (
+            f"{where}, text {text[:60]!r}: {name} {_show(got[row])}, in memory {_show(want[row])}"
+        )
+        if not is_number:
+            if not is_tie[row] and np.any(got[row] != want[row]):
+                raise VerificationError(f"Not verified: {shown}.")
+            continue
+        difference = float(np.abs(want[row] - got[row]).max(initial=0.0)) / largest
+        if math.isnan(difference) or difference > tolerance:
+            raise VerificationError(
+                f"Not verified: {shown}; they differ by {difference * largest:.1e}, allowed is "
+                f"{tolerance * largest:.1e}."
+            )
+        greatest = max(greatest, difference)
+    return greatest
+
+
+def _show(values: Any) -> str:
+    shown = str(np.asarray(values).tolist())
+    return shown if len(shown) <= 200 else f"{shown[:200]}..."

@@ -1,0 +1,1 @@
+"""Asks a running server what must hold for every export."""

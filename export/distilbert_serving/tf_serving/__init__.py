@@ -1,0 +1,1 @@
+"""Files in TF Serving's formats: configuration, batching, warm-up, environment."""
