@@ -27,7 +27,7 @@ from google.protobuf import text_format
 
 from distilbert_tf.commands import COMMANDS
 
-DEPLOY = Path(__file__).parents[1] / "export/deploy"
+DEPLOY = Path(__file__).parents[2] / "export/deploy"
 ROOT = DEPLOY.parent.parent
 
 # tensorflow_model_server's flags of every release from 2.12 on (model_servers/main.cc).

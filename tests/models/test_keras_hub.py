@@ -279,5 +279,5 @@ def test_keras_hub_is_imported_late():
         "import sys, distilbert_tf.models.encoder, distilbert_tf.models.keras_hub\n"
         "sys.exit(any(name in sys.modules for name in ('keras_nlp', 'keras_hub')))"
     )
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], cwd=root, timeout=60, check=True)

@@ -20,7 +20,7 @@ from distilbert_serving.server.batching_options import BatchingOptions
 from distilbert_serving.smoke_test.run import FAILED, OK, SKIPPED, smoke_test
 from distilbert_serving.tf_serving.serving_config import METRICS_PATH
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class Table(list):

@@ -19,7 +19,7 @@ from distilbert_tf.training.optimizer import (
     create_optimizer,
 )
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 # TensorFlow's op takes 1 - 0.999 in float32, whose last digits are then a thousand times as large
 # against what is left; Keras in Python. That is the one thing in which they differ by more.
 ONE_MINUS_BETA = 1000

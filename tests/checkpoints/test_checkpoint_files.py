@@ -185,7 +185,7 @@ write_safetensors(directory + "/model.safetensors", tensors)
 
 
 def run_save_again(directory: Path, how: str) -> subprocess.Popen:
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     return subprocess.Popen(
         [sys.executable, "-c", SAVE_AGAIN, str(directory), how],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

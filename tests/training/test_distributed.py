@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from distilbert_tf.models.distributed import DistributedTraining, is_chief, make_strategy
 
-SCRIPT = Path(__file__).parent / "two_devices.py"
+SCRIPT = Path(__file__).parents[1] / "two_devices.py"
 
 
 def train_on_one_and_two(kind: str, options: dict) -> dict[str, float]:

@@ -16,7 +16,7 @@ from distilbert_serving.client.results import TensorInfo, VersionStatus
 from distilbert_serving.server import ModelServer
 
 Code = grpc.StatusCode
-REPOSITORY = pathlib.Path(__file__).parents[1]
+REPOSITORY = pathlib.Path(__file__).parents[2]
 STRINGS = TensorInfo("string", (None,))
 TEXTS = ["abc", "", "a longer text than that", "mid size", "naïve façade", "nul\x00", "x" * 30]
 

@@ -28,7 +28,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-SCRIPT = Path(__file__).with_name("load_weights.py")
+SCRIPT = Path(__file__).parents[1] / "load_weights.py"
 SMALLER = [weights for weights in WEIGHTS if weights != "fp32"]
 FLOAT32 = np.finfo(np.float32)
 SHAPE = (70, 64)  # the least that is stored in fewer bits has 4096 elements
