@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from distilbert_tf.data.file_formats import DataError
     from distilbert_tf.data.submission import write_submission
     from distilbert_tf.data.tasks import TASKS, Task, get_task
-    from distilbert_tf.models.distributed import make_strategy
     from distilbert_tf.models.encoder import TFDistilBertModel
     from distilbert_tf.models.heads import (
         TFDistilBertForMaskedLM,
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from distilbert_tf.training.multitask import MultiTaskModel
     from distilbert_tf.training.optimizer import create_optimizer
     from distilbert_tf.training.options import FinetuneOptions
+    from distilbert_tf.training.strategy import make_strategy
 
 _HOMES = {
     "CheckpointError": "distilbert_tf.checkpoints.tensor_files",
@@ -50,7 +50,7 @@ _HOMES = {
     "get_task": "distilbert_tf.data.tasks",
     "load_examples": "distilbert_tf.data.examples",
     "make_dataset": "distilbert_tf.data.datasets",
-    "make_strategy": "distilbert_tf.models.distributed",
+    "make_strategy": "distilbert_tf.training.strategy",
     "pipeline": "distilbert_tf.pipelines",
     "write_submission": "distilbert_tf.data.submission",
 }

@@ -15,11 +15,11 @@ from transformers import DistilBertConfig
 
 from distilbert_tf.data.examples import Examples
 from distilbert_tf.data.sampler import EpochSampler
-from distilbert_tf.models.distributed import make_strategy
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.training.batches import collect_rows, evaluation_batches, training_batches
 from distilbert_tf.training.multitask import MultiTaskModel
 from distilbert_tf.training.optimizer import create_optimizer
+from distilbert_tf.training.strategy import make_strategy
 
 SIZES, DEV_SIZES, LABELS, WIDTH, BATCH, EPOCHS = (70, 45), (21, 13), (2, 3), 16, 8, 4
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from distilbert_tf.data.datasets import TokenRows, tokenize_examples
 from distilbert_tf.data.examples import Examples
 from distilbert_tf.data.sampler import EpochSampler
-from distilbert_tf.models.distributed import distribute
+from distilbert_tf.training.strategy import distribute
 
 LABEL, TASK = "label", "task"  # what a model of several tasks gets as its target
 

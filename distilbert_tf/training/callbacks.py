@@ -16,9 +16,9 @@ from transformers import PreTrainedTokenizerBase
 
 from distilbert_tf.checkpoints.hub import SAFETENSORS
 from distilbert_tf.checkpoints.tensor_files import read_tensors
-from distilbert_tf.models.distributed import is_chief
 from distilbert_tf.models.weight_names import load_tensors
 from distilbert_tf.training.state import read_variables, write_variables
+from distilbert_tf.training.strategy import is_chief
 
 Logs = dict[str, Any]
 

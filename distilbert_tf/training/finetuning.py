@@ -13,7 +13,6 @@ import tensorflow as tf
 from absl import logging
 
 from distilbert_tf.data.tasks import Task
-from distilbert_tf.models.distributed import is_chief
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.models.shared_encoder import RUN
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
@@ -44,6 +43,7 @@ from distilbert_tf.training.report import (
 )
 from distilbert_tf.training.run_directory import clear, find_state, has_begun, task_directories
 from distilbert_tf.training.state import CHECKPOINTS
+from distilbert_tf.training.strategy import is_chief
 
 
 @dataclasses.dataclass(frozen=True)

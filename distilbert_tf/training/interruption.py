@@ -17,10 +17,10 @@ import numpy as np
 import tensorflow as tf
 
 from distilbert_tf.checkpoints.tensor_files import Tensors
-from distilbert_tf.models.distributed import is_chief
 from distilbert_tf.training.callbacks import Logs, LossCurve, SaveBest, StepCounter
 from distilbert_tf.training.state import read_variables, save_state, write_variables
 from distilbert_tf.training.stop_signals import stop_signals
+from distilbert_tf.training.strategy import is_chief
 
 STEPS_BETWEEN_VOTES = 10  # how often several workers ask each other whether one was told to stop
 

@@ -12,7 +12,6 @@ import tensorflow as tf
 from distilbert_tf.data.examples import Examples, load_examples
 from distilbert_tf.data.sampler import EpochSampler
 from distilbert_tf.data.tasks import Task, get_task
-from distilbert_tf.models.distributed import make_strategy
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.training.batches import TaskRows, collect_rows, evaluation_batches
 from distilbert_tf.training.classifiers import start_classifiers
@@ -21,6 +20,7 @@ from distilbert_tf.training.multitask import MultiTaskModel
 from distilbert_tf.training.optimizer import create_optimizer
 from distilbert_tf.training.options import FinetuneOptions
 from distilbert_tf.training.report import VALIDATION
+from distilbert_tf.training.strategy import make_strategy
 
 Splits = dict[str, dict[str, Examples]]  # by task and split
 

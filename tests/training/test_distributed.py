@@ -13,7 +13,8 @@ import keras
 import pytest
 import tensorflow as tf
 
-from distilbert_tf.models.distributed import DistributedTraining, is_chief, make_strategy
+from distilbert_tf.models.distributed import DistributedTraining
+from distilbert_tf.training.strategy import is_chief, make_strategy
 
 SCRIPT = Path(__file__).parents[1] / "two_devices.py"
 
