@@ -1,5 +1,6 @@
 """What ships: the public names, and the files in the wheel."""
 
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import distilbert_tf
+from distilbert_tf.training.launcher import command_line
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,10 +40,23 @@ def test_another_keras_backend_is_refused() -> None:
     assert "its backend is 'torch': set KERAS_BACKEND=tensorflow" in result.stderr
 
 
-def test_the_wheel_holds_code_and_data(tmp_path: Path) -> None:
-    build = tmp_path / "source"
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the files that git knows."""
+    directory = tmp_path_factory.mktemp("wheel")
+    build = directory / "source"
+    for name in shipped_files("setup.py", "pyproject.toml", "README.md"):
+        (build / name).parent.mkdir(parents=True, exist_ok=True)
+        (build / name).write_bytes((ROOT / name).read_bytes())
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--wheel-dir", str(directory), str(build)], check=True)
+    (wheel,) = directory.glob("distilbert_tf-*.whl")
+    return wheel
+
+
+def shipped_files(*others: str) -> list[str]:
     files = subprocess.run(
-        ["git", "ls-files", "setup.py", "pyproject.toml", "README.md", "distilbert_tf", "export"],
+        ["git", "ls-files", "distilbert_tf", "export", *others],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -49,16 +64,14 @@ def test_the_wheel_holds_code_and_data(tmp_path: Path) -> None:
     )
     if files.returncode:
         pytest.skip(f"needs a git checkout, to copy what ships: {files.stderr.strip()}")
-    for name in files.stdout.splitlines():
-        (build / name).parent.mkdir(parents=True, exist_ok=True)
-        (build / name).write_bytes((ROOT / name).read_bytes())
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--wheel-dir", str(tmp_path), str(build)], check=True)
-    (wheel,) = tmp_path.glob("distilbert_tf-*.whl")
+    return files.stdout.splitlines()
+
+
+def test_the_wheel_holds_code_and_data(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     shipped = {
         name.removeprefix("export/")
-        for name in files.stdout.splitlines()
+        for name in shipped_files()
         if re.match(r"(distilbert_tf|export/distilbert_serving)/", name)
     }
     assert shipped <= names
@@ -78,3 +91,42 @@ def test_the_wheel_holds_code_and_data(tmp_path: Path) -> None:
     )
     for extra in (b"demo", b"gpu", b"notebooks", b"parity", b"parquet", b"test"):
         assert b"Provides-Extra: " + extra + b"\n" in metadata
+
+
+READMES = ("README.md", "export/README.md")
+COMMANDS = ("finetune", "export", "check-export", "serve", "query", "demo")
+
+
+def test_a_directory_with_names_of_its_own(wheel: Path, tmp_path: Path) -> None:
+    """Imports and commands of the README beside a user's files of any name."""
+    site, home = tmp_path / "site", tmp_path / "home"
+    zipfile.ZipFile(wheel).extractall(site)
+    for name in ("export", "tests", "data", "training", "client", "server"):
+        (home / name).mkdir(parents=True)
+        (home / name / "__init__.py").write_text(f"raise RuntimeError('{name}/ was imported')")
+        (home / f"{name}.py").write_text(f"raise RuntimeError('{name}.py was imported')")
+    imports = {
+        line
+        for readme in READMES
+        for line in (ROOT / readme).read_text(encoding="utf-8").splitlines()
+        if re.match(r"from (distilbert_tf|distilbert_serving)\S* import \w", line)
+    }
+    assert any("distilbert_serving" in line for line in imports)
+    check = f"import distilbert_tf, sys; assert distilbert_tf.__file__.startswith({str(site)!r})"
+    runs = [["-c", "\n".join([*sorted(imports), check])]]
+    runs += [["-m", "distilbert_serving.smoke_test", "--help"]]
+    runs += [command_line(name, "--help")[1:] for name in COMMANDS]
+    for run in runs:
+        process = subprocess.run(
+            [sys.executable, *run],
+            cwd=home,
+            env={**os.environ, "PYTHONPATH": str(site)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        # absl ends with 1 after --help.
+        is_help = "smoke_test" in run[1]
+        assert process.returncode == (1 if is_help else 0), process.stderr
+        assert "was imported" not in process.stderr

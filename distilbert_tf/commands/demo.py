@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from distilbert_tf.training.launcher import free_ports
+from distilbert_tf.training.launcher import command_line, free_ports
 
 SENTENCES = (
     "I came for the soup and stayed three hours; we are already planning our next evening there.",
@@ -56,7 +56,7 @@ def run_demo(output: str | Path) -> None:
 def _announced(*words: str) -> list[str]:
     sys.stdout.write(f"\n$ {shlex.join(['distilbert-tf', *words])}\n")
     sys.stdout.flush()
-    return [sys.executable, "-m", "distilbert_tf.cli", *words]
+    return command_line(*words)
 
 
 def _run(*words: str) -> None:

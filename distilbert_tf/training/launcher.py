@@ -85,13 +85,26 @@ def _describe(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
+def command_line(*words: str) -> list[str]:
+    """Returns what starts `distilbert-tf` in a process of its own, with this interpreter.
+
+    Not `-m`, which would import from the working directory first: a file of the user's there may
+    have the name of any package.
+
+    Args:
+        *words: The subcommand and its flags.
+    """
+    start = "import sys; sys.path[:] = filter(None, sys.path); import distilbert_tf.cli as cli"
+    return [sys.executable, "-c", f"{start}; cli.main()", *words]
+
+
 @contextlib.contextmanager
 def _started(
     arguments: Sequence[str], num_workers: int, log_dir: Path
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Starts the workers; at the end none is left."""
     addresses = [f"localhost:{port}" for port in free_ports(num_workers)]
-    command = [sys.executable, "-m", "distilbert_tf.cli", *arguments, "--strategy=multi_worker"]
+    command = command_line(*arguments, "--strategy=multi_worker")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers: list[subprocess.Popen[bytes]] = []
     with contextlib.ExitStack() as files:
