@@ -1,7 +1,7 @@
 """Records which ops, attributes and CPU kernels each TensorFlow release has.
 
 `python tests/make_op_registry.py` downloads each release's CPU wheel (about 200 MB, one at a time),
-asks its library through the C API, and writes `export/checks/op_registry.zip`. Needs Linux on
+asks its library through the C API, and writes `inspection/op_registry.zip`. Needs Linux on
 x86-64 and PyPI; the wheels are unpacked, not installed, so any Python will do.
 
 `--check` compares the newest release's record with the TensorFlow that is installed here, without

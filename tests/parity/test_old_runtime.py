@@ -1,6 +1,6 @@
 """Exports of today on the library of the oldest server, TensorFlow 2.12's, in its own environment.
 
-The old process imports nothing of this package: see export/checks/reload.py. Prints the largest
+The old process imports nothing of this package: see `inspection.reload`. Prints the largest
 differences: `pytest tests/parity/test_old_runtime.py`.
 """
 
