@@ -83,7 +83,7 @@ def test_a_script_says_it_with_its_exit_status(target):
         command = [
             sys.executable,
             "-m",
-            "distilbert_serving.smoke_test.run",
+            "distilbert_serving.smoke_test",
             f"--target={target}",
             *flags,
         ]
