@@ -27,6 +27,7 @@ from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
 pytestmark = [
     pytest.mark.parity,
+    pytest.mark.timeout(1200),  # the first of them installs TensorFlow 2.12
     pytest.mark.skipif(
         sys.version_info[:2] != (3, 11), reason="TensorFlow 2.12 has wheels for Python 3.11 at most"
     ),

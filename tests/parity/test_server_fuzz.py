@@ -16,6 +16,7 @@ STEPS = 5
 
 
 @pytest.mark.parity
+@pytest.mark.timeout(1200)
 def test_many_random_requests(tiny_exports, tmp_path, capsys):
     base_paths = dict(tiny_exports)
     if "FUZZ_BASE_PATH" in os.environ:
