@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     )
     from distilbert_tf.pipelines import pipeline
     from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
-    from distilbert_tf.training.evaluation import evaluate
+    from distilbert_tf.training.evaluation import evaluate, score_pretrained
     from distilbert_tf.training.finetuning import finetune
+    from distilbert_tf.training.interruption import InterruptedRunError
     from distilbert_tf.training.multitask import MultiTaskModel
     from distilbert_tf.training.optimizer import create_optimizer
     from distilbert_tf.training.options import FinetuneOptions
+    from distilbert_tf.training.plan import plan_finetuning
     from distilbert_tf.training.strategy import make_strategy
 
 _HOMES = {
@@ -38,6 +40,7 @@ _HOMES = {
     "DistilBertTokenizer": "distilbert_tf.tokenizers.tokenizer",
     "Examples": "distilbert_tf.data.examples",
     "FinetuneOptions": "distilbert_tf.training.options",
+    "InterruptedRunError": "distilbert_tf.training.interruption",
     "MultiTaskModel": "distilbert_tf.training.multitask",
     "TASKS": "distilbert_tf.data.tasks",
     "TFDistilBertForMaskedLM": "distilbert_tf.models.heads",
@@ -52,6 +55,8 @@ _HOMES = {
     "make_dataset": "distilbert_tf.data.datasets",
     "make_strategy": "distilbert_tf.training.strategy",
     "pipeline": "distilbert_tf.pipelines",
+    "plan_finetuning": "distilbert_tf.training.plan",
+    "score_pretrained": "distilbert_tf.training.evaluation",
     "write_submission": "distilbert_tf.data.submission",
 }
 
@@ -63,6 +68,7 @@ __all__ = [
     "DistilBertTokenizer",
     "Examples",
     "FinetuneOptions",
+    "InterruptedRunError",
     "MultiTaskModel",
     "TFDistilBertForMaskedLM",
     "TFDistilBertForSequenceClassification",
@@ -77,6 +83,8 @@ __all__ = [
     "make_dataset",
     "make_strategy",
     "pipeline",
+    "plan_finetuning",
+    "score_pretrained",
     "write_submission",
 ]
 
