@@ -1,6 +1,6 @@
 """Words and positions to vectors.
 
-Shapes: N tokens of a batch in flat rows (see `row_layout`), D = config.dim, V = config.vocab_size.
+Shapes: N tokens of a batch in flat rows (see `unpadding`), D = config.dim, V = config.vocab_size.
 """
 
 from typing import Any

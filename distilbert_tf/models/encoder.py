@@ -1,7 +1,7 @@
 """The encoder, and what every model shares: loading, saving, KerasHub.
 
 Shapes: B rows, T tokens in a row, D = config.dim, H = config.n_heads, L = config.n_layers; N tokens
-in flat rows (see `row_layout`).
+in flat rows (see `unpadding`).
 """
 
 import os

@@ -1,6 +1,6 @@
 """Models with a head: sequence classification and masked LM.
 
-Shapes: B rows, T tokens in a row, N tokens in flat rows (see `row_layout`), P positions to predict
+Shapes: B rows, T tokens in a row, N tokens in flat rows (see `unpadding`), P positions to predict
 in a row, D = config.dim, C = config.num_labels, V = config.vocab_size.
 """
 

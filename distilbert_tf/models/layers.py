@@ -1,13 +1,13 @@
 """The bricks of DistilBERT: dense layers, LayerNorm, dropout.
 
-Every layer works on flat rows, one row a token, float (N, D): see `row_layout` for how the tokens
+Every layer works on flat rows, one row a token, float (N, D): see `unpadding` for how the tokens
 of a batch get there. Shapes: N tokens, D = config.dim.
 
 Models build their layers from the top down (`model.build()` in the constructor), so every
 variable exists as soon as the model does, and its path tells where it stands.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -47,62 +47,6 @@ class Linear(keras.layers.Dense):
     def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Multiplies by the kernel, and adds the bias."""
         return tf.nn.bias_add(tf.matmul(x, self.kernel), self.bias)
-
-
-class Projection(NamedTuple):
-    """One of the parts of a `JointLinear`: rows `start` to `stop` of its kernel and bias."""
-
-    layer: "JointLinear"
-    start: int
-    stop: int
-
-
-class JointLinear(keras.layers.Layer):
-    """Several dense layers on the same input as one product.
-
-    Args:
-        parts: How many.
-        config: Model configuration: `dim` is the width of input and of each part.
-        **kwargs: `keras.layers.Layer`'s arguments.
-
-    Call arguments:
-        x: Float (N, D).
-        first: The first part to compute.
-        last: The last one.
-
-    Returns:
-        Float (N, parts, D), flattened to (N, parts * D).
-    """
-
-    def __init__(self, parts: int, config: DistilBertConfig, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.parts, self.dim, self.stddev = parts, config.dim, config.initializer_range
-
-    def build(self, input_shape: Any = None) -> None:
-        """Makes kernel and bias."""
-        # One row an output, as in PyTorch: a range of parts is then a range of whole rows, which
-        # TensorFlow takes without copying.
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=(self.parts * self.dim, self.dim),
-            initializer=keras.initializers.RandomNormal(stddev=self.stddev),
-        )
-        self.bias = self.add_weight(
-            name="bias", shape=(self.parts * self.dim,), initializer="zeros"
-        )
-
-    def part(self, index: int) -> Projection:
-        """Says where in kernel and bias a part is."""
-        return Projection(self, index * self.dim, (index + 1) * self.dim)
-
-    def call(self, x: tf.Tensor, first: int = 0, last: int | None = None) -> tf.Tensor:
-        """Computes the parts `first` to `last`."""
-        kernel, bias = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias)
-        last = self.parts - 1 if last is None else last
-        if last - first + 1 < self.parts:
-            rows = slice(first * self.dim, (last + 1) * self.dim)
-            kernel, bias = kernel[rows], bias[rows]
-        return tf.nn.bias_add(tf.matmul(x, kernel, transpose_b=True), bias)
 
 
 class LayerNorm(keras.layers.LayerNormalization):

@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 
 from distilbert_tf.checkpoints.tensor_files import CheckpointError, Tensors
-from distilbert_tf.models.layers import Projection
+from distilbert_tf.models.attention import Projection
 
 # Our module -> BERT's. `{i}` counts layers. The modules of the encoder stand under the prefix
 # "distilbert." or "bert." in checkpoints with a head, and under none in others.

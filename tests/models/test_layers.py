@@ -6,6 +6,7 @@ from comparing import EPS, FEW, assert_close, largest
 from safetensors.numpy import load_file
 from transformers import DistilBertConfig
 
+from distilbert_tf.models.attention import MultiHeadSelfAttention
 from distilbert_tf.models.embeddings import (
     Embedding,
     Embeddings,
@@ -13,7 +14,6 @@ from distilbert_tf.models.embeddings import (
     sinusoidal_positions,
 )
 from distilbert_tf.models.layers import Dropout
-from distilbert_tf.models.transformer import MultiHeadSelfAttention
 
 ONES = np.ones((300, 200), "float32")
 

@@ -1,0 +1,169 @@
+"""Self-attention, whole: the joint projection of queries, keys and values, weights and output.
+
+Shapes: N tokens of a batch in flat rows, B its rows, R rows of a group with T tokens in the longest
+(see `unpadding`), D = config.dim, H = config.n_heads, K = D / H.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+from transformers import DistilBertConfig
+
+from distilbert_tf.models.layers import Dropout, Linear
+from distilbert_tf.models.unpadding import RowLayout
+
+
+class Projection(NamedTuple):
+    """One of the parts of a `JointLinear`: rows `start` to `stop` of its kernel and bias."""
+
+    layer: "JointLinear"
+    start: int
+    stop: int
+
+
+class JointLinear(keras.layers.Layer):
+    """Several dense layers on the same input as one product.
+
+    Args:
+        parts: How many.
+        config: Model configuration: `dim` is the width of input and of each part.
+        **kwargs: `keras.layers.Layer`'s arguments.
+
+    Call arguments:
+        x: Float (N, D).
+        first: The first part to compute.
+        last: The last one.
+
+    Returns:
+        Float (N, parts, D), flattened to (N, parts * D).
+    """
+
+    def __init__(self, parts: int, config: DistilBertConfig, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.parts, self.dim, self.stddev = parts, config.dim, config.initializer_range
+
+    def build(self, input_shape: Any = None) -> None:
+        """Makes kernel and bias."""
+        # One row an output, as in PyTorch: a range of parts is then a range of whole rows, which
+        # TensorFlow takes without copying.
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(self.parts * self.dim, self.dim),
+            initializer=keras.initializers.RandomNormal(stddev=self.stddev),
+        )
+        self.bias = self.add_weight(
+            name="bias", shape=(self.parts * self.dim,), initializer="zeros"
+        )
+
+    def part(self, index: int) -> Projection:
+        """Says where in kernel and bias a part is."""
+        return Projection(self, index * self.dim, (index + 1) * self.dim)
+
+    def call(self, x: tf.Tensor, first: int = 0, last: int | None = None) -> tf.Tensor:
+        """Computes the parts `first` to `last`."""
+        kernel, bias = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias)
+        last = self.parts - 1 if last is None else last
+        if last - first + 1 < self.parts:
+            rows = slice(first * self.dim, (last + 1) * self.dim)
+            kernel, bias = kernel[rows], bias[rows]
+        return tf.nn.bias_add(tf.matmul(x, kernel, transpose_b=True), bias)
+
+
+class MultiHeadSelfAttention(keras.layers.Layer):
+    """Scaled dot-product self-attention with H heads.
+
+    Query, key and value are one product; `q_lin`, `k_lin` and `v_lin` name their parts, as a
+    checkpoint does.
+
+    Args:
+        config: Model configuration; `dim` must be a multiple of `n_heads`.
+
+    Call arguments:
+        x: Float (N, D).
+        layout: Where the tokens are.
+        query: Float (B, D), if only the first token of each row is to attend.
+
+    Returns:
+        The pair of the layer's output, (N, D) or (B, D), and the attention weights of each group,
+        (R, H, T, T) or (R, H, 1, T), each row of which adds up to 1 (before dropout).
+
+    Raises:
+        ValueError: `dim` is not a multiple of `n_heads`.
+    """
+
+    def __init__(self, config: DistilBertConfig, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if config.dim % config.n_heads:
+            raise ValueError(
+                f"config.dim ({config.dim}) must be a multiple of config.n_heads "
+                f"({config.n_heads})."
+            )
+        self.dim, self.n_heads = config.dim, config.n_heads
+        self.head_dim = config.dim // config.n_heads
+        self.qkv_lin = JointLinear(3, config, name="qkv_lin", dtype=self.dtype_policy)
+        self.out_lin = Linear(config.dim, config, name="out_lin", dtype=self.dtype_policy)
+        self.dropout = Dropout(config.attention_dropout, name="dropout", dtype=self.dtype_policy)
+
+    @property
+    def q_lin(self) -> Projection:
+        """The part of `qkv_lin` that makes queries."""
+        return self.qkv_lin.part(0)
+
+    @property
+    def k_lin(self) -> Projection:
+        """The part of `qkv_lin` that makes keys."""
+        return self.qkv_lin.part(1)
+
+    @property
+    def v_lin(self) -> Projection:
+        """The part of `qkv_lin` that makes values."""
+        return self.qkv_lin.part(2)
+
+    def build(self, input_shape: Any = None) -> None:
+        """Makes all variables."""
+        self.qkv_lin.build()
+        self.out_lin.build((None, self.dim))
+        self.dropout.build()
+
+    def call(
+        self,
+        x: tf.Tensor,
+        layout: RowLayout,
+        query: tf.Tensor | None = None,
+        training: bool | None = None,
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Attends: (N, D) to (N, D), or to (B, D) for the first tokens alone."""
+        if query is None:
+            heads = layout.split_heads(self.qkv_lin(x), self.n_heads, self.head_dim)
+            triples = [tf.unstack(qkv) for qkv in heads]
+        else:
+            heads = layout.split_heads(self.qkv_lin(x, first=1), self.n_heads, self.head_dim)
+            query = tf.reshape(self.qkv_lin(query, last=0), [-1, self.n_heads, 1, self.head_dim])
+            queries = [
+                query if group.rows is None else tf.gather(query, group.rows)
+                for group in layout.groups
+            ]
+            triples = [[q, *tf.unstack(kv)] for q, kv in zip(queries, heads, strict=True)]
+        contexts, weights = [], []
+        for (q, k, v), group in zip(triples, layout.groups, strict=True):
+            weights.append(self._weigh(q, k, group.counts))  # (R, H, T or 1, T)
+            contexts.append(tf.matmul(self.dropout(weights[-1], training=training), v))
+        if query is None:
+            context = layout.merge_heads(contexts)  # (N, D)
+        else:
+            context = layout.merge_rows([tf.reshape(rows, [-1, self.dim]) for rows in contexts])
+        return self.out_lin(context), weights
+
+    def _weigh(self, query: tf.Tensor, key: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
+        """Computes the attention weights of a group."""
+        # Product, scale and mask in this order are one kernel for TensorFlow's graph optimizer.
+        scores = tf.matmul(query, key, transpose_b=True) * self.head_dim**-0.5
+        # In float32 at least: bfloat16 sums of exponentials lose 2 digits, and the lowest float16
+        # plus a score is -inf. The lowest finite number rather than -inf, since a row without any
+        # token then spreads its attention evenly, where -inf gives NaN.
+        dtype = tf.as_dtype(keras.backend.result_type(self.compute_dtype, "float32"))
+        bias = tf.where(counts, tf.zeros([], dtype), dtype.min)
+        # To the optimizer the kernel's output has no rank; it would log a line for each softmax.
+        scores = tf.ensure_shape(tf.cast(scores, dtype) + bias, [None, self.n_heads, None, None])
+        return tf.cast(tf.nn.softmax(scores, axis=-1), self.compute_dtype)
