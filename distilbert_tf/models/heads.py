@@ -12,13 +12,9 @@ import tensorflow as tf
 from transformers import DistilBertConfig
 
 from distilbert_tf.models.activations import get_activation
-from distilbert_tf.models.encoder import (
-    ModelInputs,
-    PreTrainedModel,
-    TFDistilBertModel,
-    split_inputs,
-)
+from distilbert_tf.models.encoder import TFDistilBertModel, split_inputs
 from distilbert_tf.models.layers import Dropout, LayerNorm, Linear
+from distilbert_tf.models.pretrained import ModelInputs, PreTrainedModel
 from distilbert_tf.models.unpadding import TokenLayout
 from distilbert_tf.models.weight_names import HEADS
 

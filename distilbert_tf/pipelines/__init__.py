@@ -17,7 +17,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from distilbert_tf.models.encoder import PreTrainedModel
+from distilbert_tf.models.pretrained import PreTrainedModel
 from distilbert_tf.pipelines.fill_mask import FillMaskPipeline
 from distilbert_tf.pipelines.text_classification import TextClassificationPipeline
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer

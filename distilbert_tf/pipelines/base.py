@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from transformers import PreTrainedTokenizerBase
 
-from distilbert_tf.models.encoder import PreTrainedModel
+from distilbert_tf.models.pretrained import PreTrainedModel
 
 Score = TypeVar("Score")
 

@@ -12,8 +12,8 @@ import tensorflow as tf
 from absl import logging
 from transformers import PreTrainedTokenizerBase
 
-from distilbert_tf.models.encoder import PreTrainedModel
 from distilbert_tf.models.heads import TFDistilBertForMaskedLM
+from distilbert_tf.models.pretrained import PreTrainedModel
 from distilbert_tf.pipelines.base import (
     IDS_AND_MASK,
     Pipeline,

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 from transformers import PreTrainedTokenizerBase
 
-from distilbert_tf.models.encoder import PreTrainedModel
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.pretrained import PreTrainedModel
 from distilbert_tf.pipelines.base import (
     IDS_AND_MASK,
     Pipeline,

@@ -1,8 +1,8 @@
 """The in-graph tokenizer: strings to token ids with core TensorFlow ops, equal to Hugging Face's.
 
 The steps are BERT's: clean up and split into words (`basic_tokenizer`), split words into pieces,
-then truncate, add [CLS] and [SEP] and pad (`truncation`). Most words are in the vocabulary, so whole
-words are looked up first; only misses enter the loop over pieces.
+then truncate, add [CLS] and [SEP] and pad (`truncation`). Most words are in the vocabulary, so
+whole words are looked up first; only misses enter the loop over pieces.
 
 Shapes: B texts, W words, V pieces of all texts together, M words that the vocabulary lacks, P of
 those still being split, R pieces found so far, L longest key of a table in bytes, T padded length.

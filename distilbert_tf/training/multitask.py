@@ -10,8 +10,8 @@ import keras
 import tensorflow as tf
 
 from distilbert_tf.models.distributed import DistributedTraining
-from distilbert_tf.models.encoder import ModelInputs, refuse_frozen_weights
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.pretrained import ModelInputs, refuse_frozen_weights
 from distilbert_tf.training.batches import LABEL, TASK
 from distilbert_tf.training.metrics import ClassificationMetrics, log_prefix
 

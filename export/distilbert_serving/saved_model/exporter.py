@@ -38,11 +38,12 @@ from distilbert_serving.tf_serving.serving_files import write_serving_files
 from distilbert_serving.tf_serving.warmup import EXTRA_ASSETS
 from distilbert_tf.checkpoints.config import load_config
 from distilbert_tf.checkpoints.hub import find_checkpoint
-from distilbert_tf.models.encoder import PreTrainedModel, TFDistilBertModel
+from distilbert_tf.models.encoder import TFDistilBertModel
 from distilbert_tf.models.heads import (
     TFDistilBertForMaskedLM,
     TFDistilBertForSequenceClassification,
 )
+from distilbert_tf.models.pretrained import PreTrainedModel
 from distilbert_tf.models.shared_encoder import find_task_directories, load_classifiers
 from distilbert_tf.models.weight_names import slots
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer

@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from distilbert_tf.models.encoder import PreTrainedModel
+from distilbert_tf.models.pretrained import PreTrainedModel
 from distilbert_tf.models.unpadding import LENGTH_GROUPS
 
 # oneDNN packs weights for 7 to 88 rows in one way and for more in another (measured on AVX-512).

@@ -1,0 +1,167 @@
+"""What every model shares: its configuration, loading and saving checkpoints.
+
+Shapes: B rows, T tokens in a row.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import keras
+import tensorflow as tf
+from transformers import DistilBertConfig
+
+from distilbert_tf.checkpoints.config import load_config
+from distilbert_tf.checkpoints.hub import CONFIG, SAFETENSORS, find_checkpoint
+from distilbert_tf.checkpoints.tensor_files import read_tensors, replacing, write_safetensors
+from distilbert_tf.models.distributed import DistributedTraining
+from distilbert_tf.models.weight_names import export_tensors, load_tensors
+
+FROZEN_WEIGHTS = "TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"
+
+Model = TypeVar("Model", bound="PreTrainedModel")
+ModelInputs: TypeAlias = tf.Tensor | Mapping[str, tf.Tensor]
+
+
+def refuse_frozen_weights() -> None:
+    """Refuses to train in a server's environment.
+
+    Raises:
+        RuntimeError: In this process oneDNN keeps a packed copy of each weight from its first use
+            on: training would never see its updates.
+    """
+    if os.environ.get(FROZEN_WEIGHTS, "0").lower() in ("1", "true"):
+        raise RuntimeError(
+            f"{FROZEN_WEIGHTS} is set: TensorFlow would compute with the weights of the first "
+            "step for ever. It is for processes that serve. Unset it, and start Python anew."
+        )
+
+
+class PreTrainedModel(DistributedTraining, keras.Model):
+    """Base of all models: configuration, strict loading and saving.
+
+    By default padding and masked tokens are not computed, which for short and uneven texts is
+    most of the work. With `skip_padding=False` every position is, from shapes that depend on the
+    batch's shape alone, as XLA (`jit_compile=True`) and TPUs want; results are the same. So it is
+    also in a call that asks for hidden states or attentions, which then are PyTorch's at every
+    position.
+
+    Args:
+        config: Model configuration.
+        skip_padding: Whether to leave out what no token can see. May be changed later, as the
+            attribute of this name, before the model is compiled.
+        dtype: Keras dtype or policy, for example `"mixed_bfloat16"`; Keras' global policy if
+            not given.
+        **kwargs: Passed on to `keras.Model`.
+    """
+
+    def __init__(
+        self, config: DistilBertConfig, *, skip_padding: bool = True, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.config = config
+        self.skip_padding = skip_padding
+
+    @property
+    def skip_padding(self) -> bool:
+        """Whether padding and masked tokens are left out of the computation."""
+        return self._skip_padding
+
+    @skip_padding.setter
+    def skip_padding(self, value: bool) -> None:
+        self._skip_padding = value
+        # Shapes depend on the batch's contents then, and XLA would compile anew for each.
+        self.supports_jit = not value
+        if hasattr(self, "distilbert"):  # a model with a head
+            self.distilbert.skip_padding = value
+
+    def __call__(self, inputs: ModelInputs, *args: Any, **kwargs: Any) -> Any:
+        """Calls the model; takes transformers' BatchEncoding as well as a dict."""
+        if isinstance(inputs, Mapping):
+            inputs = dict(inputs)
+        return super().__call__(inputs, *args, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Describes the model for Keras' own `.keras` files."""
+        return {
+            "config": self.config.to_dict(),
+            "skip_padding": self.skip_padding,
+            "name": self.name,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+        }
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Makes what `fit` runs."""
+        refuse_frozen_weights()
+        return super().make_train_function(force)
+
+    @classmethod
+    def from_config(cls: type[Model], config: dict[str, Any], custom_objects: Any = None) -> Model:
+        """Makes the model that `get_config` described."""
+        config = dict(config)
+        return cls(DistilBertConfig.from_dict(config.pop("config")), **config)
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Model],
+        name_or_path: str | Path,
+        *,
+        fresh_head: bool | None = None,
+        revision: str | None = None,
+        dtype: Any = None,
+        skip_padding: bool = True,
+        **config_overrides: Any,
+    ) -> Model:
+        """Loads a DistilBERT checkpoint, or a BERT one as the DistilBERT of its depth.
+
+        Args:
+            name_or_path: A directory with `config.json` and weights (`model.safetensors`,
+                single or sharded, or transformers' old `tf_model.h5`), `"demo"`, or a
+                repository on the hub.
+            fresh_head: Whether the head may start with new weights. By default a classifier
+                asks for them if the checkpoint has none (and the log says so), while a
+                masked-LM model must find its head.
+            revision: Branch, tag or commit on the hub.
+            dtype: Keras dtype or policy of the model.
+            skip_padding: See the class.
+            **config_overrides: Fields of the configuration to replace, such as `num_labels=3`,
+                `id2label={0: "no", 1: "yes"}` or `dropout=0.0`.
+
+        Returns:
+            The model.
+
+        Raises:
+            FileNotFoundError: No such checkpoint within reach, or it lacks a file.
+            CheckpointError: A tensor is missing, left over or of another shape.
+            ValueError: The configuration is not one of these models'.
+        """
+        files = find_checkpoint(name_or_path, revision)
+        config, family = load_config(files.config, **config_overrides)
+        tensors = read_tensors(files.weights)
+        model = cls(config, dtype=dtype, skip_padding=skip_padding)
+        if fresh_head is None:
+            fresh_head = cls._asks_for_fresh_head(tensors)
+        load_tensors(model, tensors, family=family, fresh_head=fresh_head, where=str(files.weights))
+        return model
+
+    @classmethod
+    def _asks_for_fresh_head(cls, tensors: Mapping[str, Any]) -> bool:
+        return False
+
+    def save_pretrained(self, directory: str | Path, dtype: str = "float32") -> None:
+        """Saves a checkpoint that PyTorch transformers and `from_pretrained` open.
+
+        Each file is replaced whole: a process that is killed in between leaves the old one.
+
+        Args:
+            directory: Where `config.json` and `model.safetensors` go; made if missing.
+            dtype: Float type of the file, `"float32"`, `"float16"` or `"bfloat16"`.
+        """
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        self.config.architectures = [type(self).__name__.removeprefix("TF")]
+        self.config.dtype = dtype
+        write_safetensors(directory / SAFETENSORS, export_tensors(self, dtype))
+        with replacing(directory / CONFIG) as temporary:
+            temporary.write_text(self.config.to_json_string(use_diff=False), encoding="utf-8")
