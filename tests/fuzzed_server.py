@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import json
+import re
 import socket
 import time
 from concurrent import futures
@@ -151,19 +152,28 @@ class FuzzedServer:
         return "REST", *_judge(answer)
 
 
-def _judge(answer: bytes) -> tuple[str | int, str | None]:
-    """Gives an HTTP answer's code, and what is wrong with it."""
-    while answer.startswith(b"HTTP/1.1 100"):
-        answer = answer.partition(b"\r\n\r\n")[2]
-    head, _, body = answer.partition(b"\r\n\r\n")
-    code = int(head.split()[1])
-    if code not in HTTP_CODES:
-        return code, repr(answer[:2000])
-    if body:
-        document = json.loads(body)
-        if (code == 200) == ("error" in document):
+def _judge(answers: bytes) -> tuple[str | int, str | None]:
+    """Gives an HTTP answer's code, and what is wrong with it.
+
+    What follows a request on its connection may be another one, with an answer of its own.
+    """
+    first = 0
+    while answers:
+        head, _, rest = answers.partition(b"\r\n\r\n")
+        code = int(head.split()[1])
+        length = re.search(rb"(?im)^content-length: *([0-9]+)", head)
+        size = int(length[1]) if length else 0 if code == 100 else len(rest)
+        answer, body, answers = answers, rest[:size], rest[size:]
+        if code == 100:
+            continue
+        first = first or code
+        if code not in HTTP_CODES:
             return code, repr(answer[:2000])
-    return code, None
+        if body:
+            document = json.loads(body)
+            if (code == 200) == ("error" in document):
+                return code, repr(answer[:2000])
+    return first, None
 
 
 def assert_equal(answer, want):
