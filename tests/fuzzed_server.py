@@ -9,8 +9,8 @@ import time
 from concurrent import futures
 
 import grpc
-import numpy as np
 import tensorflow as tf
+from exporting import assert_close
 from fuzzing import KEYS, PREDICTION_SERVICE, Call, calls
 from fuzzing_rest import HttpCall, http_calls
 from hypothesis import HealthCheck, given, settings
@@ -183,4 +183,4 @@ def assert_equal(answer, want):
         if array.dtype == object:
             assert answer[name].tolist() == array.tolist()
         else:
-            np.testing.assert_allclose(answer[name], array, atol=1e-5)
+            assert_close(answer[name], array)
