@@ -130,7 +130,7 @@ def score_pretrained(
         batch_size: Rows per step.
         max_length: Longest row in tokens; the tokenizer's `model_max_length`, which is that of
             the fine-tuning, if not given.
-        bad_rows: What becomes of rows that cannot be used: see `readers.read_files`.
+        bad_rows: What becomes of rows that cannot be used: see `data.examples.read_files`.
 
     Returns:
         Loss, the task's metrics, and the confusion matrix.

@@ -1,6 +1,6 @@
 """A run's state, saved as it goes and when the run is told to stop, and gone on from.
 
-`resume` knows the files; this is the part that lives inside `fit`.
+`state` knows the files; this is the part that lives inside `fit`.
 """
 
 import contextlib

@@ -57,7 +57,7 @@ class PredictClient(BaseClient):
             client.encode(texts, batch_size=64, concurrency=4).mean
 
     Methods that take rows give one answer for one row, and answers in order for a list of any
-    length; their keyword arguments are those of `client_base.Options`: `signature_name`,
+    length; their keyword arguments are those of `client.base.Options`: `signature_name`,
     `batch_size`, `concurrency`, `timeout_s` and `return_invalid`. No rows are answered without
     being sent. Errors are
 
