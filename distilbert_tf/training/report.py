@@ -19,11 +19,11 @@ from distilbert_tf.data.tasks import Task
 from distilbert_tf.models.shared_encoder import RUN
 from distilbert_tf.training.evaluation import Scores
 from distilbert_tf.training.metrics import log_prefix
+from distilbert_tf.training.model_card import CARD, CONFUSION, CURVES, write_card
 from distilbert_tf.version import __version__
 
 VALIDATION = "validation"  # the split by which the best weights are chosen
-METRICS, CARD = "metrics.json", "README.md"
-CURVES, CONFUSION = "learning_curves.png", "confusion_matrix.png"
+METRICS = "metrics.json"
 PICTURES = (CURVES, "confusion_*.png")  # other splits than validation have a confusion_<split>.png
 
 _LIBRARIES = ("tensorflow", "keras", "transformers", "tokenizers", "numpy")
@@ -143,82 +143,6 @@ def plot_confusion(path: Path, confusion: np.ndarray, labels: Sequence[str], tit
     axes.set_yticks(range(len(labels)), labels, rotation=90, va="center")
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
-
-
-def write_card(
-    path: Path, task: Task, scores: Mapping[str, Scores], run: Mapping[str, Any]
-) -> None:
-    """Writes the model card of a classifier: what it is, its measured scores, how it was made.
-
-    Args:
-        path: The Markdown file.
-        task: What the classifier is for.
-        scores: Those measured, by split.
-        run: The record of the run.
-    """
-    options = run["options"]
-    columns = list(next(iter(scores.values())).values)
-    texts = " and ".join(f"`{column}`" for column in task.text_columns)
-    lines = [
-        "---",
-        "pipeline_tag: text-classification",
-        "tags: [distilbert, tensorflow]",
-        f"metrics: [{', '.join(name for name in columns if name != 'loss')}]",
-        "---",
-        "",
-        f"# {task.name}: {', '.join(task.labels)}",
-        "",
-        f"A DistilBERT classifier of {texts}, fine-tuned from `{run['model']}` with distilbert-tf.",
-        "",
-        "## Scores",
-        "",
-        f"| split | rows | {' | '.join(columns)} |",
-        f"|---|---:|{'---:|' * len(columns)}",
-        *(
-            f"| {split} | {found.rows:,} | "
-            + " | ".join(f"{value:.4f}" for value in found.values.values())
-            + " |"
-            for split, found in scores.items()
-        ),
-        "",
-        "Measured on the data below at the end of the run. The weights kept are those with the "
-        "best score on the validation split, so that score is a little flattering.",
-        "",
-        f"![confusion matrix]({CONFUSION})",
-        "",
-        "## Training",
-        "",
-        f"![learning curves]({CURVES})",
-        "",
-        *([f"One encoder, trained for {', '.join(run['tasks'])} together.", ""]
-          if len(run["tasks"]) > 1 else []),
-        f"- {options['epochs']} epochs of {run['steps_per_epoch']:,} steps, "
-        f"{options['batch_size']} rows each; AdamW, peak rate {options['learning_rate']:g}, "
-        f"warm-up {options['warmup_ratio']:g}, weight decay {options['weight_decay']:g}, "
-        f"seed {options['seed']}, at most {options['max_length']} tokens.",
-        f"- {run['train_time_s']:.0f} s, {run['examples_per_s']:.1f} examples/s on "
-        f"{'; '.join(run['devices'])} ({run['replicas']} replica(s), {run['dtype']}).",
-        *(
-            f"- {split}: {', '.join(found['files'])}, {found['rows']:,} rows"
-            + (f" ({found['skipped']:,} left out)" if found["skipped"] else "")
-            + f", sha256 `{found['sha256']}`"
-            for split, found in run["data_files"][task.name].items()
-        ),
-        f"- TensorFlow {run['versions']['tensorflow']}, Keras {run['versions']['keras']}, "
-        f"distilbert-tf {run['versions']['distilbert_tf']}.",
-        "",
-        "## Use",
-        "",
-        "```python",
-        "from distilbert_tf import pipeline  # or transformers: the files are PyTorch's too",
-        "",
-        'classify = pipeline("text-classification", model="path/to/this/directory")',
-        'classify({"text": "...", "text_pair": "..."})' if task.is_pair else 'classify("...")',
-        "```",
-        "",
-    ]  # fmt: skip
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join(lines), encoding="utf-8")
 
 
 def write_record(

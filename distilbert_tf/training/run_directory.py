@@ -12,8 +12,9 @@ from absl import logging
 from distilbert_tf.checkpoints.hub import CONFIG, WEIGHTS
 from distilbert_tf.checkpoints.tensor_files import Tensors
 from distilbert_tf.models.shared_encoder import RUN
+from distilbert_tf.training.model_card import CARD
 from distilbert_tf.training.options import FinetuneOptions
-from distilbert_tf.training.report import CARD, METRICS, PICTURES
+from distilbert_tf.training.report import METRICS, PICTURES
 from distilbert_tf.training.state import CHECKPOINTS, read_newest_state
 
 
