@@ -21,7 +21,8 @@ TAG ?= 2.19.1
 IMAGE ?= distilbert-serving
 
 # A process for each processor, each with whole files of tests: most of them wait for one thread.
-WORKERS ?= -n logical --dist loadfile
+# In the order of tests/conftest.py.
+WORKERS ?= -n logical --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test parity bench lint format references clean
 .PHONY: serve serving-config smoke docker-image docker-serve

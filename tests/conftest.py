@@ -16,6 +16,12 @@ pytest_plugins = ["processes", "serving_fixtures"]
 REFERENCES = Path(__file__).parent / "references"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Runs files with slow tests first: one that begins last has only one of the processes."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def references() -> Path:
     """Recorded checkpoints and outputs: see make_references.py."""
