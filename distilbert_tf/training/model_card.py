@@ -1,14 +1,49 @@
-"""The model card of a classifier."""
+"""The model card of a classifier: text for people, and metadata that the Hugging Face hub reads."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from distilbert_tf.checkpoints.hub import DEMO
 from distilbert_tf.checkpoints.tensor_files import replacing
-from distilbert_tf.data.tasks import Task
+from distilbert_tf.data.examples import HUB
+from distilbert_tf.data.tasks import GLUE_ON_THE_HUB, Task
 from distilbert_tf.training.evaluation import Scores
 
 CARD, CURVES, CONFUSION = "README.md", "learning_curves.png", "confusion_matrix.png"
+
+_TEMPLATE = """
+# {title}
+
+A DistilBERT classifier of {texts}, fine-tuned from `{model}` with distilbert-tf.
+
+## Scores
+
+{scores}
+
+Measured on the data below at the end of the run. The weights are those of the best evaluation on
+the validation split, so its scores are slightly optimistic.
+
+![confusion matrix]({confusion})
+
+## Training
+
+![learning curves]({curves})
+
+{training}
+
+## Use
+
+```python
+from distilbert_tf import pipeline  # transformers and PyTorch can load this directory, too
+
+classify = pipeline("text-classification", model="path/to/this/directory")
+classify({example})
+```
+"""
 
 
 def write_card(
@@ -20,68 +55,109 @@ def write_card(
         path: The Markdown file.
         task: What the classifier is for.
         scores: Those measured, by split.
-        run: The record of the run.
+        run: What `run.json` holds.
     """
-    options = run["options"]
-    columns = list(next(iter(scores.values())).values)
-    texts = " and ".join(f"`{column}`" for column in task.text_columns)
-    lines = [
-        "---",
-        "pipeline_tag: text-classification",
-        "tags: [distilbert, tensorflow]",
-        f"metrics: [{', '.join(name for name in columns if name != 'loss')}]",
-        "---",
-        "",
-        f"# {task.name}: {', '.join(task.labels)}",
-        "",
-        f"A DistilBERT classifier of {texts}, fine-tuned from `{run['model']}` with distilbert-tf.",
-        "",
-        "## Scores",
-        "",
-        f"| split | rows | {' | '.join(columns)} |",
-        f"|---|---:|{'---:|' * len(columns)}",
-        *(
-            f"| {split} | {found.rows:,} | "
-            + " | ".join(f"{value:.4f}" for value in found.values.values())
-            + " |"
+    text = _TEMPLATE.format(
+        title=f"{task.name}: {', '.join(task.labels)}",
+        texts=" and ".join(f"`{column}`" for column in task.text_columns),
+        model=run["model"],
+        scores=_score_table(scores),
+        confusion=CONFUSION,
+        curves=CURVES,
+        training=_describe_training(task, run),
+        example='{"text": "...", "text_pair": "..."}' if task.is_pair else '"..."',
+    )
+    card = ModelCard(f"---\n{_metadata(task, scores, run)}\n---\n{text}")
+    with replacing(path) as temporary:
+        card.save(temporary)
+
+
+def _metadata(task: Task, scores: Mapping[str, Scores], run: Mapping[str, Any]) -> ModelCardData:
+    return ModelCardData(
+        **_inherited(run["model"], task),
+        datasets=[task.hub_dataset] if run["data"] == HUB else None,
+        library_name="transformers",
+        metrics=list(task.metrics),
+        model_name=f"distilbert-{task.name}",
+        eval_results=[
+            _evaluation_result(task, split, name, found.values[name], run)
             for split, found in scores.items()
-        ),
-        "",
-        "Measured on the data below at the end of the run. The weights kept are those with the "
-        "best score on the validation split, so that score is a little flattering.",
-        "",
-        f"![confusion matrix]({CONFUSION})",
-        "",
-        "## Training",
-        "",
-        f"![learning curves]({CURVES})",
-        "",
-        *([f"One encoder, trained for {', '.join(run['tasks'])} together.", ""]
-          if len(run["tasks"]) > 1 else []),
+            for name in task.metrics
+        ],
+        pipeline_tag="text-classification",
+        tags=["distilbert", "tensorflow"],
+    )
+
+
+def _inherited(model: str, task: Task) -> dict[str, Any]:
+    """Returns what is known of the base model: its name on the hub, its license and language."""
+    if model == DEMO:
+        known = {"base_model": "sentence-transformers/all-MiniLM-L6-v2", "license": "apache-2.0"}
+    elif Path(model).expanduser().is_dir():
+        known = {}
+        with contextlib.suppress(Exception):  # a foreign card, or none: not worth the run's end
+            card = ModelCard.load(Path(model).expanduser() / CARD)
+            known = {name: card.data.get(name) for name in ("license", "language")}
+    else:
+        known = {"base_model": model}
+        if model.removeprefix("distilbert/").startswith("distilbert-base-"):
+            known["license"] = "apache-2.0"
+    if task.hub_dataset == GLUE_ON_THE_HUB:
+        known["language"] = "en"
+    return known
+
+
+def _evaluation_result(
+    task: Task, split: str, metric: str, value: float, run: Mapping[str, Any]
+) -> EvalResult:
+    # Files in a directory may be any part of a dataset, so only the hub's own go by its name.
+    is_hub = run["data"] == HUB
+    files = run["data_files"][task.name][split]
+    return EvalResult(
+        task_type="text-classification",
+        dataset_type=task.hub_dataset if is_hub else task.name,
+        dataset_name=task.name,
+        dataset_config=task.hub_config if is_hub else None,
+        dataset_split=task.splits[split][-1] if is_hub else split,
+        dataset_args={name: files[name] for name in ("files", "sha256", "rows")},
+        metric_type=metric.removeprefix("macro_"),
+        metric_name=metric,
+        metric_args={"average": "macro"} if metric == "macro_f1" else None,
+        metric_value=value,
+    )
+
+
+def _score_table(scores: Mapping[str, Scores]) -> str:
+    columns = list(next(iter(scores.values())).values)
+    lines = [f"| split | rows | {' | '.join(columns)} |", f"|---|---:|{'---:|' * len(columns)}"]
+    for split, found in scores.items():
+        values = " | ".join(f"{value:.4f}" for value in found.values.values())
+        lines.append(f"| {split} | {found.rows:,} | {values} |")
+    return "\n".join(lines)
+
+
+def _describe_training(task: Task, run: Mapping[str, Any]) -> str:
+    options, versions = run["options"], run["versions"]
+    lines = []
+    if len(run["tasks"]) > 1:
+        lines += [f"One encoder, trained for {', '.join(run['tasks'])} together.", ""]
+    lines += [
         f"- {options['epochs']} epochs of {run['steps_per_epoch']:,} steps, "
-        f"{options['batch_size']} rows each; AdamW, peak rate {options['learning_rate']:g}, "
-        f"warm-up {options['warmup_ratio']:g}, weight decay {options['weight_decay']:g}, "
-        f"seed {options['seed']}, at most {options['max_length']} tokens.",
+        f"{options['batch_size']} rows each; AdamW, peak learning rate "
+        f"{options['learning_rate']:g}, warmup ratio {options['warmup_ratio']:g}, weight decay "
+        f"{options['weight_decay']:g}, seed {options['seed']}, at most {options['max_length']} "
+        "tokens.",
         f"- {run['train_time_s']:.0f} s, {run['examples_per_s']:.1f} examples/s on "
         f"{'; '.join(run['devices'])} ({run['replicas']} replica(s), {run['dtype']}).",
-        *(
-            f"- {split}: {', '.join(found['files'])}, {found['rows']:,} rows"
-            + (f" ({found['skipped']:,} left out)" if found["skipped"] else "")
-            + f", sha256 `{found['sha256']}`"
-            for split, found in run["data_files"][task.name].items()
-        ),
-        f"- TensorFlow {run['versions']['tensorflow']}, Keras {run['versions']['keras']}, "
-        f"distilbert-tf {run['versions']['distilbert_tf']}.",
-        "",
-        "## Use",
-        "",
-        "```python",
-        "from distilbert_tf import pipeline  # or transformers: the files are PyTorch's too",
-        "",
-        'classify = pipeline("text-classification", model="path/to/this/directory")',
-        'classify({"text": "...", "text_pair": "..."})' if task.is_pair else 'classify("...")',
-        "```",
-        "",
-    ]  # fmt: skip
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join(lines), encoding="utf-8")
+    ]
+    for split, found in run["data_files"][task.name].items():
+        skipped = f" ({found['skipped']:,} skipped)" if found["skipped"] else ""
+        lines.append(
+            f"- {split}: {', '.join(found['files'])}, {found['rows']:,} rows{skipped}, sha256 "
+            f"`{found['sha256']}`"
+        )
+    lines.append(
+        f"- TensorFlow {versions['tensorflow']}, Keras {versions['keras']}, distilbert-tf "
+        f"{versions['distilbert_tf']}."
+    )
+    return "\n".join(lines)
