@@ -63,7 +63,7 @@ def padded_work(lengths: np.ndarray, width: int) -> Work:
 
 
 def grouped_work(lengths: np.ndarray, groups: int) -> Work:
-    """Gives the work of `TokenLayout`: dense layers on true tokens, attention in few rectangles.
+    """Gives the work of `UnpaddedLayout`: dense layers on true tokens, attention in few rectangles.
 
     Each group of rows is a rectangle as wide as its longest row: see `models.unpadding`.
     """

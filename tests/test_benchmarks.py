@@ -122,8 +122,7 @@ def test_padding_is_work_and_groups_by_length_have_less_of_it():
 def test_operations_are_those_of_the_products_in_the_graph():
     classifier = TFDistilBertForSequenceClassification(TINY)
     model = MultiTaskModel({"sst2": classifier})
-    model.compile(keras.optimizers.SGD())
-    classifier.skip_padding = False
+    model.compile(keras.optimizers.SGD(), skip_padding=False)
     rows, width = 3, 5
     inputs = {
         name: tf.TensorSpec([rows, width], tf.int32) for name in ("input_ids", "attention_mask")

@@ -14,6 +14,7 @@ from benchmarks.flops import NO_WORK, Work, grouped_work, padded_work, training_
 from benchmarks.workers.protocol import Channel, serve, versions
 from distilbert_tf import get_task, load_examples
 from distilbert_tf.data.examples import Examples
+from distilbert_tf.models.unpadding import LENGTH_GROUPS
 from distilbert_tf.training.batches import training_batches
 from distilbert_tf.training.options import FinetuneOptions
 from distilbert_tf.training.plan import PreparedRun, prepare
@@ -108,9 +109,13 @@ def measure(**settings: Any) -> dict[str, Any]:
     """Times one variant: the fields of a `Measurement` in, figures out."""
     wanted = Measurement(**settings)
     run = _prepare(wanted)
-    if wanted.layout == PADDED:  # `compile` has chosen true tokens, there being no XLA
-        for model in run.model.classifiers.values():
-            model.skip_padding = False
+    if wanted.layout == PADDED:  # by default only XLA computes padding
+        with run.strategy.scope():
+            run.model.compile(
+                run.model.optimizer,
+                steps_per_execution=wanted.steps_per_execution,
+                skip_padding=False,
+            )
     width = None if wanted.layout == TRUE_TOKENS else wanted.max_length
     clock = Clock(wanted.warmup, wanted.steps)
     run.model.fit(
@@ -171,7 +176,7 @@ def _count_work(wanted: Measurement, run: PreparedRun) -> tuple[Work, Work]:
         true += true_work(rows)
         if wanted.layout == TRUE_TOKENS:  # each replica makes groups of its own rows
             for part in np.split(rows, run.strategy.num_replicas_in_sync):
-                computed += grouped_work(part, run.model.distilbert.length_groups)
+                computed += grouped_work(part, LENGTH_GROUPS)
         else:
             computed += padded_work(rows, wanted.max_length)
     return true, computed

@@ -11,7 +11,7 @@ import tensorflow as tf
 from transformers import DistilBertConfig
 
 from distilbert_tf.models.layers import Dropout, Linear
-from distilbert_tf.models.unpadding import RowLayout
+from distilbert_tf.models.unpadding import Layout
 
 
 class Projection(NamedTuple):
@@ -129,7 +129,7 @@ class MultiHeadSelfAttention(keras.layers.Layer):
     def call(
         self,
         x: tf.Tensor,
-        layout: RowLayout,
+        layout: Layout,
         query: tf.Tensor | None = None,
         training: bool | None = None,
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -147,7 +147,7 @@ class MultiHeadSelfAttention(keras.layers.Layer):
             triples = [[q, *tf.unstack(kv)] for q, kv in zip(queries, heads, strict=True)]
         contexts, weights = [], []
         for (q, k, v), group in zip(triples, layout.groups, strict=True):
-            weights.append(self._weigh(q, k, group.counts))  # (R, H, T or 1, T)
+            weights.append(self._weigh(q, k, group.mask))  # (R, H, T or 1, T)
             contexts.append(tf.matmul(self.dropout(weights[-1], training=training), v))
         if query is None:
             context = layout.merge_heads(contexts)  # (N, D)
@@ -155,7 +155,7 @@ class MultiHeadSelfAttention(keras.layers.Layer):
             context = layout.merge_rows([tf.reshape(rows, [-1, self.dim]) for rows in contexts])
         return self.out_lin(context), weights
 
-    def _weigh(self, query: tf.Tensor, key: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
+    def _weigh(self, query: tf.Tensor, key: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         """Computes the attention weights of a group."""
         # Product, scale and mask in this order are one kernel for TensorFlow's graph optimizer.
         scores = tf.matmul(query, key, transpose_b=True) * self.head_dim**-0.5
@@ -163,7 +163,7 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         # plus a score is -inf. The lowest finite number rather than -inf, since a row without any
         # token then spreads its attention evenly, where -inf gives NaN.
         dtype = tf.as_dtype(keras.backend.result_type(self.compute_dtype, "float32"))
-        bias = tf.where(counts, tf.zeros([], dtype), dtype.min)
+        bias = tf.where(mask, tf.zeros([], dtype), dtype.min)
         # To the optimizer the kernel's output has no rank; it would log a line for each softmax.
         scores = tf.ensure_shape(tf.cast(scores, dtype) + bias, [None, self.n_heads, None, None])
         return tf.cast(tf.nn.softmax(scores, axis=-1), self.compute_dtype)

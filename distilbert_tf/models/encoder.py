@@ -1,7 +1,6 @@
-"""The encoder: its architecture, and the way to KerasHub and back.
+"""The encoder.
 
-Shapes: B rows, T tokens in a row, D = config.dim, H = config.n_heads, L = config.n_layers; N tokens
-in flat rows (see `unpadding`).
+Shapes: B rows, T tokens in a row, D = config.dim, H = config.n_heads, L = config.n_layers.
 """
 
 from collections.abc import Mapping
@@ -15,16 +14,16 @@ from transformers import DistilBertConfig
 from distilbert_tf.models.embeddings import Embeddings
 from distilbert_tf.models.pretrained import ModelInputs, PreTrainedModel
 from distilbert_tf.models.transformer import Transformer
-from distilbert_tf.models.unpadding import LENGTH_GROUPS, PaddedLayout, RowLayout, TokenLayout
+from distilbert_tf.models.unpadding import LENGTH_GROUPS, make_layout
 from distilbert_tf.models.weight_names import load_tensors
 
 
 class EncoderOutput(NamedTuple):
-    """What the encoder gives.
+    """The output of the encoder.
 
     Attributes:
         last_hidden_state: Float (B, T, D), or (B, 1, D) of the first tokens alone. Zeros at masked
-            positions, unless they were computed: see `PreTrainedModel`.
+            positions unless those were computed: see `PreTrainedModel`.
         hidden_states: L + 1 tensors (B, T, D), embeddings first; empty unless asked for.
         attentions: L tensors (B, H, T, T); empty unless asked for.
     """
@@ -35,7 +34,7 @@ class EncoderOutput(NamedTuple):
 
 
 def split_inputs(inputs: ModelInputs) -> tuple[tf.Tensor, tf.Tensor]:
-    """Takes token ids and mask out of what a model was called with.
+    """Splits the inputs of a model into token ids and mask.
 
     Args:
         inputs: Integers (B, T), or a mapping with `input_ids` (B, T) and, if not every token
@@ -45,8 +44,7 @@ def split_inputs(inputs: ModelInputs) -> tuple[tf.Tensor, tf.Tensor]:
         `input_ids` and `attention_mask`, both (B, T).
 
     Raises:
-        ValueError: A name that the model does not know, a missing `input_ids`, a wrong rank or
-            two different shapes.
+        ValueError: An unknown name, no `input_ids`, a wrong rank or two different shapes.
         TypeError: `input_ids` are not integers.
     """
     named: dict[str, tf.Tensor] = (
@@ -88,26 +86,29 @@ class TFDistilBertModel(PreTrainedModel):
         inputs: Integers (B, T), or a mapping with `input_ids` (B, T) and `attention_mask`
             (B, T), nonzero where a token counts; any pattern, padding on either side.
         training: Whether dropout acts.
-        output_hidden_states: Whether to give all hidden states.
-        output_attentions: Whether to give the attention weights.
+        output_hidden_states: Whether to return all hidden states.
+        output_attentions: Whether to return the attention weights.
         first_token_only: Whether to compute the last hidden state of the first tokens alone, which
             is what a classifier reads: the last block then costs a third or less.
+        skip_padding: Whether to leave out what no token sees; by default as the model was made.
+        length_groups: In how many groups of rows by length attention is computed; see
+            `UnpaddedLayout`.
 
     Returns:
         An `EncoderOutput`.
 
-    Attributes:
-        length_groups: How many groups of rows by length attention is computed in; see
-            `TokenLayout`.
+    Example:
+        tokenizer = DistilBertTokenizer.from_pretrained("demo")
+        model = TFDistilBertModel.from_pretrained("demo")
+        model(tokenizer("A red kite.", return_tensors="tf")).last_hidden_state  # (1, T, D)
 
     Reference:
-        Sanh et al., "DistilBERT, a distilled version of BERT" (arXiv 1910.01108). Numbers
-        equal those of transformers' `DistilBertModel` on PyTorch.
+        Sanh et al., "DistilBERT, a distilled version of BERT" (arXiv 1910.01108). Numbers equal
+        those of `DistilBertModel` of transformers on PyTorch.
     """
 
     def __init__(self, config: DistilBertConfig, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
-        self.length_groups = LENGTH_GROUPS
         self.embeddings = Embeddings(config, name="embeddings", dtype=self.dtype_policy)
         self.transformer = Transformer(config, name="transformer", dtype=self.dtype_policy)
         self.build()
@@ -124,15 +125,17 @@ class TFDistilBertModel(PreTrainedModel):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
         first_token_only: bool = False,
+        skip_padding: bool | None = None,
+        length_groups: int = LENGTH_GROUPS,
     ) -> EncoderOutput:
         """Encodes tokens."""
+        if skip_padding is None:
+            skip_padding = self.skip_padding
+        if output_hidden_states or output_attentions:
+            skip_padding = False
         ids, mask = split_inputs(inputs)
         ids = self.embeddings.check_length(ids)
-        layout: RowLayout
-        if self.skip_padding and not (output_hidden_states or output_attentions):
-            layout = TokenLayout(mask, self.length_groups)
-        else:
-            layout = PaddedLayout(mask)
+        layout = make_layout(mask, skip_padding=skip_padding, length_groups=length_groups)
         x = self.embeddings(layout.flatten(ids), layout.positions, training=training)
         output = self.transformer(
             x, layout=layout, first_token_only=first_token_only, training=training
@@ -166,7 +169,7 @@ class TFDistilBertModel(PreTrainedModel):
 
         Raises:
             FileNotFoundError: The preset is out of reach.
-            ValueError: No preset of that name, or another kind of model.
+            ValueError: There is no preset of that name, or it is another kind of model.
         """
         from distilbert_tf.models.keras_hub import load_preset
 
@@ -177,7 +180,7 @@ class TFDistilBertModel(PreTrainedModel):
     def from_keras_hub(
         cls, backbone: keras.Model, *, dtype: Any = None, **config_overrides: Any
     ) -> "TFDistilBertModel":
-        """Copies a KerasHub backbone, whose predictions the model then gives.
+        """Copies a KerasHub backbone; the model predicts what the backbone does.
 
         Args:
             backbone: A `keras_nlp.models.DistilBertBackbone`.
@@ -190,8 +193,8 @@ class TFDistilBertModel(PreTrainedModel):
 
         Raises:
             TypeError: Another kind of object.
-            ValueError: The backbone has weights that DistilBERT has not, or an override names
-                no field.
+            ValueError: The backbone has weights that DistilBERT does not have, or an override
+                names no field.
             CheckpointError: An override does not fit the backbone's weights.
         """
         from distilbert_tf.models.keras_hub import backbone_config, backbone_tensors
@@ -205,7 +208,7 @@ class TFDistilBertModel(PreTrainedModel):
     def to_keras_hub(self) -> keras.Model:
         """Makes a `keras_nlp.models.DistilBertBackbone` that predicts what this model does.
 
-        `attention_dropout` is left out, since KerasHub has one dropout rate (`dropout`).
+        `attention_dropout` is dropped, since KerasHub has one dropout rate (`dropout`).
 
         Returns:
             The backbone: `token_ids` and `padding_mask` in, the last hidden state out.

@@ -1,7 +1,7 @@
 """Models with a head: sequence classification and masked LM.
 
-Shapes: B rows, T tokens in a row, N tokens in flat rows (see `unpadding`), P positions to predict
-in a row, D = config.dim, C = config.num_labels, V = config.vocab_size.
+Shapes: B rows, T tokens in a row, P positions to predict in a row, N rows of any kind, D =
+config.dim, C = config.num_labels, V = config.vocab_size.
 """
 
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ from distilbert_tf.models.activations import get_activation
 from distilbert_tf.models.encoder import TFDistilBertModel, split_inputs
 from distilbert_tf.models.layers import Dropout, LayerNorm, Linear
 from distilbert_tf.models.pretrained import ModelInputs, PreTrainedModel
-from distilbert_tf.models.unpadding import TokenLayout
+from distilbert_tf.models.unpadding import make_layout
 from distilbert_tf.models.weight_names import HEADS
 
 MASK_POSITIONS = "mask_positions"  # an input of the masked-LM model
 
 
 class HeadOutput(NamedTuple):
-    """What a model with a head gives when asked for more than its logits.
+    """The output of a model with a head that is asked for more than its logits.
 
     Attributes:
         logits: Float32 (B, C), or (B, T, V) or (B, P, V) for masked LM.
@@ -36,11 +36,11 @@ class HeadOutput(NamedTuple):
 
 
 class _ModelWithHead(PreTrainedModel):
-    """An encoder named `distilbert`, and a head of a subclass on it.
+    """An encoder named `distilbert`; subclasses add the head.
 
     Args:
         config: Model configuration.
-        encoder: The encoder, to share it with another model; a new one if not given.
+        encoder: An encoder to share with another model; a new one if not given.
         **kwargs: See `PreTrainedModel`.
     """
 
@@ -59,24 +59,32 @@ class _ModelWithHead(PreTrainedModel):
 class TFDistilBertForSequenceClassification(_ModelWithHead):
     """DistilBERT with a classifier on its first token, [CLS].
 
-    The output is the logits, so `compile` with a `from_logits=True` loss and `fit` work as
-    they are.
+    The output is the logits, so `compile` with a `from_logits=True` loss and `fit` work unchanged.
 
     Args:
-        config: Model configuration; `num_labels` or `id2label` give C.
-        **kwargs: See `PreTrainedModel`; `encoder` as well, to share one among several tasks.
+        config: Model configuration; `num_labels` or `id2label` sets C.
+        encoder: An encoder to share with another task; a new one if not given.
+        **kwargs: See `PreTrainedModel`.
 
     Call arguments:
         inputs: See `TFDistilBertModel`.
         training: Whether dropout acts.
-        output_hidden_states: Whether to give all hidden states.
-        output_attentions: Whether to give the attention weights.
+        output_hidden_states: Whether to return all hidden states.
+        output_attentions: Whether to return the attention weights.
+        skip_padding: Whether to leave out what no token sees; by default as the model was made.
 
     Returns:
         Logits, float32 (B, C); a `HeadOutput` if hidden states or attentions are asked for.
 
+    Example:
+        tokenizer = DistilBertTokenizer.from_pretrained("demo")
+        model = TFDistilBertForSequenceClassification.from_pretrained("demo", num_labels=2)
+        inputs = tokenizer(["Lovely.", "Dreadful."], padding=True, return_tensors="tf")
+        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.fit(dict(inputs), np.array([1, 0]))
+
     Reference:
-        transformers' `DistilBertForSequenceClassification` on PyTorch.
+        `DistilBertForSequenceClassification` of transformers on PyTorch.
     """
 
     def __init__(self, config: DistilBertConfig, **kwargs: Any) -> None:
@@ -102,6 +110,7 @@ class TFDistilBertForSequenceClassification(_ModelWithHead):
         training: bool | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
+        skip_padding: bool | None = None,
     ) -> tf.Tensor | HeadOutput:
         """Encodes tokens and classifies the first of each row."""
         wants_more = output_hidden_states or output_attentions
@@ -111,6 +120,7 @@ class TFDistilBertForSequenceClassification(_ModelWithHead):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             first_token_only=not wants_more,
+            skip_padding=self.skip_padding if skip_padding is None else skip_padding,
         )
         logits = self.classify(encoded.last_hidden_state[:, 0], training=training)
         if wants_more:
@@ -131,13 +141,13 @@ class TFDistilBertForSequenceClassification(_ModelWithHead):
         return tf.cast(self.classifier(self.dropout(pooled, training=training)), tf.float32)
 
     @classmethod
-    def _asks_for_fresh_head(cls, tensors: Mapping[str, Any]) -> bool:
+    def _needs_fresh_head(cls, tensors: Mapping[str, Any]) -> bool:
         head = HEADS["sequence classification"]
         return not any(name.split(".")[0] in head for name in tensors)
 
 
 class VocabProjector(keras.layers.Layer):
-    """Scores for every word; the weights are the word embeddings unless untied.
+    """Scores every word; the weights are the word embeddings unless untied.
 
     Args:
         config: Model configuration: `tie_word_embeddings`.
@@ -176,32 +186,40 @@ class VocabProjector(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="distilbert_tf")
 class TFDistilBertForMaskedLM(_ModelWithHead):
-    """DistilBERT with the masked language modelling head.
+    """DistilBERT with the masked language modeling head.
+
+    The projection onto the vocabulary is the most expensive product of all. It is computed for true
+    tokens only, and, in training, where few of them are predicted, only for those that the input
+    `mask_positions` names.
 
     Args:
-        config: Model configuration; `tie_word_embeddings` shares the projector's weights.
+        config: Model configuration; `tie_word_embeddings` shares the weights of the projection.
         **kwargs: See `PreTrainedModel`.
-
-    The projection on the vocabulary is the dearest product of all. It is computed for the true
-    tokens alone, and in training, where few of them are to be predicted, for those alone that the
-    input `mask_positions` names.
 
     Call arguments:
         inputs: See `TFDistilBertModel`; a mapping may also hold `mask_positions`, integers (B, P),
             the columns to predict. A row with fewer of them repeats one, with weight 0 in the loss.
         training: Whether dropout acts.
-        output_hidden_states: Whether to give all hidden states.
-        output_attentions: Whether to give the attention weights.
+        output_hidden_states: Whether to return all hidden states.
+        output_attentions: Whether to return the attention weights.
+        skip_padding: Whether to leave out what no token sees; by default as the model was made.
 
     Returns:
         Logits, float32 (B, T, V), zeros at positions that were not computed, or (B, P, V) at
         `mask_positions`; a `HeadOutput` if hidden states or attentions are asked for.
 
     Raises:
-        ValueError: See `TFDistilBertModel`; `mask_positions` are not integers (B, P).
+        ValueError: See `TFDistilBertModel`; or `mask_positions` are not integers (B, P).
+
+    Example:
+        tokenizer = DistilBertTokenizer.from_pretrained("distilbert-base-uncased")
+        model = TFDistilBertForMaskedLM.from_pretrained("distilbert-base-uncased")
+        inputs = tokenizer("The kettle is [MASK].", return_tensors="tf")
+        best = model({**inputs, "mask_positions": [[4]]})[0, 0].numpy().argmax()
+        tokenizer.convert_ids_to_tokens(int(best))
 
     Reference:
-        transformers' `DistilBertForMaskedLM` on PyTorch.
+        `DistilBertForMaskedLM` of transformers on PyTorch.
     """
 
     def __init__(self, config: DistilBertConfig, **kwargs: Any) -> None:
@@ -228,8 +246,12 @@ class TFDistilBertForMaskedLM(_ModelWithHead):
         training: bool | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
+        skip_padding: bool | None = None,
     ) -> tf.Tensor | HeadOutput:
         """Encodes tokens and scores words."""
+        wants_more = output_hidden_states or output_attentions
+        if skip_padding is None:
+            skip_padding = self.skip_padding
         positions = None
         if isinstance(inputs, Mapping):
             inputs = dict(inputs)
@@ -239,16 +261,16 @@ class TFDistilBertForMaskedLM(_ModelWithHead):
             training=training,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            skip_padding=skip_padding,
         )
-        wants_more = output_hidden_states or output_attentions
         hidden = encoded.last_hidden_state  # (B, T, D)
         if positions is not None:
             logits = self.score_words(tf.gather(hidden, _check_positions(positions), batch_dims=1))
-        elif wants_more or not self.skip_padding:
-            logits = self.score_words(hidden)
         else:
             _, mask = split_inputs(inputs)
-            layout = TokenLayout(mask, length_groups=1)
+            layout = make_layout(
+                mask, skip_padding=skip_padding and not wants_more, length_groups=1
+            )
             logits = layout.pad(self.score_words(layout.flatten(hidden)))
             logits = tf.ensure_shape(logits, [*hidden.shape[:2], self.config.vocab_size])
         if wants_more:

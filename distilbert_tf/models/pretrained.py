@@ -1,4 +1,4 @@
-"""What every model shares: its configuration, loading and saving checkpoints.
+"""The base of all models: configuration, loading and saving checkpoints.
 
 Shapes: B rows, T tokens in a row.
 """
@@ -25,32 +25,31 @@ ModelInputs: TypeAlias = tf.Tensor | Mapping[str, tf.Tensor]
 
 
 def refuse_frozen_weights() -> None:
-    """Refuses to train in a server's environment.
+    """Refuses to train in the environment of a server.
 
     Raises:
         RuntimeError: In this process oneDNN keeps a packed copy of each weight from its first use
-            on: training would never see its updates.
+            on, so training would never see the updates.
     """
     if os.environ.get(FROZEN_WEIGHTS, "0").lower() in ("1", "true"):
         raise RuntimeError(
-            f"{FROZEN_WEIGHTS} is set: TensorFlow would compute with the weights of the first "
-            "step for ever. It is for processes that serve. Unset it, and start Python anew."
+            f"{FROZEN_WEIGHTS} is set: TensorFlow would go on computing with the weights of the "
+            "first step. It is for processes that serve. Unset it and restart Python."
         )
 
 
 class PreTrainedModel(DistributedTraining, keras.Model):
     """Base of all models: configuration, strict loading and saving.
 
-    By default padding and masked tokens are not computed, which for short and uneven texts is
-    most of the work. With `skip_padding=False` every position is, from shapes that depend on the
-    batch's shape alone, as XLA (`jit_compile=True`) and TPUs want; results are the same. So it is
-    also in a call that asks for hidden states or attentions, which then are PyTorch's at every
-    position.
+    By default padding and masked tokens are not computed (unpadding), which saves most of the work
+    for short and uneven texts. With `skip_padding=False` every position is computed, in shapes that
+    depend on the shape of the batch alone, as XLA (`jit_compile=True`) and TPUs need; the results
+    are the same. A call may choose for itself. One that asks for hidden states or attentions always
+    computes every position, as PyTorch does.
 
     Args:
         config: Model configuration.
-        skip_padding: Whether to leave out what no token can see. May be changed later, as the
-            attribute of this name, before the model is compiled.
+        skip_padding: Whether calls leave out what no token sees, unless they say otherwise.
         dtype: Keras dtype or policy, for example `"mixed_bfloat16"`; Keras' global policy if
             not given.
         **kwargs: Passed on to `keras.Model`.
@@ -61,29 +60,23 @@ class PreTrainedModel(DistributedTraining, keras.Model):
     ) -> None:
         super().__init__(**kwargs)
         self.config = config
-        self.skip_padding = skip_padding
+        self._skip_padding = skip_padding
+        # Without padding, shapes depend on the contents of a batch: XLA would compile for each.
+        self.supports_jit = not skip_padding
 
     @property
     def skip_padding(self) -> bool:
-        """Whether padding and masked tokens are left out of the computation."""
+        """Whether calls leave out padding and masked tokens, unless they say otherwise."""
         return self._skip_padding
 
-    @skip_padding.setter
-    def skip_padding(self, value: bool) -> None:
-        self._skip_padding = value
-        # Shapes depend on the batch's contents then, and XLA would compile anew for each.
-        self.supports_jit = not value
-        if hasattr(self, "distilbert"):  # a model with a head
-            self.distilbert.skip_padding = value
-
     def __call__(self, inputs: ModelInputs, *args: Any, **kwargs: Any) -> Any:
-        """Calls the model; takes transformers' BatchEncoding as well as a dict."""
+        """Calls the model; takes a BatchEncoding of transformers as well as a dict."""
         if isinstance(inputs, Mapping):
             inputs = dict(inputs)
         return super().__call__(inputs, *args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
-        """Describes the model for Keras' own `.keras` files."""
+        """Returns the constructor's arguments, for `.keras` files."""
         return {
             "config": self.config.to_dict(),
             "skip_padding": self.skip_padding,
@@ -92,13 +85,13 @@ class PreTrainedModel(DistributedTraining, keras.Model):
         }
 
     def make_train_function(self, force: bool = False) -> Any:
-        """Makes what `fit` runs."""
+        """Makes the function that `fit` runs."""
         refuse_frozen_weights()
         return super().make_train_function(force)
 
     @classmethod
     def from_config(cls: type[Model], config: dict[str, Any], custom_objects: Any = None) -> Model:
-        """Makes the model that `get_config` described."""
+        """Makes a model from what `get_config` returned."""
         config = dict(config)
         return cls(DistilBertConfig.from_dict(config.pop("config")), **config)
 
@@ -113,15 +106,15 @@ class PreTrainedModel(DistributedTraining, keras.Model):
         skip_padding: bool = True,
         **config_overrides: Any,
     ) -> Model:
-        """Loads a DistilBERT checkpoint, or a BERT one as the DistilBERT of its depth.
+        """Loads a DistilBERT checkpoint, or a BERT checkpoint as a DistilBERT of its depth.
 
         Args:
             name_or_path: A directory with `config.json` and weights (`model.safetensors`,
                 single or sharded, or transformers' old `tf_model.h5`), `"demo"`, or a
                 repository on the hub.
-            fresh_head: Whether the head may start with new weights. By default a classifier
-                asks for them if the checkpoint has none (and the log says so), while a
-                masked-LM model must find its head.
+            fresh_head: Whether the head starts with new weights. By default a classifier gets them
+                if the checkpoint has no classifier (and the log says so), while a masked-LM model
+                must find its head.
             revision: Branch, tag or commit on the hub.
             dtype: Keras dtype or policy of the model.
             skip_padding: See the class.
@@ -132,27 +125,27 @@ class PreTrainedModel(DistributedTraining, keras.Model):
             The model.
 
         Raises:
-            FileNotFoundError: No such checkpoint within reach, or it lacks a file.
-            CheckpointError: A tensor is missing, left over or of another shape.
-            ValueError: The configuration is not one of these models'.
+            FileNotFoundError: There is no such checkpoint within reach, or it lacks a file.
+            CheckpointError: A tensor is missing, unexpected or of the wrong shape.
+            ValueError: The configuration is that of another kind of model.
         """
         files = find_checkpoint(name_or_path, revision)
         config, family = load_config(files.config, **config_overrides)
         tensors = read_tensors(files.weights)
         model = cls(config, dtype=dtype, skip_padding=skip_padding)
         if fresh_head is None:
-            fresh_head = cls._asks_for_fresh_head(tensors)
+            fresh_head = cls._needs_fresh_head(tensors)
         load_tensors(model, tensors, family=family, fresh_head=fresh_head, where=str(files.weights))
         return model
 
     @classmethod
-    def _asks_for_fresh_head(cls, tensors: Mapping[str, Any]) -> bool:
+    def _needs_fresh_head(cls, tensors: Mapping[str, Any]) -> bool:
         return False
 
     def save_pretrained(self, directory: str | Path, dtype: str = "float32") -> None:
         """Saves a checkpoint that PyTorch transformers and `from_pretrained` open.
 
-        Each file is replaced whole: a process that is killed in between leaves the old one.
+        Each file is replaced by one rename, so a process that is killed leaves the old file.
 
         Args:
             directory: Where `config.json` and `model.safetensors` go; made if missing.

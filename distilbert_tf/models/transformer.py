@@ -13,7 +13,7 @@ from transformers import DistilBertConfig
 from distilbert_tf.models.activations import get_activation
 from distilbert_tf.models.attention import MultiHeadSelfAttention
 from distilbert_tf.models.layers import Dropout, LayerNorm, Linear
-from distilbert_tf.models.unpadding import RowLayout
+from distilbert_tf.models.unpadding import Layout
 
 
 class FeedForward(keras.layers.Layer):
@@ -83,7 +83,7 @@ class TransformerBlock(keras.layers.Layer):
     def call(
         self,
         x: tf.Tensor,
-        layout: RowLayout,
+        layout: Layout,
         first_token_only: bool = False,
         training: bool | None = None,
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -138,7 +138,7 @@ class Transformer(keras.layers.Layer):
     def call(
         self,
         x: tf.Tensor,
-        layout: RowLayout,
+        layout: Layout,
         first_token_only: bool = False,
         training: bool | None = None,
     ) -> TransformerOutput:

@@ -1,11 +1,14 @@
-"""How the tokens of a batch lie in flat rows, and how attention gets its rectangles from them.
+"""Unpadding: computing the tokens of a batch without its padding.
 
-Real sentences are short and uneven, so most of a padded batch is padding. A layout says which
-tokens are computed: `TokenLayout` keeps the true ones alone, `PaddedLayout` keeps all, with shapes
-that only depend on the batch's shape, as XLA wants. Dense layers, LayerNorm, activations and
-dropout then work on (N, D) and know of no rows; attention alone needs a row's tokens side by side,
-and gets them from `split_heads` as rectangles (R, H, T, K), one for each group of rows of about one
-length.
+Real sentences are short and uneven, so most of a padded batch is padding. A `Layout` says which
+tokens are computed and where they are: `UnpaddedLayout` keeps only those that count,
+`PaddedLayout` keeps every position, with shapes that depend on the shape of the batch alone, as XLA
+needs. Dense layers, LayerNorm, activations and dropout work on flat rows (N, D), one row a token.
+Attention alone needs the tokens of a row side by side. `Layout.split_heads` hands them out as
+rectangles (R, H, T, K), one for each group of rows of similar length.
+
+A model decides between the two once in each call, from its argument `skip_padding`, and passes the
+layout down to its layers.
 
 Shapes: B rows of the batch, W its width with padding, N tokens that are computed, H heads, K width
 of a head, D = H * K, P projections (query, key, value); R rows of a group, T its longest row.
@@ -24,15 +27,15 @@ class RowGroup(NamedTuple):
     """Rows whose attention is computed as one rectangle.
 
     Attributes:
-        rows: Integers (R,), their numbers in the batch; None for all of them, in order.
-        counts: Booleans (R, 1, 1, T), false where a key is masked.
+        rows: Integers (R,), their numbers in the batch; None for all rows, in order.
+        mask: Booleans (R, 1, 1, T), false where a key is masked.
     """
 
     rows: tf.Tensor | None
-    counts: tf.Tensor
+    mask: tf.Tensor
 
 
-class RowLayout(abc.ABC):
+class Layout(abc.ABC):
     """Which tokens are computed, and where they are.
 
     Attributes:
@@ -45,15 +48,15 @@ class RowLayout(abc.ABC):
 
     @abc.abstractmethod
     def flatten(self, x: tf.Tensor) -> tf.Tensor:
-        """Takes the tokens' values out of a batch: (B, W, ...) to (N, ...)."""
+        """Takes the tokens out of a batch: (B, W, ...) to (N, ...)."""
 
     @abc.abstractmethod
     def pad(self, x: tf.Tensor) -> tf.Tensor:
-        """Puts tokens where they stand in the batch: (N, C) to (B, W, C), zeros elsewhere."""
+        """Puts the tokens back into a batch: (N, C) to (B, W, C), zeros elsewhere."""
 
     @abc.abstractmethod
     def first_tokens(self, x: tf.Tensor) -> tf.Tensor:
-        """Takes each row's first token: (N, C) to (B, C)."""
+        """Takes the first token of each row: (N, C) to (B, C)."""
 
     @abc.abstractmethod
     def split_heads(self, x: tf.Tensor, n_heads: int, head_dim: int) -> list[tf.Tensor]:
@@ -64,14 +67,14 @@ class RowLayout(abc.ABC):
         """Undoes `split_heads` for one projection: G times (R, H, T, K) to (N, D)."""
 
     def merge_rows(self, x: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Puts what was computed for each group's rows in order: G times (R, C) to (B, C)."""
+        """Joins what was computed for the rows of each group: G times (R, C) to (B, C)."""
         numbers = [group.rows for group in self.groups if group.rows is not None]
         if not numbers:
             return x[0]
         return tf.gather(tf.concat(x, 0), tf.math.invert_permutation(tf.concat(numbers, 0)))
 
 
-class PaddedLayout(RowLayout):
+class PaddedLayout(Layout):
     """Computes every position, padding and masked ones included: N = B * W.
 
     Args:
@@ -81,12 +84,12 @@ class PaddedLayout(RowLayout):
     def __init__(self, attention_mask: tf.Tensor) -> None:
         static, dynamic = attention_mask.shape, tf.shape(attention_mask)
         self._rows, self._width = (static[i] or dynamic[i] for i in range(2))
-        counts = tf.cast(attention_mask, tf.bool)[:, tf.newaxis, tf.newaxis, :]
-        self.groups = [RowGroup(None, counts)]
+        mask = tf.cast(attention_mask, tf.bool)[:, tf.newaxis, tf.newaxis, :]
+        self.groups = [RowGroup(None, mask)]
         self.positions = tf.tile(tf.range(self._width), [self._rows])
 
     def flatten(self, x: tf.Tensor) -> tf.Tensor:
-        """Lays the rows behind one another."""
+        """Lays the rows end to end."""
         return tf.reshape(x, [self._rows * self._width, *x.shape[2:]])
 
     def pad(self, x: tf.Tensor) -> tf.Tensor:
@@ -106,18 +109,19 @@ class PaddedLayout(RowLayout):
     def merge_heads(self, rectangles: Sequence[tf.Tensor]) -> tf.Tensor:
         """Transposes and reshapes."""
         (x,) = rectangles
-        width = x.shape[1] * x.shape[3]
-        return tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [self._rows * self._width, width])
+        dim = x.shape[1] * x.shape[3]
+        return tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [self._rows * self._width, dim])
 
 
-class TokenLayout(RowLayout):
-    """Computes the true tokens alone, and the first of each row, which a classifier reads.
+class UnpaddedLayout(Layout):
+    """Computes the tokens that count, and the first of each row, which a classifier reads.
 
-    A row without any true token is kept whole, masked as it is, and so comes out as from
-    `PaddedLayout`: its attention is spread evenly.
+    A row without any token that counts is kept whole, masked as it is, so that it comes out as
+    from `PaddedLayout`: its attention is spread evenly.
 
-    Rows are grouped by length, so that one long row does not make every row pay: above half of the
-    longest, above a quarter, and the rest. A group's rectangle is as wide as its own longest row.
+    Rows are grouped by length, so that one long row does not widen all the others: above half of
+    the longest, above a quarter, and the rest. A rectangle is as wide as the longest row of its
+    group.
 
     Args:
         attention_mask: Integers or booleans (B, W), nonzero where a token counts; any pattern.
@@ -125,38 +129,36 @@ class TokenLayout(RowLayout):
     """
 
     def __init__(self, attention_mask: tf.Tensor, length_groups: int = LENGTH_GROUPS) -> None:
-        counts = tf.cast(attention_mask, tf.bool)
-        self._batch_shape = tf.shape(counts)  # (B, W)
+        mask = tf.cast(attention_mask, tf.bool)
+        self._batch_shape = tf.shape(mask)  # (B, W)
         rows, width = self._batch_shape[0], self._batch_shape[1]
         is_first = (tf.range(width) == 0)[tf.newaxis]
-        is_empty = ~tf.reduce_any(counts, axis=1, keepdims=True)
-        kept = counts | is_first | is_empty  # (B, W)
+        is_empty = ~tf.reduce_any(mask, axis=1, keepdims=True)
+        kept = mask | is_first | is_empty  # (B, W)
         self._kept = tf.cast(tf.where(tf.reshape(kept, [-1]))[:, 0], tf.int32)  # (N,)
         self.positions = self._kept % tf.maximum(width, 1)
         self._lengths = tf.reduce_sum(tf.cast(kept, tf.int32), axis=1)  # (B,)
         self._starts = tf.cumsum(self._lengths, exclusive=True)  # (B,)
         self._count = tf.size(self._kept)
         self._row_of_token = tf.repeat(tf.range(rows), self._lengths)  # (N,)
-        kept_counts = tf.gather(tf.reshape(counts, [-1]), self._kept)  # (N,)
+        kept_mask = tf.gather(tf.reshape(mask, [-1]), self._kept)  # (N,)
         self._places: dict[tuple[int, int], tf.Tensor] = {}  # the same in every block
         self.groups = []
-        self._tokens: list[tf.Tensor] = []  # (R, T) each: where in (N,) a place's token is
-        self._is_token: list[tf.Tensor] = []  # (R, T) each: false at the places of padding
+        self._rectangles: list[_Rectangle] = []
         for numbers in self._group_by_length(length_groups):
             lengths = tf.gather(self._lengths, numbers)  # (R,)
-            places = tf.range(tf.reduce_max(tf.concat([[0], lengths], 0)))  # (T,)
-            is_token = places < lengths[:, tf.newaxis]
+            columns = tf.range(tf.reduce_max(tf.concat([[0], lengths], 0)))  # (T,)
+            is_token = columns < lengths[:, tf.newaxis]
             # Padding repeats some token: whatever is computed there is masked or dropped.
-            tokens = tf.gather(self._starts, numbers)[:, tf.newaxis] + places
+            tokens = tf.gather(self._starts, numbers)[:, tf.newaxis] + columns
             tokens = tf.minimum(tokens, self._count - 1)
-            group_counts = is_token & tf.gather(kept_counts, tokens)
-            self.groups.append(RowGroup(numbers, group_counts[:, tf.newaxis, tf.newaxis, :]))
-            self._tokens.append(tokens)
-            self._is_token.append(is_token)
-        if length_groups == 1:
-            self.groups = [RowGroup(None, group.counts) for group in self.groups]
+            group_mask = (is_token & tf.gather(kept_mask, tokens))[:, tf.newaxis, tf.newaxis, :]
+            self.groups.append(RowGroup(numbers if length_groups > 1 else None, group_mask))
+            self._rectangles.append(_Rectangle(numbers, tokens, is_token))
 
     def _group_by_length(self, length_groups: int) -> list[tf.Tensor]:
+        if length_groups == 1:
+            return [tf.range(self._batch_shape[0])]
         longest = tf.reduce_max(tf.concat([[0], self._lengths], 0))
         level = tf.zeros_like(self._lengths)
         for halvings in range(1, length_groups):
@@ -169,13 +171,12 @@ class TokenLayout(RowLayout):
 
     def pad(self, x: tf.Tensor) -> tf.Tensor:
         """Scatters the tokens into zeros."""
-        width = x.shape[-1]
-        shape = [self._batch_shape[0] * self._batch_shape[1], width]
-        flat = tf.scatter_nd(self._kept[:, tf.newaxis], x, shape)
-        return tf.reshape(flat, [self._batch_shape[0], self._batch_shape[1], width])
+        rows, width = self._batch_shape[0], self._batch_shape[1]
+        flat = tf.scatter_nd(self._kept[:, tf.newaxis], x, [rows * width, x.shape[-1]])
+        return tf.reshape(flat, [rows, width, x.shape[-1]])
 
     def first_tokens(self, x: tf.Tensor) -> tf.Tensor:
-        """Gathers the first of each row."""
+        """Gathers the first token of each row."""
         return tf.gather(x, self._starts)
 
     def split_heads(self, x: tf.Tensor, n_heads: int, head_dim: int) -> list[tf.Tensor]:
@@ -185,12 +186,13 @@ class TokenLayout(RowLayout):
         head = tf.reshape(tf.range(n_heads), [-1, 1])
         # Heads of (N, P, H, K), flattened to (N * P * H, K), in the order (P, R, H, T).
         sources = [
-            (tokens[:, tf.newaxis, :] * parts + part) * n_heads + head for tokens in self._tokens
+            (rectangle.tokens[:, tf.newaxis, :] * parts + part) * n_heads + head
+            for rectangle in self._rectangles
         ]
         back = self._places_of_heads(parts, n_heads)  # (N, P, H)
 
-        # The gradient of a gather adds up repeated rows. Here only padding repeats, and gets none,
-        # so that the gradient is a gather as well.
+        # The gradient of a gather adds up repeated rows. Here only padding repeats, and it gets no
+        # gradient, so that the gradient of the whole is a gather as well.
         @tf.custom_gradient
         def split(heads: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], object]:
             def gradient(*upstream: tf.Tensor) -> tf.Tensor:
@@ -202,7 +204,7 @@ class TokenLayout(RowLayout):
         return list(split(tf.reshape(x, [-1, head_dim])))
 
     def merge_heads(self, rectangles: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Gathers the tokens' heads out of all rectangles."""
+        """Gathers the heads of the tokens out of all rectangles."""
         n_heads, head_dim = rectangles[0].shape[1], rectangles[0].shape[3]
         places = self._places_of_heads(1, n_heads)  # (N, 1, H)
         head = tf.range(n_heads)[:, tf.newaxis]
@@ -212,7 +214,7 @@ class TokenLayout(RowLayout):
             def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
                 heads = tf.reshape(upstream, [-1, head_dim])
                 parts = []
-                for tokens, is_token in zip(self._tokens, self._is_token, strict=True):
+                for _, tokens, is_token in self._rectangles:
                     rows = tf.gather(heads, tokens[:, tf.newaxis, :] * n_heads + head)
                     true = tf.cast(is_token, rows.dtype)[:, tf.newaxis, :, tf.newaxis]
                     parts.append(rows * true)
@@ -224,16 +226,16 @@ class TokenLayout(RowLayout):
         return merge(*rectangles)
 
     def _places_of_heads(self, parts: int, n_heads: int) -> tf.Tensor:
-        """Says where a token's heads are in all rectangles, flattened and concatenated: (N, P, H).
+        """Finds the heads of each token in all rectangles, flattened and concatenated: (N, P, H).
 
-        Inside a rectangle (P, R, H, T), the head h of projection p of the token t of row r is
-        number ((p * R + r) * H + h) * T + t.
+        In a rectangle (P, R, H, T), head h of projection p of token t of row r is number
+        ((p * R + r) * H + h) * T + t.
         """
         if (parts, n_heads) not in self._places:
-            # By row: where its rectangle begins, its number in there, and that one's R and T.
+            # For each row: where its rectangle begins, R and T of that, and the row's number in it.
             table = tf.zeros([tf.size(self._lengths), 4], tf.int32)
             begin = tf.constant(0)
-            for numbers, tokens in zip(self._numbers(), self._tokens, strict=True):
+            for numbers, tokens, _ in self._rectangles:
                 rows, length = tf.shape(tokens)[0], tf.shape(tokens)[1]
                 constants = tf.stack([begin, rows, length])
                 columns = tf.concat(
@@ -249,6 +251,34 @@ class TokenLayout(RowLayout):
             self._places[parts, n_heads] = begin + head + token[:, tf.newaxis, tf.newaxis]
         return self._places[parts, n_heads]
 
-    def _numbers(self) -> list[tf.Tensor]:
-        every = tf.range(tf.size(self._lengths))
-        return [every if group.rows is None else group.rows for group in self.groups]
+
+class _Rectangle(NamedTuple):
+    """Where the tokens of a group stand among the flat rows.
+
+    Attributes:
+        rows: Integers (R,), the numbers of its rows in the batch.
+        tokens: Integers (R, T), which of the N tokens stands in each place.
+        is_token: Booleans (R, T), false at the places of padding.
+    """
+
+    rows: tf.Tensor
+    tokens: tf.Tensor
+    is_token: tf.Tensor
+
+
+def make_layout(
+    attention_mask: tf.Tensor, *, skip_padding: bool, length_groups: int = LENGTH_GROUPS
+) -> Layout:
+    """Lays out the tokens of a batch.
+
+    Args:
+        attention_mask: Integers or booleans (B, W), nonzero where a token counts; any pattern.
+        skip_padding: Whether to leave out what no token sees.
+        length_groups: How many groups of rows by length; see `UnpaddedLayout`.
+
+    Returns:
+        The layout.
+    """
+    if skip_padding:
+        return UnpaddedLayout(attention_mask, length_groups)
+    return PaddedLayout(attention_mask)

@@ -46,25 +46,19 @@ class Scores:
 
 
 def compile_classifier(
-    model: TFDistilBertForSequenceClassification,
-    optimizer: Any = "adam",
-    *,
-    jit_compile: bool = False,
+    model: TFDistilBertForSequenceClassification, optimizer: Any = "adam"
 ) -> None:
     """Compiles a classifier with its loss and metric: cross-entropy of logits, accuracy.
 
     Args:
         model: The classifier.
         optimizer: What Keras' `compile` takes.
-        jit_compile: Whether to compile with XLA; the model then computes padding too, and wants
-            batches of one width.
     """
-    model.skip_padding = not jit_compile
     model.compile(
         optimizer=optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-        jit_compile=jit_compile,
+        jit_compile=False,
     )
 
 

@@ -73,13 +73,16 @@ class MultiTaskModel(DistributedTraining, keras.Model):
             for name, model in classifiers.items()
         ]
         self.micro_batches = 1
+        self.skip_padding = True
         self.train_function: Callable[[Any], Any] | None = None
         self._steps_to_skip = 0
         self.built = True
 
     def call(self, inputs: ModelInputs, training: bool | None = None) -> dict[str, tf.Tensor]:
         """Encodes the rows once, and applies every classifier to all of them."""
-        encoded = self.distilbert(inputs, training=training, first_token_only=True)
+        encoded = self.distilbert(
+            inputs, training=training, first_token_only=True, skip_padding=self.skip_padding
+        )
         first_tokens = encoded.last_hidden_state[:, 0]  # (B, D)
         return {
             name: model.classify(first_tokens, training=training)
@@ -94,6 +97,7 @@ class MultiTaskModel(DistributedTraining, keras.Model):
         micro_batches: int = 1,
         steps_per_execution: int = 1,
         run_eagerly: bool = False,
+        skip_padding: bool = True,
     ) -> None:
         """Prepares for `fit` and `evaluate`; to be called in the strategy's scope.
 
@@ -106,10 +110,10 @@ class MultiTaskModel(DistributedTraining, keras.Model):
                 the other, to save memory. The step is the same.
             steps_per_execution: Steps between two returns to Python.
             run_eagerly: Whether to run without graphs, for debugging.
+            skip_padding: Whether to leave padding out, where neither XLA nor a TPU needs it.
         """
         on_tpu = isinstance(self.distribute_strategy, tf.distribute.TPUStrategy)
-        for model in self.classifiers.values():
-            model.skip_padding = not (jit_compile or on_tpu)
+        self.skip_padding = skip_padding and not (jit_compile or on_tpu)
         self.micro_batches = micro_batches
         super().compile(
             optimizer=optimizer,

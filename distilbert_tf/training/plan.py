@@ -60,7 +60,7 @@ class PreparedRun:
     @property
     def width(self) -> int | None:
         """T of all batches, if they must have one."""
-        return None if self.model.distilbert.skip_padding else self.options.max_length
+        return None if self.model.skip_padding else self.options.max_length
 
     def evaluation(self, split: str) -> tuple[Any, int]:
         """Makes the batches of all tasks that have a split, and their number."""

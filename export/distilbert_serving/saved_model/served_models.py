@@ -145,8 +145,12 @@ class ServedClassifier(ServedModel):
         super().__init__(model, tokenizer, pair)
 
     def _trace(self, inputs: Inputs, is_valid: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        mask = inputs["attention_mask"]
-        logits = trace_by_size(self.model, mask, lambda: self.model(inputs, training=False))
+        logits = trace_by_size(
+            self.encoder,
+            inputs,
+            lambda hidden: self.model.classify(hidden[:, 0], training=False),
+            first_token_only=True,
+        )
         label_id = tf.argmax(logits, axis=1, output_type=tf.int32)
         outputs = {
             names.LABEL: tf.gather(tf.constant(self.labels), label_id),
@@ -220,12 +224,11 @@ class ServedMaskedLM(ServedModel):
         is_valid &= counts <= self.max_masks
         places = tf.where(is_mask & is_valid[:, tf.newaxis])  # (N, 2)
 
-        def score() -> tf.Tensor:
-            hidden = self.model.distilbert(inputs, training=False).last_hidden_state
+        def score(hidden: tf.Tensor) -> tf.Tensor:
             # Only the masks: scoring the vocabulary is the most expensive product of all.
             return tf.nn.softmax(self.model.score_words(tf.gather_nd(hidden, places)))  # (N, V)
 
-        best, ids = tf.math.top_k(trace_by_size(self.model, mask, score), self.top_k)  # (N, K)
+        best, ids = tf.math.top_k(trace_by_size(self.encoder, inputs, score), self.top_k)  # (N, K)
         order = tf.cumsum(tf.cast(is_mask, tf.int32), axis=1, exclusive=True)  # (B, T)
         order = tf.gather_nd(order, places)  # (N,): which mask of its row
         rows = tf.cast(places[:, 0], tf.int32)
@@ -277,10 +280,8 @@ class ServedEncoder(ServedModel):
 
     def _trace(self, inputs: Inputs, is_valid: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         mask = inputs["attention_mask"]
-        hidden = trace_by_size(
-            self.model, mask, lambda: self.model(inputs, training=False).last_hidden_state
-        )  # (B, T, D), zeros where the mask is
-        hidden = tf.cast(hidden, tf.float32)
+        # (B, T, D), zeros where the mask is
+        hidden = trace_by_size(self.encoder, inputs, lambda hidden: tf.cast(hidden, tf.float32))
         tokens = tf.math.count_nonzero(mask, axis=1, keepdims=True, dtype=tf.float32)  # (B, 1)
         outputs = {
             names.CLS_EMBEDDING: hidden[:, 0],

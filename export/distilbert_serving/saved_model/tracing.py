@@ -1,15 +1,14 @@
-"""How a model is traced for serving.
+"""How an encoder is traced for serving.
 
-Shapes: B rows, T tokens in the longest of them.
+Shapes: B rows, T tokens in the longest of them, D = config.dim.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import tensorflow as tf
 
-from distilbert_tf.models.pretrained import PreTrainedModel
+from distilbert_tf.models.encoder import TFDistilBertModel
+from distilbert_tf.models.pretrained import ModelInputs
 from distilbert_tf.models.unpadding import LENGTH_GROUPS
 
 # oneDNN packs weights for 7 to 88 rows in one way and for more in another (measured on AVX-512).
@@ -17,43 +16,45 @@ FEW_TOKENS = (7, 80)
 
 
 def trace_by_size(
-    model: PreTrainedModel, attention_mask: tf.Tensor, call: Callable[[], tf.Tensor]
+    encoder: TFDistilBertModel,
+    inputs: ModelInputs,
+    head: Callable[[tf.Tensor], tf.Tensor],
+    *,
+    first_token_only: bool = False,
 ) -> tf.Tensor:
-    """Traces a call of a model twice, for few tokens and for many; a request takes one of the two.
+    """Traces encoder and head twice, for few tokens and for many; a request takes one of the two.
 
     A server that packs its weights once (TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1) keeps for each op of
     the graph the layout of its first call. Few rows want another layout than many, and would pay
     for it anew in every call: 10 ms for a lone sentence. Two copies of each op keep both.
 
+    Padding is never computed, not even for a model made with `skip_padding=False`.
+
     Args:
-        model: The model; also one that was trained with its padding is traced for true tokens.
-        attention_mask: Integers (B, T).
-        call: Calls it.
+        encoder: The encoder.
+        inputs: `input_ids` and `attention_mask`, integers (B, T).
+        head: Takes the last hidden states, float (B, T, D) or (B, 1, D).
+        first_token_only: Whether it takes those of the first tokens alone, (B, 1, D).
 
     Returns:
-        What `call` gives.
+        What `head` returns.
     """
 
-    def trace(length_groups: int) -> tf.Tensor:
-        with _true_tokens(model, length_groups):
-            return call()
+    def compute(length_groups: int) -> tf.Tensor:
+        encoded = encoder(
+            inputs,
+            training=False,
+            first_token_only=first_token_only,
+            skip_padding=True,
+            length_groups=length_groups,
+        )
+        return head(encoded.last_hidden_state)
 
-    tokens = tf.math.count_nonzero(attention_mask, dtype=tf.int32)
+    tokens = tf.math.count_nonzero(inputs["attention_mask"], dtype=tf.int32)
     few, most = FEW_TOKENS
     return tf.cond(
         (tokens >= few) & (tokens <= most),
         # With few tokens, more groups of rows cost more than they save.
-        lambda: trace(1),
-        lambda: trace(LENGTH_GROUPS),
+        lambda: compute(1),
+        lambda: compute(LENGTH_GROUPS),
     )
-
-
-@contextlib.contextmanager
-def _true_tokens(model: Any, length_groups: int) -> Iterator[None]:
-    encoder = getattr(model, "distilbert", model)
-    before = model.skip_padding, encoder.length_groups
-    model.skip_padding, encoder.length_groups = True, length_groups
-    try:
-        yield
-    finally:
-        model.skip_padding, encoder.length_groups = before

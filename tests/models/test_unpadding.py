@@ -1,4 +1,4 @@
-"""Computing true tokens alone gives what computing every position gives."""
+"""Unpadding: computing true tokens only equals computing every position."""
 
 import hypothesis.strategies as st
 import keras
@@ -14,7 +14,7 @@ from distilbert_tf.models.heads import (
     TFDistilBertForMaskedLM,
     TFDistilBertForSequenceClassification,
 )
-from distilbert_tf.models.unpadding import LENGTH_GROUPS, PaddedLayout, TokenLayout
+from distilbert_tf.models.unpadding import LENGTH_GROUPS, PaddedLayout, UnpaddedLayout
 
 CONFIG = DistilBertConfig(
     vocab_size=31, dim=24, n_layers=3, n_heads=3, hidden_dim=40, max_position_embeddings=40,
@@ -34,6 +34,10 @@ def model(request) -> keras.Model:
     return model
 
 
+def mask_of(*lengths: int) -> np.ndarray:
+    return (np.arange(WIDTH) < np.array(lengths)[:, np.newaxis]).astype("int32")
+
+
 @st.composite
 def masks(draw) -> np.ndarray:
     """Rows of every kind: full, short, padded left, with holes, empty; one long among short."""
@@ -50,15 +54,16 @@ def masks(draw) -> np.ndarray:
     return np.array(rows, "int32").reshape(-1, WIDTH)
 
 
-def ids_for(mask: np.ndarray) -> np.ndarray:
-    return np.random.default_rng(mask.sum()).integers(0, CONFIG.vocab_size, mask.shape, "int32")
+def inputs_for(mask: np.ndarray) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(mask.sum())
+    ids = random.integers(0, CONFIG.vocab_size, mask.shape, "int32")
+    return {"input_ids": ids, "attention_mask": mask}
 
 
 def run(model: keras.Model, mask: np.ndarray, *, skip_padding: bool) -> tuple[np.ndarray, dict]:
-    """Gives outputs, and gradients of a sum that weighs every true output differently."""
-    model.skip_padding = skip_padding
+    """Returns outputs, and gradients of a sum that weighs every true output differently."""
     with tf.GradientTape() as tape:
-        output = model({"input_ids": ids_for(mask), "attention_mask": mask})
+        output = model(inputs_for(mask), skip_padding=skip_padding)
         output = output if tf.is_tensor(output) else output.last_hidden_state
         weights = np.random.default_rng(7).standard_normal(output.shape)
         if output.shape.rank == 3:
@@ -98,19 +103,17 @@ def test_outputs_and_gradients_for_any_mask(model, mask):
 
 
 def test_one_long_row_among_short_ones(model):
-    lengths = np.array([2, 1, WIDTH, 3, 8, 4, 1])
-    assert_same(model, (np.arange(WIDTH) < lengths[:, np.newaxis]).astype("int32"))
+    assert_same(model, mask_of(2, 1, WIDTH, 3, 8, 4, 1))
 
 
 @pytest.mark.parametrize("groups", [1, 2, 5])
 def test_any_number_of_groups(groups):
     keras.utils.set_random_seed(1)
-    model = TFDistilBertForSequenceClassification(CONFIG)
-    mask = (np.arange(WIDTH) < np.array([[1], [16], [7], [3], [9], [2]])).astype("int32")
-    expected, _ = run(model, mask, skip_padding=True)
-    model.distilbert.length_groups = groups
-    actual, _ = run(model, mask, skip_padding=True)
-    assert np.ptp(expected, axis=0).min() > 0.1
+    model = TFDistilBertModel(CONFIG)
+    inputs = inputs_for(mask_of(1, 16, 7, 3, 9, 2))
+    expected = model(inputs).last_hidden_state
+    actual = model(inputs, length_groups=groups).last_hidden_state
+    assert np.ptp(expected[:, 0], axis=0).min() > 0.1
     assert_close(actual, expected, roundings(CONFIG))
 
 
@@ -122,15 +125,12 @@ def test_float32_agrees_too():
     for _ in range(5):
         mask = (random.random((6, 60)) < random.random((6, 1))).astype("int32")
         inputs = {"input_ids": random.integers(0, 97, mask.shape), "attention_mask": mask}
-        model.skip_padding = True
-        logits = model(inputs).numpy()
-        model.skip_padding = False
-        assert_close(logits, model(inputs), roundings(model))
+        assert_close(model(inputs), model(inputs, skip_padding=False), roundings(model))
 
 
 def test_tokens_are_counted_and_placed():
     mask = np.array([[1, 1, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]], "int32")
-    layout = TokenLayout(mask)
+    layout = UnpaddedLayout(mask)
     # The first token of each row is computed, masked or not, and an empty row as it is.
     assert layout.positions.numpy().tolist() == [0, 1, 0, 1, 3, 0, 1, 2, 3, 0, 1, 2, 3]
     numbered = np.arange(16).reshape(4, 4)
@@ -146,22 +146,22 @@ def test_tokens_are_counted_and_placed():
 def test_a_long_row_does_not_widen_the_others():
     lengths = [3, 100, 4, 60, 5, 30, 26, 25]
     mask = np.arange(100) < np.array(lengths)[:, np.newaxis]
-    layout = TokenLayout(mask)
-    rows = {tuple(group.rows.numpy()): group.counts.shape[-1] for group in layout.groups}
+    layout = UnpaddedLayout(mask)
+    rows = {tuple(group.rows.numpy()): group.mask.shape[-1] for group in layout.groups}
     assert rows == {(1, 3): 100, (5, 6): 30, (0, 2, 4, 7): 25}
-    (rectangle,) = TokenLayout(mask, length_groups=1).groups
-    assert rectangle.counts.shape == (8, 1, 1, 100)
+    (rectangle,) = UnpaddedLayout(mask, length_groups=1).groups
+    assert rectangle.mask.shape == (8, 1, 1, 100)
 
 
 @pytest.mark.parametrize("lengths", [[4, 2, 7], [5], [1, 1, 1]])
 def test_heads_are_split_and_merged(lengths):
     mask = np.arange(max(lengths)) < np.array(lengths)[:, np.newaxis]
-    tokens, padded = TokenLayout(mask), PaddedLayout(tf.constant(mask))
+    tokens, padded = UnpaddedLayout(mask), PaddedLayout(tf.constant(mask))
     x = np.random.default_rng(0).standard_normal((*mask.shape, 2 * 3 * 4))  # P, H, K = 2, 3, 4
     (whole,) = padded.split_heads(padded.flatten(tf.constant(x)), 3, 4)  # (P, B, H, T, K)
     groups = tokens.split_heads(tokens.flatten(tf.constant(x)), 3, 4)
     for rectangle, group in zip(groups, tokens.groups, strict=True):
-        counts = group.counts.numpy()[:, 0, 0]  # (R, T)
+        counts = group.mask.numpy()[:, 0, 0]  # (R, T)
         expected = whole.numpy()[:, group.rows.numpy(), :, : counts.shape[1]]
         np.testing.assert_array_equal(
             rectangle.numpy() * counts[:, np.newaxis, :, np.newaxis],
@@ -174,21 +174,17 @@ def test_heads_are_split_and_merged(lengths):
 def test_first_token_alone_is_the_first_of_all():
     keras.utils.set_random_seed(0)
     model = TFDistilBertModel(CONFIG)
-    mask = (np.arange(WIDTH) < np.array([[3], [17], [9], [1]])).astype("int32")
-    inputs = {"input_ids": ids_for(mask), "attention_mask": mask}
+    inputs = inputs_for(mask_of(3, 17, 9, 1))
     for skip_padding in (True, False):
-        model.skip_padding = skip_padding
-        alone = model(inputs, first_token_only=True).last_hidden_state
-        assert alone.shape == (4, 1, CONFIG.dim)
-        whole = model(inputs).last_hidden_state
+        whole = model(inputs, skip_padding=skip_padding).last_hidden_state
+        alone = model(inputs, skip_padding=skip_padding, first_token_only=True).last_hidden_state
         assert_close(alone, whole[:, :1], roundings(model))
 
 
 def test_the_padded_path_is_what_xla_compiles():
     keras.utils.set_random_seed(0)
     model = TFDistilBertForSequenceClassification(CONFIG, skip_padding=False)
-    mask = (np.arange(WIDTH) < np.array([[3], [17], [9], [1]])).astype("int32")
-    inputs = {"input_ids": ids_for(mask), "attention_mask": mask}
+    inputs = inputs_for(mask_of(3, 17, 9, 1))
     compiled = tf.function(lambda inputs: model(inputs), jit_compile=True)
     assert_close(compiled(inputs), model(inputs), roundings(model))
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(True), jit_compile=True)
@@ -197,32 +193,26 @@ def test_the_padded_path_is_what_xla_compiles():
     assert history[-1] < history[0]
 
 
-def test_keras_does_not_take_xla_where_padding_is_skipped():
+def test_keras_does_not_use_xla_where_padding_is_skipped():
     model = TFDistilBertForSequenceClassification(CONFIG)
     assert model.skip_padding
-    assert model.distilbert.skip_padding
     with pytest.warns(UserWarning, match="doesn't support `jit_compile=True`"):
         model.compile("adam", "mse", jit_compile=True)
     assert not model.jit_compile
-    model.skip_padding = False
-    assert not model.distilbert.skip_padding
-    model.compile("adam", "mse", jit_compile=True)
-    assert model.jit_compile
 
 
-def test_the_switch_is_kept_in_a_keras_file(tmp_path):
+def test_the_choice_is_kept_in_a_keras_file(tmp_path):
     model = TFDistilBertForSequenceClassification(CONFIG, skip_padding=False)
     model.save(tmp_path / "padded.keras")
     loaded = keras.saving.load_model(tmp_path / "padded.keras")
     assert not loaded.skip_padding
-    assert not loaded.distilbert.skip_padding
+    assert loaded.supports_jit
 
 
 def test_dropout_falls_on_true_tokens_alone_and_differs_by_step():
     keras.utils.set_random_seed(0)
     model = TFDistilBertForSequenceClassification(CONFIG)
-    mask = (np.arange(WIDTH) < np.array([[3], [17]])).astype("int32")
-    inputs = {"input_ids": ids_for(mask), "attention_mask": mask}
+    inputs = inputs_for(mask_of(3, 17))
     first, second = (model(inputs, training=True).numpy() for _ in range(2))
     assert np.abs(first - second).max() > 1e-3
     assert int(model.distilbert.embeddings.dropout.step) == 2
@@ -238,25 +228,20 @@ class TestMaskPositions:
 
     @pytest.mark.parametrize("skip_padding", [True, False])
     def test_logits_are_those_of_the_positions(self, model, skip_padding):
-        mask = (np.arange(WIDTH) < np.array([[3], [17], [9]])).astype("int32")
-        inputs = {"input_ids": ids_for(mask), "attention_mask": mask}
+        inputs = inputs_for(mask_of(3, 17, 9))
         positions = np.array([[1, 2], [16, 0], [4, 4]])
         everywhere = model(inputs).numpy()
-        model.skip_padding = skip_padding
-        logits = model({**inputs, "mask_positions": positions})
+        logits = model({**inputs, "mask_positions": positions}, skip_padding=skip_padding)
         assert logits.shape == (3, 2, CONFIG.vocab_size)
         expected = np.take_along_axis(everywhere, positions[:, :, np.newaxis], axis=1)
         assert_close(logits, expected, roundings(model))
 
     def test_it_trains(self, model):
-        mask = np.ones((4, WIDTH), "int32")
+        inputs = inputs_for(np.ones((4, WIDTH), "int32"))
         positions = np.array([[1, 5], [2, 2], [3, 9], [4, 16]])
-        words = np.take_along_axis(ids_for(mask), positions, axis=1)
-        inputs = {
-            "input_ids": np.where(np.arange(WIDTH) % 5 == 1, 3, ids_for(mask)),
-            "attention_mask": mask,
-            "mask_positions": positions,
-        }
+        words = np.take_along_axis(inputs["input_ids"], positions, axis=1)
+        masked = np.where(np.arange(WIDTH) % 5 == 1, 3, inputs["input_ids"])
+        inputs |= {"input_ids": masked, "mask_positions": positions}
         weights = np.array([[1, 1], [1, 0], [1, 1], [1, 1]], "float32")
         model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         losses = model.fit(inputs, words, sample_weight=weights, epochs=12, verbose=0)
