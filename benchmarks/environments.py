@@ -1,6 +1,7 @@
 """The peers' virtual environments, made when they are missing."""
 
 import hashlib
+import os
 import subprocess
 import sys
 from importlib import metadata
@@ -9,7 +10,7 @@ from pathlib import Path
 from absl import logging
 
 HERE = Path(__file__).parent
-VENVS = HERE / ".venvs"
+VENVS = Path(os.environ.get("BENCHMARK_VENVS", HERE / ".venvs"))
 REQUIREMENTS = HERE / "requirements"
 STAMP = "requirements.sha256"
 

@@ -35,7 +35,12 @@ def run(cache: Path, tmp_path: Path, demo: str) -> Run:
         process = subprocess.Popen(
             [sys.executable, "-m", f"benchmarks.{script}", *flags],
             cwd=ROOT,
-            env={**os.environ, "BENCHMARK_CACHE": str(cache), "TF_CPP_MIN_LOG_LEVEL": "3"},
+            env={
+                **os.environ,
+                "BENCHMARK_CACHE": str(cache),
+                "BENCHMARK_VENVS": str(cache / "venvs"),  # peers are left out
+                "TF_CPP_MIN_LOG_LEVEL": "3",
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
