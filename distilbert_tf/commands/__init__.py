@@ -1,34 +1,21 @@
-"""The subcommands of `distilbert-tf`: their flags, and what they call.
+"""The subcommands of `distilbert-tf`.
 
-Each imports what it needs when it runs, so `--help` and wrong flags answer at once.
+Each imports what it needs when it runs, so `--help` and wrong flags answer immediately.
 """
 
-import json
-from collections.abc import Callable, Sequence
-from typing import Any
-
-from absl import flags
-
-from distilbert_tf.commands.common_flags import (
-    Command,
-    define_model,
-    define_pair,
-    read_texts,
-    required,
-    say,
-    split_pair,
+from distilbert_tf.commands.check_export import define_check_export, run_check_export
+from distilbert_tf.commands.common_flags import Command
+from distilbert_tf.commands.demo import define_demo, run_demo
+from distilbert_tf.commands.export import define_export, run_export
+from distilbert_tf.commands.pipelines import (
+    define_fill_mask,
+    define_predict,
+    run_fill_mask,
+    run_predict,
 )
 from distilbert_tf.commands.query import define_query, run_query
-from distilbert_tf.commands.serving import (
-    define_check_export,
-    define_export,
-    define_serve,
-    define_serving_config,
-    run_check_export,
-    run_export,
-    run_serve,
-    run_serving_config,
-)
+from distilbert_tf.commands.serving import define_serve, run_serve
+from distilbert_tf.commands.serving_config import define_serving_config, run_serving_config
 from distilbert_tf.commands.training import (
     define_evaluate,
     define_finetune,
@@ -38,48 +25,9 @@ from distilbert_tf.commands.training import (
     run_submit,
 )
 
-
-def _define_pipeline(values: flags.FlagValues) -> None:
-    define_model(values, default=None)
-    flags.DEFINE_integer("top_k", None, "how many answers for each text", 1, flag_values=values)
-
-
-def _run_pipeline(name: str) -> Callable[[flags.FlagValues, Sequence[str]], None]:
-    def run(values: flags.FlagValues, words: Sequence[str]) -> None:
-        from distilbert_tf.pipelines import pipeline
-
-        options = {} if values.top_k is None else {"top_k": values.top_k}
-        predict = pipeline(name, model=required(values, "model"), **options)
-        for text in read_texts(words):
-            inputs: Any = text
-            if "pair" in values and values.pair:
-                inputs = dict(zip(("text", "text_pair"), split_pair(text), strict=True))
-            answers = predict(inputs)
-            say(json.dumps({"text": text, "answers": answers}, ensure_ascii=False))
-
-    return run
-
-
-def _define_predict(values: flags.FlagValues) -> None:
-    _define_pipeline(values)
-    define_pair(values)
-
-
-def _define_demo(values: flags.FlagValues) -> None:
-    flags.DEFINE_string(
-        "output", "demo_run", "directory that the demo makes anew", flag_values=values
-    )
-
-
-def _demo(values: flags.FlagValues, words: Sequence[str]) -> None:
-    from distilbert_tf.commands.demo import run_demo
-
-    run_demo(values.output)
-
-
 COMMANDS = {
     "finetune": Command(
-        "fine-tune classifiers on one encoder, and keep the best evaluation's",
+        "fine-tune one or several classifiers on one encoder, and keep the best checkpoint",
         run_finetune,
         define_finetune,
     ),
@@ -87,29 +35,29 @@ COMMANDS = {
         "score a saved classifier on a split of a task", run_evaluate, define_evaluate
     ),
     "submit": Command(
-        "predict GLUE's test splits of a task, in the files that its server takes",
+        "predict GLUE's test splits of a task, in the format of its submission files",
         run_submit,
         define_submit,
     ),
     "predict": Command(
         "classify texts (arguments, or lines of standard input)",
-        _run_pipeline("text-classification"),
-        _define_predict,
+        run_predict,
+        define_predict,
         "[TEXT ...]",
     ),
     "fill-mask": Command(
         "fill in the [MASK] of texts (arguments, or lines of standard input)",
-        _run_pipeline("fill-mask"),
-        _define_pipeline,
+        run_fill_mask,
+        define_fill_mask,
         "[TEXT ...]",
     ),
     "export": Command(
-        "write a SavedModel for TF Serving, tokenization inside, and verify it",
+        "write a SavedModel for TF Serving with the tokenizer inside, and verify it",
         run_export,
         define_export,
     ),
     "check-export": Command(
-        "say what a SavedModel holds, and which TF Serving release can serve it",
+        "report what a SavedModel holds, and which TF Serving releases can serve it",
         run_check_export,
         define_check_export,
         "DIR",
@@ -120,19 +68,19 @@ COMMANDS = {
         define_serve,
     ),
     "serving-config": Command(
-        "write the files that TF Serving is started with: models, labels, batching, metrics",
+        "write TF Serving's configuration files: models, labels, batching, metrics",
         run_serving_config,
         define_serving_config,
     ),
     "query": Command(
-        "ask a server about texts (arguments, or lines of a file or of standard input)",
+        "query a server with texts (arguments, or lines of a file or of standard input)",
         run_query,
         define_query,
         "[TEXT ...]",
     ),
     "demo": Command(
-        "the whole path on the embedded data: fine-tune, export, serve, query",
-        _demo,
-        _define_demo,
+        "the whole path on data that comes with the package: fine-tune, export, serve, query",
+        run_demo,
+        define_demo,
     ),
 }

@@ -1,4 +1,4 @@
-"""What the subcommands of `distilbert-tf` share: flags that several have, and small helpers."""
+"""What the subcommands of `distilbert-tf` share: flags that several have, and how they print."""
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -30,20 +30,20 @@ class Command:
 
 
 def say(text: str) -> None:
-    """Prints a result, at once even into a pipe."""
+    """Prints a result, immediately even into a pipe."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
 def required(values: flags.FlagValues, name: str) -> Any:
-    """Gives a flag's value, and complains if there is none."""
+    """Returns a flag's value; a flag that was not given is a `UsageError`."""
     if values[name].value is None:
         raise UsageError(f"--{name} is required")
     return values[name].value
 
 
 def read_texts(words: Sequence[str]) -> Iterable[str]:
-    """Gives the texts of a command line, or the lines of standard input."""
+    """Returns the texts of a command line, or the lines of standard input if there are none."""
     return words or (line.rstrip("\r\n") for line in sys.stdin)
 
 
@@ -51,62 +51,93 @@ def split_pair(text: str) -> tuple[str, str]:
     """Splits at the first tab."""
     first, tab, second = text.partition("\t")
     if not tab:
-        raise UsageError(f"--pair wants two texts with a tab between them; got {text[:60]!r}")
+        raise UsageError(f"--pair expects two texts separated by a tab; got {text[:60]!r}")
     return first, second
+
+
+def define_flag(
+    values: flags.FlagValues,
+    name: str,
+    default: Any,
+    text: str,
+    *,
+    kind: type | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: Sequence[str] = (),
+) -> None:
+    """Defines a flag.
+
+    Args:
+        values: Where.
+        name: What it is called.
+        default: Its value if it is not given.
+        text: Its help.
+        kind: `bool`, `int`, `float`, `str` or `list` (with commas); the default's type if None.
+        minimum: The smallest number.
+        maximum: The largest number.
+        choices: The only values.
+    """
+    kind = kind or type(default)
+    if choices:
+        flags.DEFINE_enum(name, default, choices, text, flag_values=values)
+    elif kind in (int, float):
+        define: Any = flags.DEFINE_integer if kind is int else flags.DEFINE_float
+        define(name, default, text, minimum, maximum, flag_values=values)
+    elif kind is bool:
+        flags.DEFINE_boolean(name, default, text, flag_values=values)
+    elif kind is list:
+        flags.DEFINE_list(name, default, text, flag_values=values)
+    else:
+        flags.DEFINE_string(name, default, text, flag_values=values)
 
 
 def define_model(values: flags.FlagValues, default: str | None = "demo") -> None:
     """Defines --model."""
-    flags.DEFINE_string(
-        "model",
-        default,
-        "checkpoint: a directory, a name on the hub, or 'demo'",
-        flag_values=values,
-    )
+    define_flag(values, "model", default, "checkpoint: a directory, a hub repository, or 'demo'")
 
 
 def define_task(values: flags.FlagValues, text: str = "task: sst2, mnli or qqp") -> None:
     """Defines --task and --data."""
-    flags.DEFINE_string("task", "sst2", text, flag_values=values)
-    flags.DEFINE_string(
-        "data",
-        "demo",
-        "directory with the task's files in GLUE's layout or the hub's, 'hub', or 'demo'",
-        flag_values=values,
-    )
+    define_flag(values, "task", "sst2", text)
+    text = "directory with the task's files in GLUE's or the hub's layout, 'hub', or 'demo'"
+    define_flag(values, "data", "demo", text)
 
 
 def define_data(values: flags.FlagValues) -> None:
     """Defines --task, --data and --batch_size."""
     define_task(values)
-    flags.DEFINE_integer("batch_size", 32, "rows per step", lower_bound=1, flag_values=values)
+    define_flag(values, "batch_size", 32, "rows per step", minimum=1)
 
 
 def define_max_length(values: flags.FlagValues) -> None:
     """Defines --max_length."""
-    flags.DEFINE_integer(
-        "max_length",
-        None,
-        "longest row in tokens; longer text is cut (default: that of the fine-tuning)",
-        3,
-        flag_values=values,
-    )
+    text = "longest row in tokens; longer text is truncated (default: as in fine-tuning)"
+    define_flag(values, "max_length", None, text, kind=int, minimum=3)
 
 
 def define_pair(values: flags.FlagValues) -> None:
     """Defines --pair."""
-    flags.DEFINE_boolean(
-        "pair", False, "each TEXT holds two texts with a tab between them", flag_values=values
-    )
+    define_flag(values, "pair", False, "each TEXT holds two texts separated by a tab")
 
 
 def define_model_name(values: flags.FlagValues) -> None:
     """Defines --model_name."""
-    flags.DEFINE_string("model_name", "distilbert", "name of the served model", flag_values=values)
+    define_flag(values, "model_name", "distilbert", "name of the served model")
 
 
 def define_address(values: flags.FlagValues) -> None:
     """Defines --model_name, --host and --port."""
     define_model_name(values)
-    flags.DEFINE_string("host", "127.0.0.1", "address of the server", flag_values=values)
-    flags.DEFINE_integer("port", 8500, "port of the server", 0, 65535, flag_values=values)
+    define_flag(values, "host", "127.0.0.1", "address of the server")
+    define_flag(values, "port", 8500, "port of the server", minimum=0, maximum=65535)
+
+
+def define_batching(values: flags.FlagValues) -> None:
+    """Defines --max_batch_size, --max_request_rows and --max_latency_ms."""
+    text = "largest number of rows that a server computes at once"
+    define_flag(values, "max_batch_size", 32, text, minimum=1)
+    text = "largest number of rows in a request, which is computed in parts (default: 1024)"
+    define_flag(values, "max_request_rows", None, text, kind=int, minimum=1)
+    text = "how long a request may wait for others to share its batch"
+    define_flag(values, "max_latency_ms", 5.0, text, minimum=0.0)

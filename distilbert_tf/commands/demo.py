@@ -1,11 +1,14 @@
-"""The demo: the commands a user would type, each in a process of its own."""
+"""The subcommand `demo`: the commands a user would type, each in a process of its own."""
 
 import shlex
 import shutil
 import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from absl import flags
+
+from distilbert_tf.commands.common_flags import define_flag, say
 from distilbert_tf.training.launcher import command_line, free_ports
 
 SENTENCES = (
@@ -17,17 +20,20 @@ MARKER = ".distilbert_tf_demo"  # a directory that a demo made, and may replace
 SERVER_LOG = "serve.log"
 
 
-def run_demo(output: str | Path) -> None:
-    """Fine-tunes the demo encoder, exports it, serves it and asks it three sentences.
+def define_demo(values: flags.FlagValues) -> None:
+    """Defines the flags of `demo`."""
+    text = "directory for everything; that of an earlier demo is replaced"
+    define_flag(values, "output", "demo_run", text)
 
-    Args:
-        output: Directory for everything; that of an earlier demo is replaced.
+
+def run_demo(values: flags.FlagValues, words: Sequence[str]) -> None:
+    """Fine-tunes the demo encoder, exports it, serves it and queries it with three sentences.
 
     Raises:
-        FileExistsError: `output` is there, and no demo made it.
+        FileExistsError: The directory exists, and no demo made it.
         RuntimeError: A command failed.
     """
-    output = Path(output)
+    output = Path(values.output)
     if output.exists():
         if not (output / MARKER).exists():
             raise FileExistsError(
@@ -54,8 +60,7 @@ def run_demo(output: str | Path) -> None:
 
 
 def _announced(*words: str) -> list[str]:
-    sys.stdout.write(f"\n$ {shlex.join(['distilbert-tf', *words])}\n")
-    sys.stdout.flush()
+    say(f"\n$ {shlex.join(['distilbert-tf', *words])}")
     return command_line(*words)
 
 

@@ -12,6 +12,7 @@ from absl import flags
 
 from distilbert_tf.commands.common_flags import (
     define_data,
+    define_flag,
     define_max_length,
     define_model,
     define_task,
@@ -43,20 +44,10 @@ def define_finetune(values: flags.FlagValues) -> None:
 
 
 def _define_option(values: flags.FlagValues, field: dataclasses.Field[Any]) -> None:
-    name, limits = field.name, field.metadata
-    default: Any = field.default
-    text = limits["help"]
-    kind = option_type(field)
-    if "choices" in limits:
-        flags.DEFINE_enum(name, default, limits["choices"], text, flag_values=values)
-    elif kind is bool:
-        flags.DEFINE_boolean(name, default, text, flag_values=values)
-    elif kind is str:
-        flags.DEFINE_string(name, default, text, flag_values=values)
-    else:
-        define = flags.DEFINE_integer if kind is int else flags.DEFINE_float
-        lowest, highest = limits.get("minimum"), limits.get("maximum")
-        define(name, default, text, lowest, highest, flag_values=values)
+    limits = dict(field.metadata)
+    define_flag(
+        values, field.name, field.default, limits.pop("help"), kind=option_type(field), **limits
+    )
 
 
 def run_finetune(values: flags.FlagValues, words: Sequence[str]) -> None:

@@ -13,8 +13,11 @@ from distilbert_serving.smoke_test import run as smoke_test
 from distilbert_serving.tf_serving.batching_parameters import batching_parameters
 from distilbert_serving.tf_serving.serving_files import write_server_files
 
-from distilbert_tf.commands import query as query_command
-from distilbert_tf.commands import serving as serving_commands
+from distilbert_tf.commands.check_export import define_check_export
+from distilbert_tf.commands.export import define_export
+from distilbert_tf.commands.query import define_query
+from distilbert_tf.commands.serving import define_serve
+from distilbert_tf.commands.serving_config import define_serving_config
 
 OTHER_NAMES = {
     "poll_wait_s": "file_system_poll_wait_seconds",
@@ -28,14 +31,14 @@ OTHER_NAMES = {
 @pytest.mark.parametrize(
     ("define", "function", "count"),
     [
-        (serving_commands.define_export, export_saved_model, 13),
-        (serving_commands.define_serving_config, write_server_files, 8),
-        (serving_commands.define_serving_config, batching_parameters, 4),
-        (serving_commands.define_check_export, inspect_export, 1),
-        (serving_commands.define_serve, ModelServer, 9),
-        (serving_commands.define_serve, LoadOptions, 3),
-        (serving_commands.define_serve, serve, 1),
-        (query_command.define_query, PredictClient, 6),
+        (define_export, export_saved_model, 13),
+        (define_serving_config, write_server_files, 8),
+        (define_serving_config, batching_parameters, 4),
+        (define_check_export, inspect_export, 1),
+        (define_serve, ModelServer, 9),
+        (define_serve, LoadOptions, 3),
+        (define_serve, serve, 1),
+        (define_query, PredictClient, 6),
         (smoke_test.define_flags, smoke_test.smoke_test, 6),
     ],
 )
