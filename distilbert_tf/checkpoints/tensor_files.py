@@ -4,11 +4,8 @@ Nothing here knows a model: files become a dict from tensor name to array, and b
 PyTorch's layout, so a dense layer's weight is (outputs, inputs).
 """
 
-import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -17,6 +14,7 @@ import safetensors
 from safetensors.numpy import save_file
 
 from distilbert_tf.checkpoints.hub import SAFETENSORS_INDEX, TF_HDF5, shard_names
+from distilbert_tf.files import replacing
 
 Tensors = dict[str, np.ndarray]
 
@@ -120,37 +118,6 @@ def _torch_name(keras_name: str) -> tuple[str, bool]:
         raise CheckpointError(f"Cannot tell what the HDF5 weight {keras_name!r} is.")
     # Keras 2 repeats a scope that is entered twice ("vocab_projector/vocab_projector").
     return ".".join([*modules, _LEAVES[leaf]]), leaf == "kernel"
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary path to write to, which becomes `path` only if all goes well.
-
-    A process that is killed in between leaves the old file under its name, and at worst a
-    temporary one beside it.
-
-    Args:
-        path: The final path; its directory exists.
-
-    Yields:
-        A path in the same directory.
-    """
-    path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp makes files that only their owner may read; a checkpoint is for sharing.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:

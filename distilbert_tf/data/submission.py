@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from distilbert_tf.checkpoints.tensor_files import replacing
 from distilbert_tf.data.tasks import Task
+from distilbert_tf.files import replacing
 
 
 def write_submission(

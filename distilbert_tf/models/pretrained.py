@@ -14,7 +14,8 @@ from transformers import DistilBertConfig
 
 from distilbert_tf.checkpoints.config import load_config
 from distilbert_tf.checkpoints.hub import CONFIG, SAFETENSORS, find_checkpoint
-from distilbert_tf.checkpoints.tensor_files import read_tensors, replacing, write_safetensors
+from distilbert_tf.checkpoints.tensor_files import read_tensors, write_safetensors
+from distilbert_tf.files import replacing
 from distilbert_tf.models.distributed import DistributedTraining
 from distilbert_tf.models.weight_names import export_tensors, load_tensors
 

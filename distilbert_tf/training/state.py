@@ -18,7 +18,8 @@ import tensorflow as tf
 from absl import logging
 from safetensors.numpy import save_file
 
-from distilbert_tf.checkpoints.tensor_files import CheckpointError, Tensors, replacing
+from distilbert_tf.checkpoints.tensor_files import CheckpointError, Tensors
+from distilbert_tf.files import replacing
 
 CHECKPOINTS = "checkpoints"  # where in a run's directory its states are
 _FILE = re.compile(r"step-(\d+)\.safetensors")

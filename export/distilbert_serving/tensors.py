@@ -1,4 +1,4 @@
-"""NumPy arrays to TensorProto and back, for client and server, without TensorFlow.
+"""Tensors in messages, without TensorFlow: NumPy arrays to TensorProto and back, and SignatureDefs.
 
 Strings are object arrays of bytes: NumPy's fixed-width "S" type drops trailing NUL bytes.
 
@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from distilbert_serving.protos import tensor_pb2, types_pb2
+from distilbert_serving.protos import meta_graph_pb2, tensor_pb2, types_pb2
+from distilbert_serving.signatures import SignatureInfo, TensorInfo
 
 # A message may give fewer values than elements, and its last value is then repeated. This bounds
 # the work that a few bytes can ask for: elements to be filled in, and the dimensions of a tensor
@@ -48,13 +49,34 @@ _DATA_TYPES = {wire_type.dtype: data_type for data_type, wire_type in _WIRE_TYPE
 
 
 def data_type_name(data_type: int) -> str:
-    """Gives TensorFlow's short name of a DataType value, such as "float" or "string".
+    """Returns TensorFlow's short name of a DataType value, such as "float" or "string".
 
     A type that is newer than this TensorFlow has its number for a name.
     """
     if data_type in types_pb2.DataType.values():
         return types_pb2.DataType.Name(data_type).removeprefix("DT_").lower()
     return f"type {data_type}"
+
+
+def read_signature(proto: meta_graph_pb2.SignatureDef) -> SignatureInfo:
+    """Reads names, types and shapes of a signature's inputs and outputs."""
+    inputs, outputs = (
+        {name: _read_info(info) for name, info in infos.items()}
+        for infos in (proto.inputs, proto.outputs)
+    )
+    return SignatureInfo(inputs, outputs)
+
+
+def _read_info(info: meta_graph_pb2.TensorInfo) -> TensorInfo:
+    dtype = data_type_name(info.dtype)
+    encoding = info.WhichOneof("encoding")
+    if encoding in ("coo_sparse", "composite_tensor"):
+        dtype = f"{encoding.removesuffix('_tensor').removeprefix('coo_')} {dtype}"
+    if info.tensor_shape.unknown_rank:
+        return TensorInfo(dtype, None)
+    return TensorInfo(
+        dtype, tuple(None if dim.size < 0 else dim.size for dim in info.tensor_shape.dim)
+    )
 
 
 def read_shape(proto: tensor_pb2.TensorProto) -> tuple[int, ...]:

@@ -12,7 +12,8 @@ from processes import deadline, finish
 from recorded import CLASSES, assert_equals_recorded, at_tokens, outputs
 from safetensors.numpy import load_file, save_file
 
-from distilbert_tf.checkpoints.tensor_files import CheckpointError, read_tensors, replacing
+from distilbert_tf.checkpoints.tensor_files import CheckpointError, read_tensors
+from distilbert_tf.files import replacing
 from distilbert_tf.models.encoder import TFDistilBertModel
 from distilbert_tf.models.heads import (
     TFDistilBertForMaskedLM,

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from distilbert_serving.inspection.compatibility import check_saved_model
+from distilbert_serving.sample_sentences import SENTENCES
 from distilbert_serving.saved_model.exporter import EXPORT_RECORD, export_saved_model
-from distilbert_serving.saved_model.verification import SENTENCES
 from distilbert_serving.saved_model.weight_quantization import (
     WEIGHTS,
     rounded,

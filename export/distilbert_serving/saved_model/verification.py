@@ -7,16 +7,16 @@ in-graph tokenizer and the traced graph are both on trial, in every signature.
 Shapes: B rows.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from distilbert_serving.inspection.fresh_process import Arrays, ReloadError, ask_fresh_process
+from distilbert_serving.output_comparison import DifferenceError, compare_outputs, size_of
+from distilbert_serving.sample_sentences import SENTENCES
 from distilbert_serving.saved_model.endpoints import Endpoint, TextBatch
 from distilbert_serving.saved_model.served_models import Expected
 from distilbert_serving.saved_model.weight_quantization import rounded_in_memory
@@ -27,15 +27,6 @@ from distilbert_serving.signatures import SERVING_DEFAULT
 # float32. A single wrong token or weight moves logits a hundred times further than these bounds.
 TOLERANCES = {"float32": 1e-5, "float64": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
 
-SENTENCES = (
-    "The soup was cold, but the waiter could not have been kinder.",
-    "Señor Müller liked the crème brûlée; his naïve façade fell at once.",
-    "best. birthday. ever 🎂🥳 thanks to all of you 👩‍👩‍👧",
-    "",
-    "It rained for the whole week, and still the children asked when we would come back. " * 40,
-    "[MASK] 東京の夜 ist schön, n'est-ce pas?\tYes -- 100% (well, [MASK].5%)!",
-    "ok",
-)
 # Few tokens and many in turn: the graph holds a way for each, and packed weights must serve both.
 BATCHES = tuple(
     # The second texts are reversed, so that long meets short.
@@ -146,62 +137,18 @@ def _expect(name: str, endpoint: Endpoint, tolerance: float) -> list[Expected]:
 def _check_answer(
     where: str, batch: TextBatch, want: Expected, got: Arrays, tolerance: float
 ) -> float:
-    """Compares an answer; gives the greatest relative difference of its numbers."""
+    """Compares an answer; returns the greatest relative difference of its numbers."""
     where = f"in {where}, batch of {len(batch.texts)}"
-    if want.outputs.keys() != got.keys():
-        raise VerificationError(
-            f"Not verified: {where}: outputs {sorted(got)} instead of {sorted(want.outputs)}."
-        )
-    greatest = 0.0
-    # Numbers first: where they differ, labels do for that reason.
-    for name in sorted(want.outputs, key=lambda name: want.outputs[name].dtype.kind != "f"):
-        greatest = max(
-            greatest,
-            _check_output(
-                where, name, batch, want.outputs[name], got[name], want.is_tie, tolerance
-            ),
-        )
-    return greatest
-
-
-def _check_output(
-    where: str,
-    name: str,
-    batch: TextBatch,
-    want: np.ndarray,
-    got: np.ndarray,
-    is_tie: np.ndarray,
-    tolerance: float,
-) -> float:
-    """Compares an output row by row; see `_check_answer`."""
-    # What depends on the longest row is anything in a batch without rows.
-    is_shape_right = got.shape == want.shape if len(want) else len(got) == 0
-    if not is_shape_right or got.dtype != want.dtype:
-        raise VerificationError(
-            f"Not verified: {where}: {name} is {got.dtype} {got.shape}, in memory {want.dtype} "
-            f"{want.shape}."
-        )
-    is_number = want.dtype.kind == "f"
-    largest = float(np.abs(want).max(initial=1.0)) if is_number else 1.0
-    greatest = 0.0
-    for row, text in enumerate(batch.texts):
-        shown = (
-            f"{where}, text {text[:60]!r}: {name} {_show(got[row])}, in memory {_show(want[row])}"
-        )
-        if not is_number:
-            if not is_tie[row] and np.any(got[row] != want[row]):
-                raise VerificationError(f"Not verified: {shown}.")
-            continue
-        difference = float(np.abs(want[row] - got[row]).max(initial=0.0)) / largest
-        if math.isnan(difference) or difference > tolerance:
-            raise VerificationError(
-                f"Not verified: {shown}; they differ by {difference * largest:.1e}, allowed is "
-                f"{tolerance * largest:.1e}."
-            )
-        greatest = max(greatest, difference)
-    return greatest
-
-
-def _show(values: Any) -> str:
-    shown = str(np.asarray(values).tolist())
-    return shown if len(shown) <= 200 else f"{shown[:200]}..."
+    try:
+        differences = compare_outputs(got, want.outputs, tolerance, want.is_tie)
+    except DifferenceError as error:
+        text = "" if error.row is None else f", text {batch.texts[error.row][:60]!r}"
+        raise VerificationError(f"Not verified: {where}{text}: {error}.") from error
+    return max(
+        (
+            difference / size_of(want.outputs[name])
+            for name, difference in differences.items()
+            if difference
+        ),
+        default=0.0,
+    )

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from google.protobuf import text_format
 
+from distilbert_tf.files import replacing
+
 _Message = TypeVar("_Message")
 
 
@@ -62,9 +64,9 @@ def write_config(path: str | os.PathLike[str], message: Any, comment: str = "") 
     """
     lines = "".join(f"# {line}".rstrip() + "\n" for line in comment.splitlines())
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(lines + text_format.MessageToString(message), encoding="utf-8")
-    return unfinished.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(lines + text_format.MessageToString(message), encoding="utf-8")
+    return path
 
 
 def check_positive(name: str, value: int) -> None:

@@ -23,16 +23,18 @@ from google.protobuf.message import DecodeError
 from distilbert_serving import tensors
 from distilbert_serving.examples import to_input
 from distilbert_serving.protos import meta_graph_pb2, prediction_log_pb2, types_pb2
+from distilbert_serving.sample_sentences import LONG, SHORT
 from distilbert_serving.signatures import (
-    CLASSES,
+    CLASSIFY,
     EXAMPLES,
     INPUT_IDS,
     NUM_TOKENS,
-    REGRESSION,
-    SCORES,
+    OUTPUTS,
+    REGRESS,
     TEXT,
     TEXT_PAIR,
     TOKEN_IDS,
+    kind_of_inputs,
 )
 from distilbert_serving.tf_serving.tfrecord import CorruptFileError, read_records, write_records
 
@@ -41,20 +43,6 @@ WARMUP_FILE = Path(EXTRA_ASSETS, "tf_serving_warmup_requests")
 MAX_RECORDS = 1000  # the server's own limit; with more, it refuses to load the version
 KINDS = ("predict_log", "classify_log", "regress_log", "multi_inference_log")  # of requests
 
-_SHORT = (
-    "The soup was cold, but the waiter was kind.",
-    "Nobody told us that the shop closes at noon.",
-    "What a splendid view!",
-    "My parcel has been on its way for three weeks now.",
-)
-_LONG = (
-    "We took the night train because the flight had been cancelled, and to our surprise the beds "
-    "were clean, the breakfast was warm, and the conductor knew a story about every town that we "
-    "passed; by the time the sun came up over the lake, none of us wanted to get off any more.",
-    "The manual says that the battery lasts for two days, which may be true if the thing lies in a "
-    "drawer, but when you listen to music on the way to work and look at the map now and then, it "
-    "is empty before the evening, and the charger gets so hot that I would not leave it alone.",
-)
 _MASK = "[MASK]"
 
 # The ids of [PAD] and of four more tokens, which every vocabulary of this family has.
@@ -196,33 +184,34 @@ def _check_count(count: int, verb: str) -> None:
 def _make_log(
     name: str, signature: meta_graph_pb2.SignatureDef, first: int, size: int, max_length: int
 ) -> Any:
-    """Makes a request of the kind that fits to a signature."""
+    """Makes a request of the kind that a signature answers."""
     log = prediction_log_pb2.PredictionLog()
-    inputs = set(signature.inputs)
-    if inputs == {EXAMPLES}:
+    kind = kind_of_inputs(signature.inputs)
+    if kind == "examples":
         outputs = set(signature.outputs)
         # Both texts, for a graph leaves alone the features that it does not want.
         examples = to_input(_make_texts(first, size))
-        if outputs == {REGRESSION}:
+        if outputs == OUTPUTS[REGRESS].keys():
             log.regress_log.request.input.CopyFrom(examples)
-        elif outputs and outputs <= {CLASSES, SCORES}:
+        elif outputs and outputs <= OUTPUTS[CLASSIFY].keys():
             log.classify_log.request.input.CopyFrom(examples)
         else:
             raise ValueError(
                 f"Signature {name!r} takes tf.Examples, but is neither one for Classify (outputs "
-                f"{CLASSES!r} and {SCORES!r}) nor for Regress ({REGRESSION!r}): {sorted(outputs)}."
+                f"{[*OUTPUTS[CLASSIFY]]}) nor for Regress ({[*OUTPUTS[REGRESS]]}): "
+                f"{sorted(outputs)}."
             )
         return log
-    if TEXT in inputs and inputs <= {TEXT, TEXT_PAIR}:
-        masked = TOKEN_IDS in signature.outputs
-        arrays: Mapping[str, Any] = _make_texts(first, size, masked)
-    elif inputs == {INPUT_IDS, NUM_TOKENS}:
-        arrays = _make_ids(first, size, max_length)
-    else:
+    if kind is None:
         raise ValueError(
             f"No warm-up request can be made up for signature {name!r}, which takes "
-            f"{sorted(inputs)}."
+            f"{sorted(signature.inputs)}."
         )
+    arrays: Mapping[str, Any]
+    if kind == "ids":
+        arrays = _make_ids(first, size, max_length)
+    else:
+        arrays = _make_texts(first, size, masked=TOKEN_IDS in signature.outputs)
     for input_name, info in signature.inputs.items():
         array = np.asarray(arrays[input_name], _INTEGERS.get(info.dtype, object))
         log.predict_log.request.inputs[input_name].CopyFrom(tensors.to_proto(array))
@@ -247,7 +236,7 @@ def _make_texts(first: int, size: int, masked: bool = False) -> dict[str, list[s
 
 
 def _text(row: int) -> str:
-    texts = _LONG if _is_long(row) else _SHORT
+    texts = LONG if _is_long(row) else SHORT
     return texts[row // 2 % len(texts)]
 
 
