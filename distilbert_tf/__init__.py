@@ -9,84 +9,59 @@ from typing import TYPE_CHECKING, Any
 from distilbert_tf.version import __version__
 
 if TYPE_CHECKING:
-    from transformers import DistilBertConfig
+    from transformers import DistilBertConfig as DistilBertConfig
 
-    from distilbert_tf.checkpoints.tensor_files import CheckpointError
-    from distilbert_tf.data.datasets import make_dataset
-    from distilbert_tf.data.examples import Examples, load_examples
-    from distilbert_tf.data.file_formats import DataError
-    from distilbert_tf.data.submission import write_submission
-    from distilbert_tf.data.tasks import TASKS, Task, get_task
-    from distilbert_tf.models.encoder import TFDistilBertModel
+    from distilbert_tf.checkpoints.tensor_files import CheckpointError as CheckpointError
+    from distilbert_tf.data.datasets import make_dataset as make_dataset
+    from distilbert_tf.data.examples import Examples as Examples
+    from distilbert_tf.data.examples import load_examples as load_examples
+    from distilbert_tf.data.file_formats import DataError as DataError
+    from distilbert_tf.data.submission import write_submission as write_submission
+    from distilbert_tf.data.tasks import TASKS as TASKS
+    from distilbert_tf.data.tasks import Task as Task
+    from distilbert_tf.data.tasks import get_task as get_task
+    from distilbert_tf.models.encoder import TFDistilBertModel as TFDistilBertModel
+    from distilbert_tf.models.heads import TFDistilBertForMaskedLM as TFDistilBertForMaskedLM
     from distilbert_tf.models.heads import (
-        TFDistilBertForMaskedLM,
-        TFDistilBertForSequenceClassification,
+        TFDistilBertForSequenceClassification as TFDistilBertForSequenceClassification,
     )
-    from distilbert_tf.pipelines import pipeline
-    from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
-    from distilbert_tf.training.evaluation import evaluate, score_pretrained
-    from distilbert_tf.training.finetuning import finetune
-    from distilbert_tf.training.interruption import InterruptedRunError
-    from distilbert_tf.training.multitask import MultiTaskModel
-    from distilbert_tf.training.optimizer import create_optimizer
-    from distilbert_tf.training.options import FinetuneOptions
-    from distilbert_tf.training.plan import plan_finetuning
-    from distilbert_tf.training.strategy import make_strategy
+    from distilbert_tf.pipelines import pipeline as pipeline
+    from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer as DistilBertTokenizer
+    from distilbert_tf.training.evaluation import evaluate as evaluate
+    from distilbert_tf.training.evaluation import score_pretrained as score_pretrained
+    from distilbert_tf.training.finetuning import finetune as finetune
+    from distilbert_tf.training.interruption import InterruptedRunError as InterruptedRunError
+    from distilbert_tf.training.multitask import MultiTaskModel as MultiTaskModel
+    from distilbert_tf.training.optimizer import create_optimizer as create_optimizer
+    from distilbert_tf.training.options import FinetuneOptions as FinetuneOptions
+    from distilbert_tf.training.plan import plan_finetuning as plan_finetuning
+    from distilbert_tf.training.strategy import make_strategy as make_strategy
 
-_HOMES = {
-    "CheckpointError": "distilbert_tf.checkpoints.tensor_files",
-    "DataError": "distilbert_tf.data.file_formats",
-    "DistilBertConfig": "transformers",
-    "DistilBertTokenizer": "distilbert_tf.tokenizers.tokenizer",
-    "Examples": "distilbert_tf.data.examples",
-    "FinetuneOptions": "distilbert_tf.training.options",
-    "InterruptedRunError": "distilbert_tf.training.interruption",
-    "MultiTaskModel": "distilbert_tf.training.multitask",
-    "TASKS": "distilbert_tf.data.tasks",
-    "TFDistilBertForMaskedLM": "distilbert_tf.models.heads",
-    "TFDistilBertForSequenceClassification": "distilbert_tf.models.heads",
-    "TFDistilBertModel": "distilbert_tf.models.encoder",
-    "Task": "distilbert_tf.data.tasks",
-    "create_optimizer": "distilbert_tf.training.optimizer",
-    "evaluate": "distilbert_tf.training.evaluation",
-    "finetune": "distilbert_tf.training.finetuning",
-    "get_task": "distilbert_tf.data.tasks",
-    "load_examples": "distilbert_tf.data.examples",
-    "make_dataset": "distilbert_tf.data.datasets",
-    "make_strategy": "distilbert_tf.training.strategy",
-    "pipeline": "distilbert_tf.pipelines",
-    "plan_finetuning": "distilbert_tf.training.plan",
-    "score_pretrained": "distilbert_tf.training.evaluation",
-    "write_submission": "distilbert_tf.data.submission",
+# The public names, by module.
+_NAMES = {
+    "transformers": "DistilBertConfig",
+    "distilbert_tf.checkpoints.tensor_files": "CheckpointError",
+    "distilbert_tf.data.datasets": "make_dataset",
+    "distilbert_tf.data.examples": "Examples load_examples",
+    "distilbert_tf.data.file_formats": "DataError",
+    "distilbert_tf.data.submission": "write_submission",
+    "distilbert_tf.data.tasks": "TASKS Task get_task",
+    "distilbert_tf.models.encoder": "TFDistilBertModel",
+    "distilbert_tf.models.heads": "TFDistilBertForMaskedLM TFDistilBertForSequenceClassification",
+    "distilbert_tf.pipelines": "pipeline",
+    "distilbert_tf.tokenizers.tokenizer": "DistilBertTokenizer",
+    "distilbert_tf.training.evaluation": "evaluate score_pretrained",
+    "distilbert_tf.training.finetuning": "finetune",
+    "distilbert_tf.training.interruption": "InterruptedRunError",
+    "distilbert_tf.training.multitask": "MultiTaskModel",
+    "distilbert_tf.training.optimizer": "create_optimizer",
+    "distilbert_tf.training.options": "FinetuneOptions",
+    "distilbert_tf.training.plan": "plan_finetuning",
+    "distilbert_tf.training.strategy": "make_strategy",
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
-__all__ = [
-    "TASKS",
-    "CheckpointError",
-    "DataError",
-    "DistilBertConfig",
-    "DistilBertTokenizer",
-    "Examples",
-    "FinetuneOptions",
-    "InterruptedRunError",
-    "MultiTaskModel",
-    "TFDistilBertForMaskedLM",
-    "TFDistilBertForSequenceClassification",
-    "TFDistilBertModel",
-    "Task",
-    "__version__",
-    "create_optimizer",
-    "evaluate",
-    "finetune",
-    "get_task",
-    "load_examples",
-    "make_dataset",
-    "make_strategy",
-    "pipeline",
-    "plan_finetuning",
-    "score_pretrained",
-    "write_submission",
-]
+__all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The `distilbert-tf` command: finds the subcommand, parses its flags, reports errors."""
+"""The `distilbert-tf` command: finds the subcommand, parses its flags, and reports errors."""
 
 import os
 import sys
@@ -33,7 +33,7 @@ def _command_usage(name: str, values: flags.FlagValues) -> str:
 
 
 def _is_expected(error: Exception) -> bool:
-    """Says whether an error is of a kind whose message is for users."""
+    """Returns whether an error is of a kind whose message is meant for users."""
     kinds: tuple[type[Exception], ...] = (OSError, ValueError, TypeError, RuntimeError)
     if tensorflow := sys.modules.get("tensorflow"):
         kinds = (*kinds, tensorflow.errors.OpError)
@@ -56,17 +56,17 @@ def _run(argv: Sequence[str]) -> None:
     if words and not COMMANDS[name].words:
         raise UsageError(f"unexpected argument {words[0]!r}: flags are written --name=value")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    flags.FLAGS([PROGRAM])  # absl's own flags: its logging waits for them to be parsed
+    flags.FLAGS([PROGRAM])  # absl's logging needs its own flags to be parsed
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
     COMMANDS[name].run(values, words)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command line; errors of the user's making end it with a line, not a traceback.
+    """Runs the command line; user errors end it with a message instead of a traceback.
 
     Args:
-        argv: Words after the program's name; those of this process if not given.
+        argv: Words after the program's name; those of this process if None.
 
     Raises:
         SystemExit: With 2 for a wrong command line, 1 for a failure.
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"{command}: {error}\n")
         raise SystemExit(2) from None
     except BrokenPipeError:
-        # The reader of our output has gone. Python would complain once more at exit.
+        # The reader of our output is gone. Python would report it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except Exception as error:

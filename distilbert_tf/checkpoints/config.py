@@ -1,4 +1,4 @@
-"""config.json to `DistilBertConfig`, for DistilBERT and for BERT checkpoints."""
+"""Reads `config.json` of DistilBERT and BERT checkpoints as a `DistilBertConfig`."""
 
 import json
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import DistilBertConfig
 
-# BERT's name for a field -> DistilBERT's. `layer_norm_eps` is not in the table: DistilBERT
-# fixes it, so it is checked instead.
+# BERT's name for a field -> DistilBERT's. `layer_norm_eps` is not in the table: DistilBERT has
+# one fixed value, so it is checked instead.
 BERT_FIELDS = {
     "vocab_size": "vocab_size",
     "max_position_embeddings": "max_position_embeddings",
@@ -28,17 +28,17 @@ BERT_REQUIRED = {"position_embedding_type": "absolute", "is_decoder": False}
 
 
 def from_bert(fields: dict[str, Any], where: str = "config.json") -> DistilBertConfig:
-    """Translates a BERT configuration into the DistilBERT of the same depth and width.
+    """Translates a BERT configuration into that of a DistilBERT of the same depth and width.
 
     Args:
         fields: The contents of a BERT `config.json`.
-        where: What to call the source in an error.
+        where: Name of the source for error messages.
 
     Returns:
         A configuration for a model without segments and pooler.
 
     Raises:
-        ValueError: The configuration asks for something that DistilBERT does not have.
+        ValueError: The configuration requires something that DistilBERT does not have.
     """
     epsilon = fields.get("layer_norm_eps", 1e-12)
     if epsilon != 1e-12:
@@ -96,7 +96,7 @@ def override(config: DistilBertConfig, **fields: Any) -> None:
 
     Args:
         config: The configuration to change.
-        **fields: New values. `id2label` gives `label2id` and `num_labels` too.
+        **fields: New values. `id2label` sets `label2id` and `num_labels` too.
 
     Raises:
         ValueError: A field that `DistilBertConfig` does not have.

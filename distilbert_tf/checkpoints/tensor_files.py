@@ -1,7 +1,7 @@
 """Tensors in files: safetensors (single and sharded) and Hugging Face's old Keras HDF5.
 
-Nothing here knows a model: files become a dict from tensor name to array, and back. Arrays have
-PyTorch's layout, so a dense layer's weight is (outputs, inputs).
+This module is independent of any model: it converts files to a dict from tensor name to array, and
+back. Arrays have PyTorch's layout, so a dense layer's weight is (outputs, inputs).
 """
 
 import re
@@ -30,10 +30,10 @@ def read_tensors(path: Path) -> Tensors:
         path: A safetensors file, the index of a sharded one, or a Hugging Face `tf_model.h5`.
 
     Returns:
-        Arrays by name. Half-precision floats (fp16, bf16) come as float32; integers stay.
+        Arrays by name. Half-precision floats (fp16, bf16) are converted to float32; integers stay.
 
     Raises:
-        CheckpointError: A file is damaged, or a tensor stands in two shards.
+        CheckpointError: A file is damaged, or a tensor is in two shards.
     """
     read: Callable[[Path], Tensors]
     if path.name.endswith(SAFETENSORS_INDEX):
@@ -66,7 +66,7 @@ def _read_shards(index: Path) -> Tensors:
     for name in shard_names(index):
         shard = _read_safetensors(index.parent / name)
         if repeated := sorted(shard.keys() & tensors.keys()):
-            raise CheckpointError(f"{repeated[0]} stands in two shards of {index}.")
+            raise CheckpointError(f"{repeated[0]} is in two shards of {index}.")
         tensors.update(shard)
     return tensors
 
@@ -121,13 +121,13 @@ def _torch_name(keras_name: str) -> tuple[str, bool]:
 
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a safetensors file that PyTorch transformers opens, whole or not at all.
+    """Writes a safetensors file that PyTorch transformers can open, atomically.
 
     Args:
         path: The file to write.
         tensors: Arrays by name, in PyTorch's layout.
     """
-    # save_file writes an array's memory as it lies: transposed views must be copied first.
+    # save_file writes an array's memory as it is: transposed views must be copied first.
     contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     with replacing(path) as temporary:
         save_file(contiguous, temporary, metadata={"format": "pt"})

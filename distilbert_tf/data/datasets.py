@@ -1,4 +1,4 @@
-"""From texts and labels to batches in `tf.data`.
+"""Turns texts and labels into batches in `tf.data`.
 
 Shapes: B rows of a batch, T tokens of the longest row in it.
 """
@@ -12,7 +12,7 @@ import tensorflow as tf
 from distilbert_tf.data.examples import Examples
 from distilbert_tf.data.sampler import EpochSampler
 
-TOKENIZED_ROWS = 1024  # rows that the tokenizer gets at once
+TOKENIZED_ROWS = 1024  # rows in a call of the tokenizer
 
 
 class TokenRows(NamedTuple):
@@ -29,11 +29,11 @@ class TokenRows(NamedTuple):
     lengths: tf.Tensor
 
     def batch(self, rows: tf.Tensor, width: int | None = None) -> dict[str, tf.Tensor]:
-        """Makes a model's inputs.
+        """Returns the padded model inputs of some rows.
 
         Args:
-            rows: Integers (B,), numbers of rows.
-            width: T; that of the longest of the rows if None.
+            rows: Integers (B,), indices of rows.
+            width: T; the length of the longest of the rows if None.
 
         Returns:
             `input_ids` and `attention_mask`, each int32 (B, T).
@@ -56,7 +56,7 @@ def tokenize_examples(
         tokenize: The in-graph tokenizer: strings (B,), twice for pairs, to a dict of (B, T).
 
     Returns:
-        The rows, in the order of the examples.
+        The token ids of all rows, in the order of the examples.
     """
     texts = tf.data.Dataset.from_tensor_slices(tuple(map(tf.constant, examples.texts)))
 
@@ -82,24 +82,32 @@ def make_dataset(
 ) -> tf.data.Dataset:
     """Turns examples into batches for `fit`, `evaluate` and `predict`.
 
-    Every text is tokenized once, here, and its token ids are kept (about 60 bytes for a sentence of
-    SST-2); an epoch then costs a few gathers. For training, rows are shuffled anew each time that
-    the dataset is iterated, into batches of rows of about one length: see `EpochSampler`.
+    Every text is tokenized once, here, and its token ids are kept in memory (about 60 bytes for a
+    sentence of SST-2); an epoch then costs a few gathers. For training, rows are reshuffled each
+    time the dataset is iterated, into batches of rows of similar length: see `EpochSampler`.
 
     Args:
-        examples: What to feed.
+        examples: The rows.
         tokenize: The in-graph tokenizer: strings (B,), twice for pairs, to a dict of (B, T).
         batch_size: B; one batch of an epoch may be smaller.
-        shuffle_seed: Seed of the shuffles; file order if None.
-        width: T for all batches, at least the tokenizer's `max_length`: XLA wants one shape. By
+        shuffle_seed: Seed of the shuffling; without one, rows stay in file order.
+        width: T for all batches, at least the tokenizer's `max_length`: XLA needs static shapes. By
             default each batch is as wide as its longest row.
 
     Returns:
         A dataset of pairs of inputs (`input_ids`, `attention_mask`: int32 (B, T)) and labels,
-        int32 (B,), with its number of batches known.
+        int32 (B,), of known cardinality.
 
     Raises:
         ValueError: A row is longer than `width`.
+
+    Example:
+        >>> from distilbert_tf import DistilBertTokenizer, get_task, load_examples
+        >>> examples = load_examples(get_task("sst2"), "demo", "train").take(40)
+        >>> tokenize = DistilBertTokenizer.from_pretrained("demo").as_layer(max_length=16)
+        >>> dataset = make_dataset(examples, tokenize, batch_size=16, shuffle_seed=1)
+        >>> sorted(len(labels) for _, labels in dataset)
+        [8, 16, 16]
     """
     tokens = tokenize_examples(examples, tokenize)
     longest = int(tf.reduce_max(tokens.lengths))

@@ -1,6 +1,6 @@
-"""Labelled text: from a task's name and a place to its examples, in GLUE's layout or the hub's.
+"""Labelled text: reads the examples of a task from files in GLUE's layout or the hub's.
 
-What a row must hold is checked here alone, whatever format it comes from.
+This is the only place where the contents of rows are checked, whatever format they come from.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from distilbert_tf.data.tasks import Task
 DEMO, HUB = "demo", "hub"
 DEMO_DATA = Path(__file__).parent / "demo_data"
 ID_COLUMNS = ("index", "id", "idx")
-UNLABELLED = -1  # as the hub's test splits have it
+UNLABELLED = -1  # as in the hub's test splits
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,18 @@ class Examples:
 
     Attributes:
         texts: One or two tuples of N strings each, one tuple for each text column.
-        labels: int32 (N,), label ids; all -1 if they were not read.
-        ids: N names of the rows, from a column `index`, `id` or `idx`; None without such a column,
-            or if it holds other values than text and integers.
+        labels: int32 (N,), label ids; all -1 if labels were not read.
+        ids: N row ids, from a column `index`, `id` or `idx`; None without such a column, or if it
+            holds values other than text and integers.
         files: The files that were read, in order.
-        skipped: How many rows were left out.
+        skipped: Number of rows that were skipped.
+
+    Example:
+        >>> from distilbert_tf import get_task, load_examples
+        >>> examples = load_examples(get_task("qqp"), "demo", "validation")
+        >>> len(examples), len(examples.take(8))
+        (84, 8)
+        >>> questions, other_questions = examples.texts
     """
 
     texts: tuple[tuple[str, ...], ...]
@@ -56,7 +63,7 @@ class Examples:
         return len(self.labels)
 
     def take(self, count: int) -> "Examples":
-        """Gives the first `count` examples; `files` and `skipped` stay."""
+        """Returns the first `count` examples; `files` and `skipped` stay."""
         return replace(
             self,
             texts=tuple(column[:count] for column in self.texts),
@@ -65,7 +72,7 @@ class Examples:
         )
 
     def digest(self) -> str:
-        """Gives the SHA-256 of the files' bytes, one after another, as they are now.
+        """Returns the SHA-256 of the files' current bytes, one file after another.
 
         Raises:
             ValueError: The examples come from no file.
@@ -90,26 +97,26 @@ def load_examples(
 ) -> Examples:
     """Reads one split of a task.
 
-    A directory is searched for the split's file first itself, then below in GLUE's folder
-    (`SST-2`), in one of the task's name (`sst2`) and in the hub's folder. In each place the names
-    in `task.splits` are tried in order, and for each name the endings `.tsv`, `.csv`, `.jsonl`,
-    `.json` and `.parquet`, shards as the hub names them (`train-00000-of-00002.parquet`), and a
-    directory of Arrow files as `datasets.save_to_disk` writes it. What is found first is read.
+    The split's file is looked for in the directory itself, then in its subdirectories with GLUE's
+    name (`SST-2`), the task's name (`sst2`) and the hub's name. In each of these, the names in
+    `task.splits` are tried in order, and for each name the endings `.tsv`, `.csv`, `.jsonl`,
+    `.json` and `.parquet`, shards with the hub's names (`train-00000-of-00002.parquet`), and a
+    directory of Arrow files as written by `datasets.save_to_disk`. The first match is read.
 
     Args:
         task: Names the columns, labels and files.
         data: `"demo"`, `"hub"` (downloads the split once, then reads it from the local cache), or
             a directory.
         split: A name in `task.splits`, such as `"train"` or `"validation"`.
-        bad_rows: What becomes of a row that cannot be used: see `read_files`.
-        labelled: Whether labels are read. GLUE's test splits have none.
+        bad_rows: What to do with rows that cannot be used: see `read_files`.
+        labelled: Whether to read labels. GLUE's test splits have none.
 
     Returns:
         The examples, in file order.
 
     Raises:
-        FileNotFoundError: No such directory or file, or the hub is out of reach.
-        DataError: A file is not as the task needs it; says which line and why.
+        FileNotFoundError: There is no such directory or file, or the hub is out of reach.
+        DataError: A file does not fit the task; the message says which line and why.
         ValueError: The task has no such split, or no dataset on the hub.
     """
     if split not in task.splits:
@@ -130,7 +137,7 @@ def load_examples(
         f"Looked for the {split} split of {task.name} as {' or '.join(task.splits[split])} "
         f"({', '.join(ENDINGS)}, or a directory of {ARROW} files) in "
         f"{' and '.join(map(str, places))}; {held}."
-        + (" Offline, the cache may lack what the hub has." if str(data) == HUB else "")
+        + (" Offline, the cache may be incomplete." if str(data) == HUB else "")
     )
 
 
@@ -165,7 +172,7 @@ def _find(place: Path, stem: str) -> list[Path]:
 
 
 def _shards(path: Path) -> list[Path]:
-    """Finds the shards of a file, all of them or none."""
+    """Returns all shards of a file, or nothing if there are none."""
     name = re.compile(rf"{re.escape(path.stem)}-(\d{{5}})-of-(\d{{5}}){re.escape(path.suffix)}")
     if not path.parent.is_dir():
         return []
@@ -187,27 +194,27 @@ def _shards(path: Path) -> list[Path]:
 def read_files(
     files: Sequence[Path], task: Task, *, bad_rows: BadRows = "error", labelled: bool = True
 ) -> Examples:
-    """Reads files as one split, each in the format that its ending tells.
+    """Reads files as one split, each in the format given by its ending.
 
-    Columns are found by name, so there may be more of them than needed, in any order. Text is
-    UTF-8; a byte-order mark and the CR of line ends are taken off, and all else is kept, NUL too.
+    Columns are found by name, so there may be more than needed, in any order. Text is UTF-8; a
+    byte-order mark and the CR of line ends are removed, and all else is kept, including NUL.
 
-    - `.tsv`: tab-separated with a header, as GLUE publishes it: quotes are plain characters.
+    - `.tsv`: tab-separated with a header, as published by GLUE: quotes have no special meaning.
     - `.csv`: comma-separated with a header; quoted fields may hold commas, quotes and line ends.
-    - `.jsonl`: one JSON object a line. `.json`: the same, or one list of objects.
-    - `.parquet`, and `.arrow` in Arrow's stream format; both need pyarrow. Integers in a column
-      whose label names the file states (`ClassLabel` of `datasets`) are read as those names.
+    - `.jsonl`: one JSON object per line. `.json`: the same, or one list of objects.
+    - `.parquet`, and `.arrow` in Arrow's stream format; both need pyarrow. Integers in a
+      column for which the file lists label names (`ClassLabel` of `datasets`) are read as those.
 
     A row is bad if it is not UTF-8 or not of its format, if it has more or fewer fields than the
-    header, if a text is missing, null or no string, or if its label is missing or unknown to
-    `Task.label_id`. An empty text is fine: `""` is a string.
+    header, if a text is missing, null or not a string, or if its label is missing or unknown to
+    `Task.label_id`. An empty text is valid.
 
     Args:
         files: Files of one split, at least one.
         task: Names the columns and labels.
-        bad_rows: `"error"` to stop at the first bad row, `"skip"` to leave bad rows out, count
-            them in `Examples.skipped` and log a warning that tells how many were bad in what way.
-        labelled: Whether labels are read.
+        bad_rows: `"error"` to stop at the first bad row; `"skip"` to skip bad rows, count them in
+            `Examples.skipped`, and log a warning with the number of rows for each reason.
+        labelled: Whether to read labels.
 
     Returns:
         The examples, in file order.
@@ -229,12 +236,12 @@ def read_files(
     where = ", ".join(map(str, files))
     if not labels:
         if faults.count:
-            raise DataError(f"{where} has no row that can be used: {faults.summary()}.")
+            raise DataError(f"{where} has no usable row: {faults.summary()}.")
         raise DataError(f"{where} has no rows.")
     if faults.count:
         total = faults.count + len(labels)
         logging.warning(
-            "Left out %d of %d rows of %s: %s.", faults.count, total, where, faults.summary()
+            "Skipped %d of %d rows of %s: %s.", faults.count, total, where, faults.summary()
         )
     return Examples(
         tuple(map(tuple, texts)),
@@ -278,7 +285,7 @@ def _read_file(
     texts: list[list[str]],
     labels: list[int],
 ) -> list[str]:
-    """Reads a file onto the end of `texts` and `labels`; gives the ids of its rows, if it can."""
+    """Appends a file's rows to `texts` and `labels`; returns their ids, as far as they have any."""
     table = open_table(path)
     taken = [_column(path, table, task.names_of(name)) for name in task.text_columns]
     class_names: Sequence[str] = ()
@@ -327,7 +334,7 @@ def _text_fault(column: str, text: object) -> Fault | None:
         return Fault("text missing", f"the text in column {column!r} is missing or null")
     if not isinstance(text, str):
         return Fault(
-            "text is no string",
+            "text is not a string",
             f"the text in column {column!r} is {text!r}, of type {type(text).__name__}, not a "
             "string",
         )

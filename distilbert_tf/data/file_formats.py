@@ -1,7 +1,7 @@
-"""Tables in files: TSV, CSV, JSON, Parquet and Arrow, all read as rows of the columns asked for.
+"""Tables in files: TSV, CSV, JSON, Parquet and Arrow, all read as rows of the requested columns.
 
-Nothing here knows a task. A row that is not as its format wants it is given as a `Fault`, so that
-the caller may stop or go on; a file that is no table at all is a `DataError`.
+This module is independent of tasks. A malformed row is returned as a `Fault`, so that the caller
+can stop or continue; a file that is not a table raises a `DataError`.
 """
 
 import codecs
@@ -21,19 +21,19 @@ BadRows = Literal["error", "skip"]  # what to do with rows that cannot be used
 
 
 class DataError(ValueError):
-    """A data file that cannot be read as what the task needs."""
+    """A data file that cannot be read, or does not fit the task."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a row cannot be used: in a few words to count by, and in full."""
+    """Why a row cannot be used: a few words to group by, and the full reason."""
 
     kind: str
     detail: str
 
 
 class Row(NamedTuple):
-    """Values of the columns asked for, or why there are none."""
+    """Values of the requested columns, or why there are none."""
 
     number: int  # of the line or the row, from 1
     values: Sequence[Any]
@@ -45,9 +45,9 @@ class Table(NamedTuple):
 
     Attributes:
         columns: All its columns.
-        rows: Gives the rows with the values of some columns, in the order asked for.
-        unit: What the rows are numbered in.
-        class_names: For a column, the names that the file states for its integers.
+        rows: Returns the rows, with the values of the requested columns in the requested order.
+        unit: What the numbers of the rows count.
+        class_names: Returns the label names that the file lists for a column of integers.
     """
 
     columns: Sequence[str]
@@ -60,12 +60,12 @@ _NOT_UTF8 = Fault("not UTF-8", "not UTF-8")
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a string is text: it holds no byte that was not UTF-8, and no half a character."""
-    if text.isascii():  # known without a look at the characters
+    """Returns whether a string is valid Unicode: without undecodable bytes or lone surrogates."""
+    if text.isascii():  # takes constant time
         return True
     try:
         text.encode()
-    except UnicodeEncodeError:  # half a surrogate pair, as which bad bytes are decoded
+    except UnicodeEncodeError:  # a lone surrogate, which is also how bad bytes are decoded
         return False
     return True
 
@@ -75,7 +75,7 @@ def _decoded(path: Path) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    # Split at \n alone: str.splitlines would also break a sentence at U+2028 and its like.
+    # Split at \n alone: str.splitlines would also split a sentence at U+2028 and the like.
     lines = text.split("\n")
     if lines[-1] == "":
         lines.pop()
@@ -94,7 +94,7 @@ def _open_tsv(path: Path) -> Table:
 
 def _open_csv(path: Path) -> Table:
     rows = []
-    # One limit for all of Python: raised for the time being, as no field is longer than its file.
+    # This limit is global, so it is raised only while reading: no field is longer than its file.
     limit = csv.field_size_limit(max(path.stat().st_size, csv.field_size_limit()))
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -116,7 +116,7 @@ def _open_csv(path: Path) -> Table:
 
 
 def _with_header(path: Path, records: Iterator[Row]) -> Table:
-    """Makes a table of rows of strings, the first of which names the columns."""
+    """Makes a table of rows of strings; the first row names the columns."""
     header = next(records, Row(1, []))
     if header.fault is not None:
         raise DataError(f"{path}, line 1: the header is {header.fault.detail}.")
@@ -166,7 +166,7 @@ def _of_objects(path: Path, values: Iterable[Any], unit: str) -> Table:
     records = [
         value
         if isinstance(value, dict | Fault)
-        else Fault("not an object", f"a JSON object is wanted, not {json.dumps(value)[:60]}")
+        else Fault("not an object", f"expected a JSON object, got {json.dumps(value)[:60]}")
         for value in values
     ]
     names = dict.fromkeys(name for value in records if isinstance(value, dict) for name in value)
@@ -215,7 +215,7 @@ def _import_arrow(path: Path) -> ModuleType:
         import pyarrow
     except ImportError as error:
         raise DataError(
-            f"{path} can be read with pyarrow only, which is not installed: run `pip install "
+            f"{path} can only be read with pyarrow, which is not installed: run `pip install "
             "distilbert-tf[parquet]`."
         ) from error
     return pyarrow
@@ -235,7 +235,7 @@ def _arrow_errors(arrow: ModuleType, path: Path, kind: str) -> Iterator[None]:
 def _of_batches(
     arrow: ModuleType, batches: Callable[[Sequence[str] | None], Iterator[Any]]
 ) -> Table:
-    """Makes a table of Arrow's batches; `batches` gives the schema and then those of a file."""
+    """Makes a table of Arrow batches; `batches` yields the schema, then the batches of a file."""
     schema = next(batches(None))
 
     def rows(columns: Sequence[str]) -> Iterator[Row]:
@@ -259,7 +259,7 @@ def _python_values(arrow: ModuleType, column: Any) -> list:
 
 
 def _class_names(schema: Any, column: str) -> Sequence[str]:
-    """Gives the label names that `datasets` keeps in a file's metadata, if it does."""
+    """Returns the label names that `datasets` stores in a file's metadata."""
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
         return [str(name) for name in features[column]["names"]]
@@ -277,17 +277,17 @@ _OPENERS = dict(
 
 
 def open_table(path: Path) -> Table:
-    """Opens a file in the format that its ending tells.
+    """Opens a file in the format given by its ending.
 
     Args:
         path: A `.tsv`, `.csv`, `.jsonl`, `.json`, `.parquet` or `.arrow` file.
 
     Returns:
-        Its columns, and a way to read them. The rows can be read once.
+        Its columns and rows. The rows can be read once.
 
     Raises:
-        DataError: The ending is another one, or the file cannot be read. The rows raise it too, if
-            the damage shows only there.
+        DataError: The ending is unknown, or the file cannot be read. Reading the rows raises it
+            too, if damage is found only there.
     """
     if path.suffix not in _OPENERS:
         raise DataError(f"{path} ends in none of {', '.join(_OPENERS)}.")

@@ -1,6 +1,6 @@
-"""Which rows each training step sees: a function of (seed, epoch, step) and nothing else.
+"""Which rows each training step uses: a function of (seed, epoch, step) and nothing else.
 
-So a run can be stopped at any step and go on later, and all workers agree without talking.
+So a run can be resumed at any step, and all workers agree without communicating.
 Shapes: N rows, B rows of a batch.
 """
 
@@ -15,25 +15,32 @@ SORTED_BATCHES = 50  # batches that are cut from one window of rows sorted by le
 
 @dataclass(frozen=True)
 class EpochSampler:
-    """Shuffles rows anew in every epoch, into batches of rows of about one length.
+    """Reshuffles rows in every epoch, into batches of rows of similar length.
 
     Rows are shuffled, sorted by length within windows of 50 batches, cut into batches, and the
     batches shuffled again.
 
     Attributes:
-        lengths: Integers (N,), the tokens of each row; tasks one after another.
-        task_sizes: How many rows each task has.
+        lengths: Integers (N,), the number of tokens of each row; one task after another.
+        task_sizes: Number of rows of each task.
         batch_size: B.
-        seed: Together with the epoch's number, the seed of its shuffle.
-        temperature: How tasks share an epoch of N rows: each has a share in proportion to its size
-            to the power of 1 / temperature. At 1 every row comes once; at infinity all tasks have
-            the same share, and rows of a small one come several times.
-        drop_remainder: Whether to leave out the rows that would make a smaller last batch, other
+        seed: Seeds the shuffling, together with the epoch's number.
+        temperature: How tasks share an epoch of N rows: in proportion to their sizes to the power
+            of 1 / temperature. At 1 every row is used once; at infinity all tasks have the same
+            share, and rows of a small task are repeated.
+        drop_remainder: Whether to drop the rows that would make a smaller last batch; different
             ones in every epoch.
         step_multiple: An epoch's number of steps is a multiple of this.
 
     Raises:
-        ValueError: An argument that makes no sense, or not one full step.
+        ValueError: An argument is out of range, or the rows do not fill one step.
+
+    Example:
+        >>> sampler = EpochSampler(np.array([5, 9, 4, 8]), task_sizes=(4,), batch_size=2)
+        >>> sampler.steps_per_epoch
+        2
+        >>> sorted(sorted(rows.tolist()) for rows in sampler.batches(epoch=0))
+        [[0, 2], [1, 3]]
     """
 
     lengths: np.ndarray
@@ -61,13 +68,13 @@ class EpochSampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
         if not self.drop_remainder:
             return -(-len(self.lengths) // self.batch_size)
         return len(self.lengths) // self.batch_size // self.step_multiple * self.step_multiple
 
     def task_shares(self) -> list[int]:
-        """Says how many rows of each task an epoch has: they add up to N."""
+        """Returns the number of rows of each task in an epoch; they add up to N."""
         weights = np.array(self.task_sizes, np.float64) ** (1 / self.temperature)
         wanted = len(self.lengths) * weights / weights.sum()
         shares = np.floor(wanted).astype(int)
@@ -77,13 +84,13 @@ class EpochSampler:
         return shares.tolist()
 
     def batches(self, epoch: int) -> list[np.ndarray]:
-        """Draws an epoch.
+        """Returns the batches of an epoch.
 
         Args:
             epoch: Its number, from 0.
 
         Returns:
-            For each step integers (B,), the numbers of its rows.
+            For each step, integers (B,): the indices of its rows.
         """
         random = np.random.default_rng((self.seed, epoch))
         starts = np.cumsum([0, *self.task_sizes])
@@ -103,14 +110,14 @@ class EpochSampler:
         return [batches[i] for i in random.permutation(len(batches))]
 
     def steps(self, first_epoch: int = 0, first_step: int = 0) -> Iterator[np.ndarray]:
-        """Gives the batches of one epoch after the other, without end.
+        """Yields the batches of one epoch after another, endlessly.
 
         Args:
-            first_epoch: Where to begin.
-            first_step: The step of that epoch to begin with.
+            first_epoch: The epoch to start with.
+            first_step: The step of that epoch to start with.
 
         Yields:
-            Integers (B,), the numbers of a step's rows.
+            Integers (B,): the indices of a step's rows.
         """
         epoch = first_epoch
         while True:
@@ -119,7 +126,7 @@ class EpochSampler:
 
 
 def _draw(size: int, count: int, random: np.random.Generator) -> np.ndarray:
-    """Draws `count` of `size` rows: each once before any comes again."""
+    """Draws `count` of `size` rows: each once before any is repeated."""
     passes: Sequence[np.ndarray] = [
         random.permutation(size) for _ in range(math.ceil(count / size))
     ]

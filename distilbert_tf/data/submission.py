@@ -1,4 +1,4 @@
-"""Predictions for GLUE's test splits, in the files that its server wants."""
+"""Predictions for GLUE's test splits, in the format of its submission files."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,25 +17,25 @@ def write_submission(
     predictions: Sequence[int] | np.ndarray,
     directory: str | Path,
 ) -> Path:
-    r"""Writes one of GLUE's submission files, whole or not at all.
+    r"""Writes one of GLUE's submission files, atomically.
 
     The file is tab-separated: a header `index\tprediction`, then a row for each prediction, with
-    labels as `task.label_values` has them.
+    labels as in `task.label_values`.
 
     Args:
-        task: Names the file and the labels.
+        task: Defines the file's name and the labels.
         split: A name in `task.submission`, such as `"test"`.
-        ids: N names of the rows, as in `Examples.ids`. If None, rows are numbered from 0, which is
-            right only for all rows of the split in file order.
+        ids: N row ids, as in `Examples.ids`. If None, rows are numbered from 0, which is correct
+            only for all rows of the split in file order.
         predictions: Integers (N,), label ids.
-        directory: Where the file goes; made if it is not there.
+        directory: Where the file is written; created if it does not exist.
 
     Returns:
         The file, such as `SST-2.tsv`.
 
     Raises:
-        ValueError: GLUE scores no such split of the task, the lengths differ, a prediction is no
-            label id, or an id stands twice or holds a tab or a line end.
+        ValueError: GLUE does not score this split of the task, the lengths differ, a prediction is
+            not a label id, or an id is repeated or contains a tab or a line end.
     """
     if split not in task.submission:
         known = ", ".join(task.submission) or "none"
@@ -58,11 +58,11 @@ def write_submission(
     if len(names) != len(labels):
         raise ValueError(f"There are {len(names)} ids, but {len(labels)} predictions.")
     if len(set(names)) != len(names):
-        raise ValueError(f"The id {Counter(names).most_common(1)[0][0]!r} stands twice.")
+        raise ValueError(f"The id {Counter(names).most_common(1)[0][0]!r} is repeated.")
     rows = [("index", "prediction")]
     for name, label in zip(names, labels, strict=True):
         if set(name) & set("\t\r\n"):
-            raise ValueError(f"The id {name!r} holds a tab or a line end.")
+            raise ValueError(f"The id {name!r} contains a tab or a line end.")
         rows.append((name, task.label_values[label]))
     path = Path(directory).expanduser() / task.submission[split]
     path.parent.mkdir(parents=True, exist_ok=True)

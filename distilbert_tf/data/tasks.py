@@ -1,6 +1,6 @@
 """Classification tasks as data: their columns, labels, files and metrics.
 
-Nothing here reads a file: `distilbert_tf.data.examples` does, by what a `Task` says.
+This module reads no files: `distilbert_tf.data.examples` does, as described by a `Task`.
 """
 
 import re
@@ -19,24 +19,31 @@ def _usual_splits() -> dict[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Task:
-    """A text classification task; a task of one's own is one more `Task(...)`.
+    """A text classification task. To add a task of your own, make another `Task(...)`.
 
     Attributes:
-        name: What the command line calls it, and a name of its directory.
+        name: Its name on the command line, and of its directory.
         text_columns: The column of the text, or the two columns of a pair.
-        label_columns: Names that the label's column goes by; the first one present is taken.
-        labels: Label names in order of their ids.
-        label_values: How each label stands in the files, in the same order; `labels`
-            themselves if not given.
-        splits: Names of each split's file, without its ending; the first one found is read. One
-            name may be given as it is. By default GLUE's names and the hub's.
+        label_columns: Possible names of the label's column; the first one present is used.
+        labels: Label names, ordered by id.
+        label_values: How each label is written in the files, in the same order; `labels` if not
+            given.
+        splits: Possible names of each split's file, without the ending; the first one found is
+            read. A single name may be a string. By default GLUE's names and the hub's.
         folder: GLUE's own name for the task's directory.
-        aliases: Other names of text columns, each with the name in `text_columns` it stands for.
-        metrics: What a model is judged by, names in `METRIC_NAMES`. The first one is the main
-            one: it chooses the best epoch. `"f1"` is that of label 1, of two labels.
-        submission: For each split that GLUE scores, the name of the file it wants.
+        aliases: Alternative names of text columns, each with the name in `text_columns`.
+        metrics: What models are evaluated by, names in `METRIC_NAMES`. The first one chooses the
+            best checkpoint. `"f1"` is the F1 score of label 1, of two labels.
+        submission: For each split that GLUE scores, the name of its submission file.
         hub_dataset: The dataset's repository on the hub; none if empty.
         hub_config: The task's directory in that repository; `name` if not given.
+
+    Example:
+        >>> tickets = Task("tickets", ("subject", "body"), ("queue",), ("billing", "network"))
+        >>> tickets.label_id("network")
+        1
+        >>> tickets.splits["validation"]
+        ('dev', 'validation')
     """
 
     name: str
@@ -79,7 +86,7 @@ class Task:
             self._refuse(f"names no file for the split {without_file[0]!r}")
         if unknown := set(self.aliases.values()) - set(self.text_columns):
             self._refuse(
-                f"has an alias for {min(unknown)!r}, which is none of its text columns "
+                f"has an alias for {min(unknown)!r}, which is not one of its text columns "
                 f"{self.text_columns}"
             )
         if not self.metrics or set(self.metrics) - set(METRIC_NAMES):
@@ -90,7 +97,9 @@ class Task:
                 "'macro_f1' is for more"
             )
         if unknown := self.submission.keys() - splits.keys():
-            self._refuse(f"has a submission file for {min(unknown)!r}, which is no split of it")
+            self._refuse(
+                f"has a submission file for {min(unknown)!r}, which is not one of its splits"
+            )
         if not self.hub_config:
             object.__setattr__(self, "hub_config", self.name)
 
@@ -109,7 +118,7 @@ class Task:
 
     @cached_property
     def _ids(self) -> dict[str, int]:
-        """Ids by all that may stand for a label in a file; `label_values` come first."""
+        """Label ids by all spellings of a label in a file; `label_values` take precedence."""
         names = {name: i for i, name in enumerate(self.labels)}
         names.update({value: i for i, value in enumerate(self.label_values)})
         if any(_INTEGER.fullmatch(name) for name in names):
@@ -117,31 +126,31 @@ class Task:
         return {**names, **{str(i): i for i in range(len(self.labels))}}
 
     def names_of(self, text_column: str) -> tuple[str, ...]:
-        """All names that a text column goes by, its own one first."""
+        """Returns all names of a text column, its own first."""
         others = (alias for alias, column in self.aliases.items() if column == text_column)
         return (text_column, *others)
 
     def label_id(self, value: object) -> int:
-        """Gives the id of a label as it stands in a file.
+        """Returns the id of a label as written in a file.
 
-        A label stands as one of `label_values` or `labels`, letter by letter, or as its id: an
-        integer, or its digits. Where labels are themselves numbers (ratings from 1 to 5), an
-        integer means the label that is written so, and never an id.
+        A label is written as one of `label_values` or `labels`, exactly, or as its id: an integer
+        or its digits. Where labels are themselves numbers (ratings from 1 to 5), an integer means
+        the label that is written like it, and never an id.
 
         Args:
-            value: What the file holds.
+            value: The value in the file.
 
         Returns:
             The id, from 0.
 
         Raises:
-            ValueError: The value is no label; says what is allowed.
+            ValueError: The value is not a label; the message lists what is allowed.
         """
         written: str | None = None
         if isinstance(value, str):
             written = value
         elif isinstance(value, SupportsIndex) and not isinstance(value, bool):
-            # JSON and Parquet have integers; they are looked up by their digits. True is not 1.
+            # JSON and Parquet have integers, which are looked up by their digits. True is not 1.
             written = str(value.__index__())
         if written is None or written not in self._ids:
             raise ValueError(f"the label {value!r} is none of {', '.join(self._ids)}")
@@ -196,10 +205,10 @@ TASKS = {
 
 
 def get_task(task: str | Task) -> Task:
-    """Looks up a task by name; a `Task` is given back as it is.
+    """Looks up a task by name; returns a `Task` unchanged.
 
     Raises:
-        ValueError: No task of that name.
+        ValueError: There is no task of that name.
     """
     if isinstance(task, Task):
         return task

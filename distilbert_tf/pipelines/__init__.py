@@ -1,15 +1,15 @@
-"""From texts to answers in one call: fill-mask and text-classification.
+"""Pipelines from texts to predictions: fill-mask and text-classification.
 
-Results have the shape and the numbers of transformers' own pipelines on PyTorch, down to their
-quirks, so code written for those goes on working:
+Results have the structure and the numbers of transformers' own pipelines on PyTorch, including
+their quirks, so that code written for those works unchanged:
 
-* One text gives its result, a list (or tuple) gives a list of results in the same order, and
-  any other iterable gives an iterator that reads `batch_size` texts at a time.
-* fill-mask unwraps a list of one text.
-* text-classification gives one dict per text, or a sorted list of dicts once `top_k` is given;
-  the result of a lone string then stands in a list of its own, unless `top_k` came with the call.
+* For one text, a pipeline returns its result; for a list (or tuple), a list of results in the same
+  order; for any other iterable, an iterator that reads `batch_size` texts at a time.
+* fill-mask returns the bare result for a list of one text.
+* text-classification returns one dict for each text, or a sorted list of dicts if `top_k` is given;
+  the result of a single string is in a list of its own, unless `top_k` is given in the call.
 
-Texts are batched by length, so little is computed on padding.
+Texts are batched by length, so that little padding is computed.
 """
 
 from pathlib import Path
@@ -37,37 +37,42 @@ def pipeline(
     revision: str | None = None,
     **options: Any,
 ) -> FillMaskPipeline | TextClassificationPipeline:
-    """Makes a function from texts to answers.
+    """Makes a pipeline: a function from texts to predictions.
 
     Args:
         task: `"fill-mask"`, or `"text-classification"` (also called `"sentiment-analysis"`).
         model: A model, or a name or directory for its `from_pretrained`. The checkpoint must
-            hold the task's head.
+            have the task's head.
         tokenizer: A tokenizer, or its name or directory; by default the model's name.
         revision: Branch, tag or commit of the names on the hub.
-        **options: Options of `FillMaskPipeline` or `TextClassificationPipeline`: `top_k`,
-            `batch_size` and others.
+        **options: Options of `FillMaskPipeline` or `TextClassificationPipeline`, such as `top_k`
+            and `batch_size`.
 
     Returns:
-        The pipeline: call it with texts.
+        The pipeline, to be called with texts.
+
+    Example:
+        >>> from distilbert_tf import pipeline
+        >>> fill_mask = pipeline("fill-mask", model="distilbert-base-uncased")
+        >>> fill_mask("Hello I'm a [MASK] model.", top_k=2)
 
     Raises:
-        ValueError: An unknown task, or a model object without a tokenizer.
+        ValueError: The task is unknown, or a model is given without a tokenizer.
         TypeError: The model has another head, or an option is unknown.
-        FileNotFoundError: A name is out of reach.
-        CheckpointError: The checkpoint does not fit, or lacks the task's head.
+        FileNotFoundError: A checkpoint cannot be found.
+        CheckpointError: The checkpoint does not fit, or has no head for the task.
     """
     pipeline_class = TASKS.get(ALIASES.get(task, task))
     if pipeline_class is None:
         raise ValueError(f"Unknown task {task!r}; the tasks are {', '.join([*TASKS, *ALIASES])}.")
     if tokenizer is None:
         if not isinstance(model, (str, Path)):
-            raise ValueError("Give tokenizer= too: a model object does not tell its own.")
+            raise ValueError("Pass tokenizer= too: a model does not know its tokenizer.")
         tokenizer = model
     if isinstance(tokenizer, (str, Path)):
         tokenizer = DistilBertTokenizer.from_pretrained(tokenizer, revision=revision)
     if isinstance(model, (str, Path)):
-        # Never with a fresh head: its answers would be noise that looks like answers.
+        # Never with a fresh head: its predictions would be noise.
         model = pipeline_class.model_class.from_pretrained(
             model, fresh_head=False, revision=revision
         )

@@ -1,4 +1,4 @@
-"""What the pipelines share: the checks, and texts to token ids to batches.
+"""What the pipelines share: checks, tokenization and batching.
 
 Shapes: B texts, T tokens in the longest of them.
 """
@@ -21,12 +21,12 @@ IDS_AND_MASK = [tf.TensorSpec([None, None], tf.int32)] * 2
 
 
 class Pipeline:
-    """What both tasks share: the checks, and texts to token ids to batches.
+    """The base of both pipelines: checks, tokenization and batching.
 
     Args:
         model: A model with the task's head.
         tokenizer: The model's tokenizer.
-        batch_size: How many texts to compute at once.
+        batch_size: Number of texts to compute at once.
 
     Raises:
         TypeError: The model has another head, or none.
@@ -70,23 +70,23 @@ class Pipeline:
             yield from apply(chunk, size)
 
     def _encode(self, text: str, pair: str | None, options: dict[str, Any]) -> list[int]:
-        """Tokenizes one text to ids, and checks that the model can take them."""
+        """Tokenizes one text, and checks that the model can take its ids."""
         longest = self.model.config.max_position_embeddings
         options = {"max_length": min(longest, self.tokenizer.model_max_length)} | options
         if not options.get("truncation"):
             options.pop("max_length")
-        # A batch is padded as a whole later: what padding the caller wants makes no difference.
+        # Batches are padded later, so the caller's padding options make no difference.
         ids = self.tokenizer(text, pair, **options | {"padding": False})["input_ids"]
         if len(ids) > longest:
             raise ValueError(
-                f"A text has {len(ids)} tokens, and the model takes {longest}: shorten it, or "
-                "give the tokenizer's option truncation=True. It starts with "
-                f"{text[:60]!r}."
+                f"A text has {len(ids)} tokens, but the model takes {longest}: shorten it, or pass "
+                f"the tokenizer's option truncation=True. It starts with {text[:60]!r}."
             )
         if ids and max(ids) >= self.model.config.vocab_size:
             raise ValueError(
-                f"The tokenizer gave id {max(ids)} for {text[:60]!r}, but the model knows "
-                f"{self.model.config.vocab_size} words: they do not belong together."
+                f"The tokenizer returned id {max(ids)} for {text[:60]!r}, but the model's "
+                f"vocabulary has {self.model.config.vocab_size} entries: they do not belong "
+                "together."
             )
         return ids
 
@@ -96,7 +96,7 @@ class Pipeline:
         batch_size: int,
         score: Callable[[tf.Tensor, tf.Tensor], Sequence[Score]],
     ) -> list[Score]:
-        """Scores rows of ids batch by batch, the short ones first, and restores their order."""
+        """Scores rows of ids in batches, the short ones first, and restores their order."""
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         scores: dict[int, Score] = {}
         for start in range(0, len(rows), batch_size):
@@ -112,10 +112,10 @@ class Pipeline:
 
 
 def checked_top_k(top_k: Any) -> int:
-    """Gives `top_k` back as an int, or raises ValueError if it is no number from 1 up."""
+    """Returns `top_k` as an int; raises a ValueError unless it is an integer of at least 1."""
     if isinstance(top_k, (int, np.integer)) and top_k >= 1:
         return int(top_k)
-    raise ValueError(f"top_k must be a whole number from 1 up; got {top_k!r}.")
+    raise ValueError(f"top_k must be an integer of at least 1; got {top_k!r}.")
 
 
 def _checked_batch_size(batch_size: int) -> int:
@@ -125,7 +125,7 @@ def _checked_batch_size(batch_size: int) -> int:
 
 
 def checked_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Gives the tokenizer's options back, or raises TypeError naming one that is unknown."""
+    """Returns the tokenizer's options; raises a TypeError if one is unknown."""
     if unknown := options.keys() - TOKENIZER_OPTIONS:
         raise TypeError(
             f"Unknown option {sorted(unknown)[0]!r}; the tokenizer's are "

@@ -23,21 +23,32 @@ from distilbert_tf.pipelines.base import (
 
 
 class FillMaskPipeline(Pipeline):
-    """Proposes words for the masked places of a text.
+    """Predicts words for the masked positions of a text.
 
     Args:
         model: A `TFDistilBertForMaskedLM`.
         tokenizer: Its tokenizer, with a mask token.
-        batch_size: How many texts to compute at once.
-        top_k: How many words to propose; the whole vocabulary at most.
-        targets: The only words to propose. A word outside the vocabulary stands for its first
-            piece, and the log says so. Scores stay the probabilities among all words.
+        batch_size: Number of texts to compute at once.
+        top_k: Number of words to return, at most the whole vocabulary.
+        targets: The only words to return. A word outside the vocabulary is replaced by its first
+            piece, with a warning. Scores remain the probabilities among all words.
         tokenizer_kwargs: Options of the tokenizer, such as `{"truncation": True}`. By default
-            a text that is too long is an error, since its mask might be cut off.
+            a text that is too long is an error, since truncation might remove its mask.
 
     Raises:
         TypeError: The model has another head, or an option is unknown.
-        ValueError: The tokenizer has no mask token, or an option's value makes no sense.
+        ValueError: The tokenizer has no mask token, or an option's value is invalid.
+
+    Example:
+        >>> from distilbert_tf import DistilBertTokenizer, TFDistilBertForMaskedLM
+        >>> from distilbert_tf.pipelines.fill_mask import FillMaskPipeline
+        >>> name = "distilbert-base-uncased"
+        >>> fill_mask = FillMaskPipeline(
+        ...     TFDistilBertForMaskedLM.from_pretrained(name),
+        ...     DistilBertTokenizer.from_pretrained(name),
+        ... )
+        >>> fill_mask("The capital of France is [MASK].")[0]["token_str"]
+        'paris'
     """
 
     task = "fill-mask"
@@ -70,23 +81,23 @@ class FillMaskPipeline(Pipeline):
         tokenizer_kwargs: dict[str, Any] | None = None,
         batch_size: int | None = None,
     ) -> Any:
-        """Fills masks in.
+        """Fills in masks.
 
         Args:
             inputs: A text with at least one mask token, or several texts.
-            top_k: Replaces the constructor's, as do the others.
-            targets: The only words to propose.
+            top_k: Overrides the constructor's value, as do the others.
+            targets: The only words to return.
             tokenizer_kwargs: Options of the tokenizer.
-            batch_size: How many texts to compute at once.
+            batch_size: Number of texts to compute at once.
 
         Returns:
             For a text, or a list of one: a list of `{"score", "token", "token_str",
-            "sequence"}`, the best first, and a list of such lists if it has several masks,
-            each filled in alone. For more texts, those results.
+            "sequence"}`, best first, or a list of such lists if it has several masks, each
+            filled in independently. For more texts, a list of these results.
 
         Raises:
             ValueError: A text has no mask token, or is too long.
-            TypeError: A text is no string.
+            TypeError: A text is not a string.
         """
         count = self.top_k if top_k is None else checked_top_k(top_k)
         target_ids = self.target_ids if targets is None else self._find_targets(targets)
@@ -111,12 +122,12 @@ class FillMaskPipeline(Pipeline):
         if self.tokenizer.mask_token_id not in ids:
             raise ValueError(
                 f"No mask token ({self.tokenizer.mask_token}) in the text {text[:60]!r}"
-                + (", or it was cut off with the text's end." if options.get("truncation") else ".")
+                + (", or truncation removed it." if options.get("truncation") else ".")
             )
         return ids
 
     def _score_words(self, ids: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-        """Gives every word's probability at every mask: (B, T) to (M, V), row after row."""
+        """Returns every word's probability at every mask: (B, T) to (M, V), row after row."""
         hidden = self.model.distilbert({"input_ids": ids, "attention_mask": mask}, training=False)
         places = tf.where(ids == self.tokenizer.mask_token_id)  # (M, 2)
         # The head is applied to the masks alone: its output for all tokens is (B, T, V).
@@ -126,7 +137,7 @@ class FillMaskPipeline(Pipeline):
     def _best(
         self, ids: tf.Tensor, mask: tf.Tensor, top_k: int, target_ids: np.ndarray | None
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Picks the best words: per text, probabilities and ids (masks in it, top_k)."""
+        """Returns the best words of each text: probabilities and ids (masks in it, top_k)."""
         scores = self._score(ids, mask)  # (M, V)
         if target_ids is not None:
             scores = tf.gather(scores, target_ids, axis=1)
@@ -138,7 +149,7 @@ class FillMaskPipeline(Pipeline):
 
     def _describe(self, ids: list[int], scores: np.ndarray, words: np.ndarray) -> list[Any]:
         places = [t for t, token in enumerate(ids) if token == self.tokenizer.mask_token_id]
-        # Among several masks the others are kept in the sequence, and [CLS] and [SEP] with them.
+        # With several masks, the sequence keeps the other masks, and [CLS] and [SEP], too.
         lone = len(places) == 1
         found = []
         for place, mask_scores, mask_words in zip(places, scores, words, strict=True):
@@ -164,9 +175,11 @@ class FillMaskPipeline(Pipeline):
             if target not in vocabulary:
                 pieces = self.tokenizer.tokenize(target)
                 if not pieces:
-                    logging.warning("The target %r has no token, and is left out.", target)
+                    logging.warning("The target %r has no token and is ignored.", target)
                     continue
-                logging.warning("The target %r is no word; %r stands for it.", target, pieces[0])
+                logging.warning(
+                    "The target %r is not in the vocabulary; %r replaces it.", target, pieces[0]
+                )
                 target = pieces[0]
             ids.append(vocabulary[target])
         if not ids:

@@ -42,23 +42,34 @@ FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class TextClassificationPipeline(Pipeline):
-    """Labels texts, or pairs of them.
+    """Classifies texts, or pairs of them.
 
     Args:
         model: A `TFDistilBertForSequenceClassification`.
         tokenizer: Its tokenizer.
-        batch_size: How many texts to compute at once.
-        top_k: How many labels to give, the best first; all of them if None. If not given at
-            all, the best one, without a list around it.
-        function_to_apply: How scores come from logits: `"softmax"`, `"sigmoid"` or `"none"`. By
-            default none for a regression, a sigmoid for one label or a multi-label problem
-            (`config.problem_type`), a softmax otherwise.
-        **tokenizer_kwargs: Options of the tokenizer. Other than in transformers,
+        batch_size: Number of texts to compute at once.
+        top_k: Number of labels to return, best first; all of them if None. If not given, the
+            best one, not in a list.
+        function_to_apply: How scores are computed from logits: `"softmax"`, `"sigmoid"` or
+            `"none"`. By default none for a regression, a sigmoid for one label or a multi-label
+            problem (`config.problem_type`), a softmax otherwise.
+        **tokenizer_kwargs: Options of the tokenizer. Unlike in transformers,
             `truncation=True` is the default: a text that is too long loses its end.
 
     Raises:
         TypeError: The model has another head, or an option is unknown.
-        ValueError: An option's value makes no sense.
+        ValueError: An option's value is invalid.
+
+    Example:
+        >>> from distilbert_tf import DistilBertTokenizer, TFDistilBertForSequenceClassification
+        >>> from distilbert_tf.pipelines.text_classification import TextClassificationPipeline
+        >>> name = "distilbert-base-uncased-finetuned-sst-2-english"
+        >>> classify = TextClassificationPipeline(
+        ...     TFDistilBertForSequenceClassification.from_pretrained(name),
+        ...     DistilBertTokenizer.from_pretrained(name),
+        ... )
+        >>> classify("A film that knows exactly what it wants.")[0]["label"]
+        'POSITIVE'
     """
 
     task = "text-classification"
@@ -93,15 +104,15 @@ class TextClassificationPipeline(Pipeline):
 
         Args:
             inputs: A string, a pair `{"text": ..., "text_pair": ...}`, or several of these.
-            top_k: Replaces the constructor's, as do the others.
-            function_to_apply: How scores come from logits.
-            batch_size: How many texts to compute at once.
+            top_k: Overrides the constructor's value, as do the others.
+            function_to_apply: How scores are computed from logits.
+            batch_size: Number of texts to compute at once.
             **tokenizer_kwargs: Options of the tokenizer.
 
         Returns:
-            Without `top_k`, `{"label", "score"}` for a text, in a list for a lone string. With
-            it a list of those, the best first (in a further list for a lone string, if `top_k`
-            is the constructor's). For several texts, a list of results.
+            Without `top_k`, `{"label", "score"}` for a text, in a list for a single string. With
+            it, a list of these, best first (in another list for a single string, if `top_k` is
+            the constructor's). For several texts, a list of results.
 
         Raises:
             TypeError: A text is neither a string nor a pair.
@@ -120,7 +131,7 @@ class TextClassificationPipeline(Pipeline):
         return [results] if isinstance(inputs, str) and top_k is _NOT_GIVEN else results
 
     def _score_labels(self, ids: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-        """Gives logits: (B, T) to (B, C)."""
+        """Returns logits: (B, T) to (B, C)."""
         return self.model({"input_ids": ids, "attention_mask": mask}, training=False)
 
     def _describe(self, logits: np.ndarray, top_k: int | None, function: str | None) -> Any:

@@ -46,8 +46,8 @@ def test_ids_come_from_the_test_split(tmp_path: Path) -> None:
         ("test", None, [-1], "Prediction 0 is -1"),
         ("test", None, [0.0, 1.0], r"must be label ids, integers \(N,\); got float64 \(2,\)"),
         ("test", None, [[0, 1]], r"got int64 \(1, 2\)"),
-        ("test", ("3", "5", "3"), [0, 1, 2], "The id '3' stands twice"),
-        ("test", ("a\tb",), [0], r"The id 'a\\tb' holds a tab"),
+        ("test", ("3", "5", "3"), [0, 1, 2], "The id '3' is repeated"),
+        ("test", ("a\tb",), [0], r"The id 'a\\tb' contains a tab"),
     ],
 )
 def test_what_cannot_be_submitted_is_refused(

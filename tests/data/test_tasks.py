@@ -117,11 +117,14 @@ def test_labels_that_are_numbers_are_never_taken_for_ids() -> None:
         ({"label_values": ("0", "0")}, "reads '0' as label 1 and as label 0"),
         ({"label_values": ("yes", "no")}, "reads 'no' as label 1 and as label 0"),
         ({"splits": {"train": ()}}, "names no file for the split 'train'"),
-        ({"aliases": {"body": "txt"}}, "an alias for 'txt', which is none of its text columns"),
+        ({"aliases": {"body": "txt"}}, "an alias for 'txt', which is not one of its text"),
         ({"metrics": ()}, "needs metrics out of accuracy, f1, macro_f1, matthews_correlation"),
         ({"metrics": ("accuracy", "auc")}, r"got \('accuracy', 'auc'\)"),
         ({"labels": ("a", "b", "c"), "metrics": ("f1",)}, "has 3 labels, .* 'macro_f1' is for"),
-        ({"submission": {"exam": "own.tsv"}}, "a submission file for 'exam', which is no split"),
+        (
+            {"submission": {"exam": "own.tsv"}},
+            "a submission file for 'exam', which is not one of its splits",
+        ),
     ],
 )
 def test_impossible_tasks_are_refused(fields: dict, message: str) -> None:

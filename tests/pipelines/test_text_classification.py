@@ -9,24 +9,12 @@ from tiny_pipelines import (
     POSITIONS,
     SENTENCES,
     constant_classifier,
-    make_classifier,
-    make_tokenizer,
     softmax,
 )
 
 from distilbert_tf.pipelines import pipeline
 
 LOGITS = 1.6  # the size of those that have their probabilities by hand: log(5)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-
-
-@pytest.fixture(scope="module")
-def classifier():
-    return make_classifier()
 
 
 @pytest.fixture(scope="module")

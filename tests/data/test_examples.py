@@ -1,8 +1,9 @@
+"""Reading examples: GLUE's layouts, every format, and what is wrong with bad files."""
+
 import builtins
 import csv
 import hashlib
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from table_files import (
     WRITERS,
     table_of,
     write,
+    write_csv,
     write_json_lines,
     write_parquet,
     write_tsv,
@@ -46,102 +48,49 @@ def test_every_format_gives_the_same_examples(tmp_path: Path, name: str) -> None
     assert examples.digest() == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("name", WRITERS)
-def test_pairs_go_by_the_hubs_names_too(tmp_path: Path, name: str) -> None:
-    rows = [
-        {"hypothesis": "It rained.", "premise": "The streets were wet.", "label": "neutral"},
-        {"hypothesis": "It was dry.", "premise": "It poured all day.", "label": "contradiction"},
-    ]
-    WRITERS[name](tmp_path / name, rows)
-    examples = load_examples(MNLI, tmp_path, "train")
-    assert examples.texts == (
-        ("The streets were wet.", "It poured all day."),
-        ("It rained.", "It was dry."),
-    )
-    assert examples.labels.tolist() == [1, 2]
-    assert examples.ids is None
-
-
 # GLUE's own layouts.
-
-PARSES = ("( a b )", "( c d )", "(ROOT a)", "(ROOT c)")
-
-
-def mnli_file(labels: Sequence[str], *rows: tuple[str, str, tuple[str, ...]]) -> str:
-    """Rows in the columns that all of MNLI's files have, and those of the labels after them."""
-    parses = [f"sentence{i}_{kind}" for kind in ("binary_parse", "parse") for i in (1, 2)]
-    texts = ("sentence1", "sentence2")
-    lines = [("index", "promptID", "pairID", "genre", *parses, *texts, *labels)]
-    for i, (premise, hypothesis, values) in enumerate(rows):
-        lines.append((str(i), f"3{i}", f"3{i}n", "travel", *PARSES, premise, hypothesis, *values))
-    return "".join("\t".join(line) + "\n" for line in lines)
-
-
-MNLI_TRAIN = mnli_file(
-    ("label1", "gold_label"),
-    ('The "new bridge opened in May.', "Traffic is lighter now.", ("neutral", "neutral")),
-    ("uh I sold it, you know", "I no longer have it.", ("entailment", "entailment")),
-)
-MNLI_DEV = mnli_file(
-    ("label1", "label2", "label3", "label4", "label5", "gold_label"),
-    (
-        "Few people voted.",
-        "Everybody voted.",
-        ("neutral", "contradiction", "neutral", "neutral", "entailment", "contradiction"),
-    ),
-)
-MNLI_TEST = mnli_file(
-    (),
-    ("The ferry leaves at six.", "Ferries run.", ()),
-    ("Bring a coat.", "It may be cold.", ()),
-)
 
 
 def test_glues_mnli_files(tmp_path: Path) -> None:
-    headers = [text.split("\n")[0].split("\t") for text in (MNLI_TRAIN, MNLI_DEV, MNLI_TEST)]
-    assert [len(header) for header in headers] == [12, 16, 10]
-    write(tmp_path / "train.tsv", MNLI_TRAIN)
-    write(tmp_path / "dev_matched.tsv", MNLI_DEV)
-    write(tmp_path / "dev_mismatched.tsv", MNLI_DEV.replace("Few people", "Hardly anybody"))
-    write(tmp_path / "test_matched.tsv", MNLI_TEST)
-    write(tmp_path / "test_mismatched.tsv", MNLI_TEST.replace("coat", "scarf"))
+    row = {
+        "index": 0,
+        "genre": "travel",
+        "sentence1": 'The "bridge opened.',
+        "sentence2": "It did.",
+    }
+    other = {**row, "index": 1, "sentence1": "Few voted.", "sentence2": "All voted."}
+    labels = {"label1": "neutral", "label2": "entailment", "gold_label": "contradiction"}
+    write_tsv(tmp_path / "train.tsv", [row | labels, other | labels | {"gold_label": "neutral"}])
+    write_tsv(tmp_path / "dev_matched.tsv", [row | labels])
+    write_tsv(tmp_path / "dev_mismatched.tsv", [other | labels])
+    write_tsv(tmp_path / "test_matched.tsv", [row, other])
+    write_tsv(tmp_path / "test_mismatched.tsv", [other])
     train = load_examples(MNLI, tmp_path, "train")
-    assert train.texts == (
-        ('The "new bridge opened in May.', "uh I sold it, you know"),
-        ("Traffic is lighter now.", "I no longer have it."),
-    )
-    assert train.labels.tolist() == [1, 0]
-    assert load_examples(MNLI, tmp_path, "validation").labels.tolist() == [2]
-    mismatched = load_examples(MNLI, tmp_path, "validation_mismatched")
-    assert mismatched.texts == (("Hardly anybody voted.",), ("Everybody voted.",))
+    assert train.texts == (('The "bridge opened.', "Few voted."), ("It did.", "All voted."))
+    assert train.labels.tolist() == [2, 1]
+    for split, first in (("validation", row), ("validation_mismatched", other)):
+        assert load_examples(MNLI, tmp_path, split).texts[0] == (first["sentence1"],)
     test = load_examples(MNLI, tmp_path, "test", labelled=False)
-    assert test.texts == (
-        ("The ferry leaves at six.", "Bring a coat."),
-        ("Ferries run.", "It may be cold."),
-    )
-    assert test.labels.tolist() == [-1, -1]
-    assert test.ids == ("0", "1")
+    assert (test.texts, test.labels.tolist(), test.ids) == (train.texts, [-1, -1], ("0", "1"))
     test = load_examples(MNLI, tmp_path, "test_mismatched", labelled=False)
-    assert test.texts[0][1] == "Bring a scarf."
+    assert test.texts == (("Few voted.",), ("All voted.",))
     with pytest.raises(DataError, match="no column 'gold_label' or 'label'.*labelled=False"):
         load_examples(MNLI, tmp_path, "test")
 
 
 def test_glues_qqp_files(tmp_path: Path) -> None:
-    header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
-    rows = (
+    text = (
+        "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
         '133273\t213221\t213222\t"How long is ""Lear""?"\tWhy "Lear?\t1\n'
         "402555\t536040\t536041\tWhat is a knot?\tHow do I tie one?\t0\n"
     )
-    write(tmp_path / "QQP" / "dev.tsv", header + rows)
+    write(tmp_path / "QQP" / "dev.tsv", text)
     write(tmp_path / "QQP" / "test.tsv", 'id\tquestion1\tquestion2\n0\tIs "5 a lot?\tIs six?\n')
     examples = load_examples(QQP, tmp_path, "validation")
     assert examples.texts == (
-        ('"How long is ""Lear""?"', "What is a knot?"),
-        ('Why "Lear?', "How do I tie one?"),
-    )
-    assert examples.labels.tolist() == [1, 0]
-    assert examples.ids == ("133273", "402555")
+        ('"How long is ""Lear""?"', "What is a knot?"), ('Why "Lear?', "How do I tie one?"),
+    )  # fmt: skip
+    assert (examples.labels.tolist(), examples.ids) == ([1, 0], ("133273", "402555"))
     test = load_examples(QQP, tmp_path, "test", labelled=False)
     assert (test.texts, test.ids) == ((('Is "5 a lot?',), ("Is six?",)), ("0",))
 
@@ -195,70 +144,41 @@ def test_label_names_of_a_file_count_more_than_its_integers(tmp_path: Path) -> N
 
 # Bad rows.
 
-# The content of a file, the complaint about it, and what is left if bad rows are skipped.
+# The content of a file, of which all but the row "fine" is bad, and the complaint.
+TSV, CSV, OBJECT = "sentence\tlabel\n", "sentence,label\n", '{"sentence": "fine", "label": 1}'
 BAD = [
-    ("a.tsv", "sentence\tlabel\nfine\t1\nno label\n", "line 3: 1 fields, .* has 2", "fine"),
-    ("a.tsv", "sentence\tlabel\na\tb\t1\nfine\t0\n", "line 2: 3 fields", "fine"),
-    ("a.tsv", "sentence\tlabel\n\nfine\t0\n", "line 2: 1 fields", "fine"),
-    ("a.tsv", "sentence\tlabel\nx\t2\nfine\t0\n", "line 2: .*the label '2' is none of", "fine"),
-    ("a.tsv", "sentence\tlabel\nx\t\nfine\t0\n", "line 2: .*no label but ''", "fine"),
-    ("a.tsv", b"sentence\tlabel\n\xff\xfe\t1\nfine\t0\n", "line 2: not UTF-8", "fine"),
-    ("a.tsv", b"sentence\tlabel\tnote\nx\t1\t\xc3\nfine\t0\tn\n", "line 2: not UTF-8", "fine"),
-    ("a.csv", 'sentence,label\n"two\nlines",1\nx,y,1\n', "line 4: 3 fields", "two\nlines"),
-    ("a.csv", "sentence,label\n\nfine,1\n", "line 2: 0 fields", "fine"),
-    ("a.csv", 'sentence,label\n"x"y,1\nfine,1\n', "line 2: not CSV: ", "fine"),
-    ("a.csv", 'sentence,label\nfine,1\n"never closed,1\n', "line 3: not CSV: .*end of", "fine"),
-    ("a.csv", b"sentence,label\nfine,1\n\xe9t\xe9,1\n", "line 3: not UTF-8", "fine"),
-    ("a.csv", "sentence,label\nx,-1\nfine,1\n", "line 2: .*no label but '-1'", "fine"),
-    ("a.jsonl", '{"sentence": "x"}\n{"sentence": "fine", "label": 1}', "line 1: .*None", "fine"),
-    ("a.jsonl", '{"label": 1}\n{"sentence": "fine", "label": 1}', "line 1: .*missing", "fine"),
-    ("a.jsonl", '{"sentence": "fine", "label": 1}\n{"sent\n', "line 2: not JSON: ", "fine"),
-    ("a.jsonl", '{"sentence": "fine", "label": 1}\n\n', "line 2: not JSON: ", "fine"),
-    ("a.jsonl", '{"sentence": "fine", "label": 1}\n["x", 1]', "line 2: .*object is w", "fine"),
-    (
-        "a.jsonl",
-        b'{"sentence": "fine", "label": 1}\n{"sentence": "\xff", "label": 1}',
-        "line 2: not UTF-8",
-        "fine",
-    ),
-    (
-        "a.json",
-        '[{"sentence": 5, "label": 1}, {"sentence": "fine", "label": 1}]',
-        "row 1: the text in column 'sentence' is 5, of type int, not a string",
-        "fine",
-    ),
-    (
-        "a.json",
-        '[{"sentence": null, "label": 1}, {"sentence": "fine", "label": 1}]',
-        "row 1: the text in column 'sentence' is missing or null",
-        "fine",
-    ),
-    (
-        "a.json",
-        '[{"sentence": "fine", "label": 1}, {"sentence": "\\ud83d", "label": 1}]',
-        "row 2: .*not Unicode.* surrogate pair",
-        "fine",
-    ),
-    (
-        "a.json",
-        '[{"sentence": "fine", "label": 1}, {"sentence": "x", "label": true}]',
-        "row 2: .*the label True is none of",
-        "fine",
-    ),
+    ("a.tsv", TSV + "fine\t1\nno label\n", "line 3: 1 fields, .* has 2"),
+    ("a.tsv", TSV + "a\tb\t1\nfine\t0\n", "line 2: 3 fields"),
+    ("a.tsv", TSV + "\nfine\t0\n", "line 2: 1 fields"),
+    ("a.tsv", TSV + "x\t2\nfine\t0\n", "line 2: .*the label '2' is none of"),
+    ("a.tsv", TSV + "x\t\nfine\t0\n", "line 2: .*no label but ''"),
+    ("a.tsv", TSV.encode() + b"\xff\xfe\t1\nfine\t0\n", "line 2: not UTF-8"),
+    ("a.tsv", b"sentence\tlabel\tnote\nx\t1\t\xc3\nfine\t0\tn\n", "line 2: not UTF-8"),
+    ("a.csv", CSV + '"fine",1\n"x\ny",1,2\n', "line 3: 3 fields"),
+    ("a.csv", CSV + '"x"y,1\nfine,1\n', "line 2: not CSV: "),
+    ("a.csv", CSV + 'fine,1\n"never closed,1\n', "line 3: not CSV: .*end of"),
+    ("a.csv", CSV.encode() + b"fine,1\n\xe9t\xe9,1\n", "line 3: not UTF-8"),
+    ("a.csv", CSV + "x,-1\nfine,1\n", "line 2: .*no label but '-1'"),
+    ("a.jsonl", '{"label": 1}\n' + OBJECT, "line 1: .*missing"),
+    ("a.jsonl", OBJECT + '\n{"sent\n', "line 2: not JSON: "),
+    ("a.jsonl", OBJECT + "\n\n", "line 2: not JSON: "),
+    ("a.jsonl", OBJECT + '\n["x", 1]', "line 2: expected a JSON object"),
+    ("a.jsonl", OBJECT.encode() + b'\n{"sentence": "\xff", "label": 1}', "line 2: not UTF-8"),
+    ("a.json", f'[{OBJECT}, {{"sentence": "\\ud83d", "label": 1}}]', "row 2: .*not Unic.* surrog"),
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "message", "left"), BAD)
+@pytest.mark.parametrize(("name", "content", "message"), BAD)
 def test_bad_rows_say_where_and_why_or_are_left_out(
-    tmp_path: Path, name: str, content: str | bytes, message: str, left: str, caplog
+    tmp_path: Path, name: str, content: str | bytes, message: str, caplog
 ) -> None:
     path = write(tmp_path / name, content)
     with pytest.raises(DataError, match=rf"^{path}, {message}"):
         read_files([path], SST2)
     examples = read_files([path], SST2, bad_rows="skip")
-    assert examples.texts == ((left,),)
+    assert examples.texts == (("fine",),)
     assert examples.skipped == 1
-    assert f"Left out 1 of 2 rows of {path}" in caplog.text
+    assert f"Skipped 1 of 2 rows of {path}" in caplog.text
 
 
 @pytest.mark.parametrize("name", TYPED)
@@ -287,7 +207,7 @@ def test_values_of_other_types_are_bad(
         assert examples.labels.tolist() == [i % 2 for i in kept]
         assert examples.skipped == 3 - len(kept)
     else:
-        with pytest.raises(DataError, match=rf"no row that can be used: .* 3 times, .*{message}"):
+        with pytest.raises(DataError, match=rf"no usable row: .* 3 times, .*{message}"):
             load_examples(SST2, tmp_path, "train", bad_rows="skip")
 
 
@@ -309,14 +229,12 @@ def test_skipped_rows_are_counted_by_reason(tmp_path: Path, caplog) -> None:
     assert examples.labels.tolist() == [1, 0]
     assert examples.ids == ("10", "14")
     assert examples.skipped == 4
-    assert (
-        f"Left out 4 of 6 rows of {path}: unknown label 2 times, first in {path}, line 3: colum"
-        in (caplog.text)
-    )
-    assert (
-        f"not as many fields as the header has 1 times, first in {path}, line 4: 1" in caplog.text
-    )
-    assert f"no label 1 times, first in {path}, line 7" in caplog.text
+    for part in (
+        f"Skipped 4 of 6 rows of {path}: unknown label 2 times, first in {path}, line 3: column",
+        f"not as many fields as the header has 1 times, first in {path}, line 4: 1",
+        f"no label 1 times, first in {path}, line 7",
+    ):
+        assert part in caplog.text
     first = examples.take(1)
     assert (first.texts, first.labels.tolist(), first.ids) == ((("a",),), [1], ("10",))
     assert (first.files, first.skipped, first.digest()) == ((path,), 4, examples.digest())
@@ -410,8 +328,7 @@ def test_ids_of_other_types_are_none(tmp_path: Path) -> None:
     assert load_examples(SST2, tmp_path, "train").ids == ("x1", "2")
 
 
-@pytest.mark.parametrize("ending", [".tsv", ".csv", ".jsonl", ".json", ".parquet"])
-def test_a_task_of_ones_own_has_its_columns_labels_and_files(tmp_path: Path, ending: str) -> None:
+def test_a_task_of_ones_own_has_its_columns_labels_and_files(tmp_path: Path) -> None:
     tickets = Task(
         "tickets",
         ("subject", "body"),
@@ -426,13 +343,11 @@ def test_a_task_of_ones_own_has_its_columns_labels_and_files(tmp_path: Path, end
         {"team": "Billing", "body": "I paid twice.", "heading": "Refund", "index": "T9"},
         {"team": "X", "body": "Thank you all!", "heading": "Praise", "index": "T10"},
     ]
-    writer = next(w for name, w in WRITERS.items() if name.endswith(ending))
-    writer(tmp_path / f"tickets/2024{ending}", rows)
+    write_csv(tmp_path / "tickets/2024.csv", rows)
     examples = load_examples(tickets, tmp_path, "validation")
     assert examples.texts == (
-        ("No line", "Refund", "Praise"),
-        ("The router blinks red.", "I paid twice.", "Thank you all!"),
-    )
+        tuple(row["heading"] for row in rows), tuple(row["body"] for row in rows),
+    )  # fmt: skip
     assert examples.labels.tolist() == [1, 0, 2]
     assert examples.ids == ("T7", "T9", "T10")
 
@@ -445,26 +360,18 @@ WITHOUT_TABS = st.text(
 )
 
 
-def round_trip(name: str, texts: Sequence[str]) -> None:
-    rows = [{"note": text, "kind": ("fact", "wish")[i % 2]} for i, text in enumerate(texts)]
+@pytest.mark.parametrize("name", WRITERS)
+@given(texts=st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_text_survives(name: str, texts: st.DataObject) -> None:
+    kind = WITHOUT_TABS if name == "train.tsv" else TEXTS
+    notes = texts.draw(st.lists(kind, min_size=1, max_size=8))
+    rows = [{"note": text, "kind": ("fact", "wish")[i % 2]} for i, text in enumerate(notes)]
     with tempfile.TemporaryDirectory() as directory:
         WRITERS[name](Path(directory, name), rows)
         examples = load_examples(NOTES, directory, "train")
-    assert examples.texts == (tuple(texts),)
-    assert examples.labels.tolist() == [i % 2 for i in range(len(texts))]
-
-
-@given(st.lists(WITHOUT_TABS, min_size=1, max_size=8))
-@settings(max_examples=60, deadline=None)
-def test_any_text_without_tabs_survives_tsv(texts: list[str]) -> None:
-    round_trip("train.tsv", texts)
-
-
-@pytest.mark.parametrize("name", [name for name in WRITERS if name != "train.tsv"])
-@given(texts=st.lists(TEXTS, min_size=1, max_size=8))
-@settings(max_examples=60, deadline=None)
-def test_any_text_survives_the_other_formats(name: str, texts: list[str]) -> None:
-    round_trip(name, texts)
+    assert examples.texts == (tuple(notes),)
+    assert examples.labels.tolist() == [i % 2 for i in range(len(notes))]
 
 
 @given(st.binary(max_size=60))

@@ -119,7 +119,7 @@ def test_sharded_checkpoint(name, copy_reference):
 def test_tensor_in_two_shards(copy_reference):
     directory = copy_reference("base")
     shard(directory, repeat=True)
-    with pytest.raises(CheckpointError, match="stands in two shards"):
+    with pytest.raises(CheckpointError, match="is in two shards"):
         TFDistilBertModel.from_pretrained(directory)
 
 

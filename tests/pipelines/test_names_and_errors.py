@@ -1,0 +1,123 @@
+"""What both pipelines share: names of checkpoints, and errors."""
+
+import pytest
+from tiny_pipelines import SENTENCES, VOCABULARY, make_config
+
+from distilbert_tf.checkpoints.tensor_files import CheckpointError
+from distilbert_tf.models.encoder import TFDistilBertModel
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.pipelines import pipeline
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
+
+
+class TestNames:
+    @pytest.fixture(scope="class")
+    def saved(self, classifier, tokenizer, tmp_path_factory):
+        directory = tmp_path_factory.mktemp("checkpoint")
+        classifier.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        return directory
+
+    def test_directory(self, saved, classifier, tokenizer):
+        expected = pipeline("text-classification", classifier, tokenizer)(SENTENCES)
+        assert pipeline("text-classification", model=str(saved))(SENTENCES) == expected
+        assert pipeline("text-classification", saved, tokenizer=saved)(SENTENCES) == expected
+
+    def test_checkpoint_without_the_head(self, saved):
+        with pytest.raises(CheckpointError, match="no head for TFDistilBertForMaskedLM"):
+            pipeline("fill-mask", saved)
+
+    def test_base_checkpoint_gets_no_invented_classifier(self, classifier, tokenizer, tmp_path):
+        classifier.distilbert.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        with pytest.raises(CheckpointError, match="no head for TFDistilBertForSequenceClass"):
+            pipeline("text-classification", tmp_path)
+
+    def test_directory_without_a_tokenizer(self, classifier, tmp_path):
+        classifier.save_pretrained(tmp_path)
+        with pytest.raises(FileNotFoundError, match=r"vocab\.txt"):
+            pipeline("text-classification", tmp_path)
+
+
+class TestErrors:
+    def test_unknown_task(self, classifier, tokenizer):
+        with pytest.raises(ValueError, match=r"fill-mask, text-classification, sentiment-analysis"):
+            pipeline("translation", classifier, tokenizer)
+
+    @pytest.mark.parametrize("task", ["fill-mask", "text-classification"])
+    def test_model_without_the_head(self, task, tokenizer):
+        with pytest.raises(TypeError, match=f"'{task}' takes a TFDistil.*; got TFDistilBertModel"):
+            pipeline(task, TFDistilBertModel(make_config()), tokenizer)
+
+    def test_model_with_another_head(self, classifier, filler, tokenizer):
+        with pytest.raises(TypeError, match="takes a TFDistilBertForMaskedLM"):
+            pipeline("fill-mask", classifier, tokenizer)
+        with pytest.raises(TypeError, match="takes a TFDistilBertForSequenceClassification"):
+            pipeline("text-classification", filler, tokenizer)
+
+    def test_model_object_without_tokenizer(self, classifier):
+        with pytest.raises(ValueError, match="tokenizer="):
+            pipeline("text-classification", classifier)
+
+    @pytest.mark.parametrize(
+        ("options", "error", "message"),
+        [
+            ({"top_k": 0}, ValueError, "top_k must be"),
+            ({"top_k": 2.5}, ValueError, "top_k must be"),
+            ({"batch_size": 0}, ValueError, "batch_size must be"),
+            ({"function_to_apply": "relu"}, ValueError, "softmax, sigmoid, none"),
+            ({"topk": 3}, TypeError, "Unknown option 'topk'"),
+        ],
+    )
+    def test_options_of_text_classification(self, classifier, tokenizer, options, error, message):
+        with pytest.raises(error, match=message):
+            pipeline("text-classification", classifier, tokenizer, **options)
+        classify = pipeline("text-classification", classifier, tokenizer)
+        with pytest.raises(error, match=message):
+            classify("Rain again.", **options)
+
+    @pytest.mark.parametrize(
+        ("options", "error", "message"),
+        [
+            ({"top_k": -1}, ValueError, "top_k must be"),
+            ({"targets": []}, ValueError, "at least one word"),
+            ({"targets": [""]}, ValueError, "at least one word"),
+            ({"tokenizer_kwargs": {"trunkation": True}}, TypeError, "Unknown option 'trunkation'"),
+        ],
+    )
+    def test_options_of_fill_mask(self, filler, tokenizer, options, error, message):
+        with pytest.raises(error, match=message):
+            pipeline("fill-mask", filler, tokenizer, **options)
+        fill = pipeline("fill-mask", filler, tokenizer)
+        with pytest.raises(error, match=message):
+            fill("the [MASK]", **options)
+
+    def test_inputs_of_text_classification(self, classifier, tokenizer):
+        classify = pipeline("text-classification", classifier, tokenizer)
+        with pytest.raises(TypeError, match="got int"):
+            classify(5)
+        with pytest.raises(TypeError, match=r'"text_pair".*got list'):
+            classify([["Rain again.", "Good soup!"]])
+        with pytest.raises(ValueError, match="keys 'text' and 'text_pair'"):
+            classify({"text": "Rain again.", "pair": "Good soup!"})
+
+    def test_inputs_of_fill_mask(self, filler, tokenizer):
+        fill = pipeline("fill-mask", filler, tokenizer)
+        with pytest.raises(ValueError, match=r"No mask token \(\[MASK\]\) in the text 'Rain again"):
+            fill(["the [MASK]", "Rain again."])
+        with pytest.raises(TypeError, match="got NoneType"):
+            fill(None)
+        with pytest.raises(TypeError, match="got dict"):
+            fill({"text": "the [MASK]"})
+
+    def test_tokenizer_of_another_model(self, tokenizer):
+        small = TFDistilBertForSequenceClassification(make_config(vocab_size=20))
+        with pytest.raises(ValueError, match="do not belong together"):
+            pipeline("text-classification", small, tokenizer)("Nobody")
+
+    def test_tokenizer_without_a_mask(self, filler, tmp_path):
+        (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY), encoding="utf-8")
+        maskless = DistilBertTokenizer.from_pretrained(tmp_path)
+        maskless.mask_token = None
+        with pytest.raises(ValueError, match="no mask token"):
+            pipeline("fill-mask", filler, maskless)
