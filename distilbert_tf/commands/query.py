@@ -103,11 +103,11 @@ def _open(path: str | None) -> contextlib.AbstractContextManager[BinaryIO]:
 
 def _ask(client: Any, texts: QueryInput, output: QueryOutput, values: flags.FlagValues) -> None:
     """Writes answer after answer; if that ends early, says where."""
-    from distilbert_serving.client.methods import text_method
+    from distilbert_serving.client.endpoints import text_endpoint
     from distilbert_serving.client.results import is_valid
     from tqdm import tqdm
 
-    limits = text_method(values.method).limits
+    limits = text_endpoint(values.method).limits
     asked: deque[InputRow] = deque()  # without an answer yet
     is_shown = values.progress
     if is_shown is None:  # two things on one terminal would be a mess

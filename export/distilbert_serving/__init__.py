@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distilbert_serving.client.async_predict_client import AsyncPredictClient
-    from distilbert_serving.client.base import InvalidRowsError
     from distilbert_serving.client.channel import Tls
-    from distilbert_serving.client.connection import PredictError
+    from distilbert_serving.client.errors import InvalidRowsError, PredictError
     from distilbert_serving.client.predict_client import PredictClient
     from distilbert_serving.saved_model.exporter import export_pretrained, export_saved_model
     from distilbert_serving.server import ModelServer
 
 _HOMES = {
     "AsyncPredictClient": "distilbert_serving.client.async_predict_client",
-    "InvalidRowsError": "distilbert_serving.client.base",
+    "InvalidRowsError": "distilbert_serving.client.errors",
     "ModelServer": "distilbert_serving.server",
     "PredictClient": "distilbert_serving.client.predict_client",
-    "PredictError": "distilbert_serving.client.connection",
+    "PredictError": "distilbert_serving.client.errors",
     "Tls": "distilbert_serving.client.channel",
     "export_pretrained": "distilbert_serving.saved_model.exporter",
     "export_saved_model": "distilbert_serving.saved_model.exporter",

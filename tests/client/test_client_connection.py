@@ -14,8 +14,7 @@ import grpc
 import pytest
 from client_kinds import KINDS
 from distilbert_serving.client.async_predict_client import AsyncPredictClient
-from distilbert_serving.client.channel import Tls
-from distilbert_serving.client.connection import Attempts
+from distilbert_serving.client.channel import KEEPALIVE_S, ChannelSettings, RetryClock, Tls
 from distilbert_serving.client.predict_client import PredictClient, PredictError
 
 from distilbert_tf import cli
@@ -111,8 +110,7 @@ def test_tls_files_are_checked(files, tmp_path):
 
 
 def test_pings_are_as_rare_as_a_stock_server_wants():
-    with PredictClient() as client:
-        options = dict(client._connection.settings.options())
+    options = dict(ChannelSettings("host:8500", 1.0, None, 1000, KEEPALIVE_S, None, {}).options())
     assert options["grpc.keepalive_time_ms"] > 300_000
     assert "grpc.keepalive_permit_without_calls" not in options
     with pytest.raises(ValueError, match="keepalive_s must be positive"):
@@ -122,14 +120,14 @@ def test_pings_are_as_rare_as_a_stock_server_wants():
 
 
 def test_attempts_end_with_the_time_and_the_count():
-    attempts = Attempts(100.0)
+    attempts = RetryClock(100.0)
     pauses = [attempts.pause_s(Code.UNAVAILABLE) for _ in range(2000)]
     bounds = [min(0.1 * 2**n, 1.0) for n in range(10)] + [1.0] * 1990
     assert all(bound / 2 <= pause <= bound for pause, bound in zip(pauses, bounds, strict=True))
     assert len(set(pauses[10:])) > 1900
-    assert Attempts(100.0).pause_s(Code.INTERNAL) is None
-    assert Attempts(0.01).pause_s(Code.UNAVAILABLE) is None
-    limited = Attempts(100.0, 2)
+    assert RetryClock(100.0).pause_s(Code.INTERNAL) is None
+    assert RetryClock(0.01).pause_s(Code.UNAVAILABLE) is None
+    limited = RetryClock(100.0, 2)
     assert limited.pause_s(Code.UNAVAILABLE) is not None
     assert limited.pause_s(Code.UNAVAILABLE) is None
 

@@ -184,7 +184,7 @@ def _numbers(answer):
     [
         ("predict", _without_logits, "output 'logits' is missing; there are"),
         ("predict", _short, "output 'logits': shape .* has 2 elements"),
-        ("predict", _numbers, "output 'label' is int32 of rank 1, not object"),
+        ("predict", _numbers, "output 'label' is int32 of rank 1, not string of"),
         ("classify", _fewer, "classifications has 1 rows, but 2 were sent"),
         ("classify", _uneven, "the rows' classes are not equally many"),
     ],

@@ -1,11 +1,16 @@
-"""How a client reaches a server: TLS, keep-alive, sizes and headers, for both kinds of channel."""
+"""How a client reaches a server: TLS, keep-alive, limits, headers, and pauses between retries."""
 
 import dataclasses
 import os
 import pathlib
+import random
+import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import grpc
+
+from distilbert_serving.protos import model_service_pb2_grpc, prediction_service_pb2_grpc
 
 # The pause before a retry grows from the first to the second of these, in seconds, and is then
 # shortened at random, so that clients who lost a server together don't come back together.
@@ -18,6 +23,9 @@ MAX_BACKOFF_S = 1.0
 KEEPALIVE_S = 330.0
 # How long a ping, or bytes sent, may stay unacknowledged before the connection counts as dead.
 KEEPALIVE_TIMEOUT_S = 10.0
+
+_PREDICTION_RPCS = ("Predict", "Classify", "Regress", "MultiInference", "GetModelMetadata")
+_Code = grpc.StatusCode
 
 Path = str | os.PathLike[str]
 Headers = Mapping[str, str]
@@ -62,21 +70,19 @@ class ChannelSettings:
 
     Args:
         target: The server's address.
-        model_name: The model's name, for error messages.
         timeout_s: The deadline of each request, retries included, in seconds.
         max_attempts: How often a request may be sent while the server is UNAVAILABLE; None: as
             often as the deadline allows. Nothing else is retried.
         max_message_bytes: The largest request or answer, in bytes.
         keepalive_s: How often a connection is probed while it waits for an answer, in seconds.
         tls: Makes the connection secure; None: it is not.
-        headers: Sent with each request, or a function that gives them, asked each time.
+        headers: Sent with each request, or a function that returns them, asked each time.
 
     Raises:
         ValueError: a number makes no sense.
     """
 
     target: str
-    model_name: str
     timeout_s: float
     max_attempts: int | None
     max_message_bytes: int
@@ -97,7 +103,7 @@ class ChannelSettings:
             raise ValueError(f"keepalive_s must be positive, not {self.keepalive_s}")
 
     def options(self) -> list[tuple[str, int | str]]:
-        """Gives the channel's options."""
+        """Returns the channel's options."""
         options: list[tuple[str, int | str]] = [
             ("grpc.max_send_message_length", self.max_message_bytes),
             ("grpc.max_receive_message_length", self.max_message_bytes),
@@ -108,7 +114,8 @@ class ChannelSettings:
             ("grpc.max_reconnect_backoff_ms", round(1000 * MAX_BACKOFF_S)),
             ("grpc.keepalive_time_ms", round(1000 * self.keepalive_s)),
             ("grpc.keepalive_timeout_ms", round(1000 * KEEPALIVE_TIMEOUT_S)),
-            # Retries are counted here; two layers of them would multiply.
+            # gRPC's own policy ends after five attempts, however much time is left: the clients
+            # retry by themselves, and two layers of retries would multiply.
             ("grpc.enable_retries", 0),
         ]
         if self.tls is not None and self.tls.server_name is not None:
@@ -116,9 +123,61 @@ class ChannelSettings:
         return options
 
     def call_metadata(self) -> list[tuple[str, str]] | None:
-        """Gives the headers of a request, in gRPC's form."""
+        """Returns the headers of a request, in gRPC's form."""
         headers = self.headers() if callable(self.headers) else self.headers
         return [(name.lower(), value) for name, value in headers.items()] or None
+
+    def open(self, api: Any, credentials: grpc.ChannelCredentials | None) -> Any:
+        """Opens a channel.
+
+        Args:
+            api: `grpc`, or `grpc.aio` inside the event loop to which the channel shall belong.
+            credentials: For TLS.
+        """
+        if credentials is None:
+            return api.insecure_channel(self.target, self.options())
+        return api.secure_channel(self.target, credentials, self.options())
+
+
+def bind_rpcs(channel: Any) -> Mapping[str, Callable[..., Any]]:
+    """Returns TF Serving's methods on a channel, by name."""
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    rpcs = {name: getattr(stub, name) for name in _PREDICTION_RPCS}
+    rpcs["GetModelStatus"] = model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus
+    return rpcs
+
+
+class RetryClock:
+    """How much time is left to get one answer, and whether there is another attempt.
+
+    Args:
+        timeout_s: The time for all attempts, in seconds.
+        max_attempts: How many there may be; None: any number.
+    """
+
+    def __init__(self, timeout_s: float, max_attempts: int | None = None) -> None:
+        self._end_s = time.monotonic() + timeout_s
+        self._left = max_attempts
+        self._backoff_s = FIRST_BACKOFF_S
+
+    @property
+    def remaining_s(self) -> float:
+        """The time left, in seconds."""
+        return max(self._end_s - time.monotonic(), 0.0)
+
+    def pause_s(self, code: grpc.StatusCode) -> float | None:
+        """Returns the pause before the next attempt, in seconds; None if there is none.
+
+        Args:
+            code: What the last attempt ended with.
+        """
+        if self._left is not None:
+            self._left -= 1
+        pause_s = self._backoff_s * random.uniform(0.5, 1.0)
+        self._backoff_s = min(2 * self._backoff_s, MAX_BACKOFF_S)
+        if code != _Code.UNAVAILABLE or self._left == 0 or pause_s >= self.remaining_s:
+            return None
+        return pause_s
 
 
 def _read_pem(path: Path | None) -> bytes | None:

@@ -3,27 +3,27 @@
 It needs gRPC, NumPy and TF Serving's protocol buffers; it imports neither `distilbert_tf` nor
 TensorFlow itself (see `distilbert_serving.protos`), so it starts in well under a second. For
 asyncio there is `async_predict_client`.
-
-Shape legend: B texts, T tokens, C classes.
 """
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent import futures
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import grpc
 import numpy as np
 
-from distilbert_serving.client import methods, requests
 from distilbert_serving.client.base import (
-    Asked,
     BaseClient,
-    InvalidRowsError,
-    Options,
-    Readiness,
+    PairMethod,
+    Pause,
+    Query,
     Steps,
+    TextMethod,
 )
-from distilbert_serving.client.channel import ChannelSettings, Tls
-from distilbert_serving.client.connection import Connection, PredictError, map_in_order
+from distilbert_serving.client.channel import Tls, bind_rpcs
+from distilbert_serving.client.errors import InvalidRowsError, PredictError
 from distilbert_serving.client.requests import Rows
 from distilbert_serving.client.results import (
     Classification,
@@ -38,16 +38,12 @@ from distilbert_serving.client.results import (
     VersionStatus,
 )
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
 __all__ = ["InvalidRowsError", "PredictClient", "PredictError", "Tls"]
 
+_Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-# A str is a Sequence[str], too; of overloads the first that fits counts.
-# mypy: disable-error-code="overload-overlap"
 class PredictClient(BaseClient):
     """Sends texts to a server and returns answers. Threads may share one.
 
@@ -84,242 +80,33 @@ class PredictClient(BaseClient):
             that returns them, asked each time.
 
     Raises:
-        OSError: a TLS file cannot be read.
-        ValueError: version and label are both given, or a setting makes no sense.
+        OSError: A TLS file cannot be read.
+        ValueError: Version and label are both given, or a setting makes no sense.
     """
 
-    _connection: Connection
+    if TYPE_CHECKING:
+        predict: PairMethod[Prediction, Predictions]
+        classify: PairMethod[Classification, Classifications]
+        regress: PairMethod[float, list[float]]
+        encode: TextMethod[Embedding, Embeddings]
+        tokenize: PairMethod[TokenizedText, list[TokenizedText]]
+        fill_mask: TextMethod[list[list[MaskAnswer]], list[list[list[MaskAnswer]]]]
+        multi_inference: Callable[..., dict[str, Any]]
+        stream: Callable[..., Generator[Any, None, None]]
+        call: Callable[..., dict[str, np.ndarray]]
+        metadata: Callable[..., ModelMetadata]
+        model_status: Callable[..., list[VersionStatus]]
+        wait_until_ready: Callable[..., None]
 
-    def _connect(self, settings: ChannelSettings) -> Connection:
-        return Connection(settings)
-
-    @overload
-    def predict(
-        self, texts: str, text_pairs: str | None = None, **options: "Unpack[Options]"
-    ) -> Prediction: ...
-
-    @overload
-    def predict(
-        self,
-        texts: Sequence[str],
-        text_pairs: Sequence[str] | None = None,
-        **options: "Unpack[Options]",
-    ) -> Predictions: ...
-
-    def predict(self, texts: Any, text_pairs: Any = None, **options: Any) -> Any:
-        """Classifies texts or pairs of texts.
-
-        Args:
-            texts: B texts, or one.
-            text_pairs: For pair tasks the second texts, as many.
-            **options: See the class.
-        """
-        return self._ask(methods.PREDICT, requests.text_rows(texts, text_pairs), **options)
-
-    @overload
-    def classify(
-        self, texts: str, text_pairs: str | None = None, **options: "Unpack[Options]"
-    ) -> Classification: ...
-
-    @overload
-    def classify(
-        self,
-        texts: Sequence[str],
-        text_pairs: Sequence[str] | None = None,
-        **options: "Unpack[Options]",
-    ) -> Classifications: ...
-
-    def classify(self, texts: Any, text_pairs: Any = None, **options: Any) -> Any:
-        """Classifies by TF Serving's Classify: every class with its score. As `predict`."""
-        return self._ask(methods.CLASSIFY, requests.text_rows(texts, text_pairs), **options)
-
-    @overload
-    def regress(
-        self, texts: str, text_pairs: str | None = None, **options: "Unpack[Options]"
-    ) -> float: ...
-
-    @overload
-    def regress(
-        self,
-        texts: Sequence[str],
-        text_pairs: Sequence[str] | None = None,
-        **options: "Unpack[Options]",
-    ) -> list[float]: ...
-
-    def regress(self, texts: Any, text_pairs: Any = None, **options: Any) -> Any:
-        """Returns a number for each text by TF Serving's Regress. As `predict`."""
-        return self._ask(methods.REGRESS, requests.text_rows(texts, text_pairs), **options)
-
-    def multi_inference(
-        self,
-        texts: str | Sequence[str],
-        text_pairs: str | Sequence[str] | None = None,
-        *,
-        classify: Sequence[str] = (),
-        regress: Sequence[str] = (),
-        **options: "Unpack[Options]",
-    ) -> dict[str, Any]:
-        """Asks several signatures in one request, by TF Serving's MultiInference.
-
-        Args:
-            texts: B texts, or one.
-            text_pairs: For pair tasks the second texts, as many.
-            classify: Signatures that classify.
-            regress: Signatures that regress.
-            **options: See the class; without signature_name.
-
-        Returns:
-            What `classify` or `regress` return, by signature.
-        """
-        method = methods.multi_inference(classify, regress)
-        return self._ask(method, requests.text_rows(texts, text_pairs), **options)
-
-    @overload
-    def encode(self, texts: str, **options: "Unpack[Options]") -> Embedding: ...
-
-    @overload
-    def encode(self, texts: Sequence[str], **options: "Unpack[Options]") -> Embeddings: ...
-
-    def encode(self, texts: Any, **options: Any) -> Any:
-        """Returns the vectors of texts.
-
-        Args:
-            texts: B texts, or one.
-            **options: See the class.
-        """
-        return self._ask(methods.ENCODE, requests.text_rows(texts), **options)
-
-    @overload
-    def tokenize(
-        self, texts: str, text_pairs: str | None = None, **options: "Unpack[Options]"
-    ) -> TokenizedText: ...
-
-    @overload
-    def tokenize(
-        self,
-        texts: Sequence[str],
-        text_pairs: Sequence[str] | None = None,
-        **options: "Unpack[Options]",
-    ) -> list[TokenizedText]: ...
-
-    def tokenize(self, texts: Any, text_pairs: Any = None, **options: Any) -> Any:
-        """Returns the token ids and tokens that the model makes of texts, without padding."""
-        return self._ask(methods.TOKENIZE, requests.text_rows(texts, text_pairs), **options)
-
-    @overload
-    def fill_mask(self, texts: str, **options: "Unpack[Options]") -> list[list[MaskAnswer]]: ...
-
-    @overload
-    def fill_mask(
-        self, texts: Sequence[str], **options: "Unpack[Options]"
-    ) -> list[list[list[MaskAnswer]]]: ...
-
-    def fill_mask(self, texts: Any, **options: Any) -> Any:
-        """Returns, for each [MASK] of each text, the most probable tokens, the best first."""
-        return self._ask(methods.FILL_MASK, requests.text_rows(texts), **options)
-
-    def from_ids(
-        self,
-        input_ids: requests.Ids,
-        attention_mask: requests.Ids | None = None,
-        **options: "Unpack[Options]",
-    ) -> Any:
-        """Classifies what the caller has tokenized.
-
-        Args:
-            input_ids: Token ids of B rows of any lengths, or of one.
-            attention_mask: For each row ones, and zeros where the ids are padding; by default
-                nothing is padding.
-            **options: See the class.
-
-        Returns:
-            `Predictions`; for one row a `Prediction`.
-        """
-        return self._ask(methods.FROM_IDS, requests.id_rows(input_ids, attention_mask), **options)
-
-    def stream(
-        self,
-        rows: Iterable[str | tuple[str, str]],
-        method: str = "predict",
-        **options: "Unpack[Options]",
-    ) -> Generator[Any, None, None]:
-        """Asks about any number of rows in bounded memory.
-
-        Args:
-            rows: Texts, or pairs of texts; read as far ahead as `concurrency` needs.
-            method: "predict", "classify", "regress", "encode", "tokenize" or "fill_mask".
-            **options: See the class.
-
-        Yields:
-            The answer to each row, in order: what the method returns for one text. An
-            `InvalidRowsError` names the row's number in the stream; all before it are answered.
-        """
-        asked = Asked(self.signature_name, methods.text_method(method), **options)
-        for batch, part in self._parts(asked, requests.batch_stream(rows, asked.batch_size)):
-            yield from asked.each(batch, part)
-
-    def call(
-        self,
-        inputs: Mapping[str, Any],
-        *,
-        signature_name: str | None = None,
-        outputs: Sequence[str] = (),
-        timeout_s: float | None = None,
-    ) -> dict[str, np.ndarray]:
-        """Runs any signature on any tensors, in one request, and returns what the server says.
-
-        Nothing looks for rows that could not be computed: they hold NaN, "" and -1.
-
-        Args:
-            inputs: Arrays by input name, or what `np.asarray` makes them from; strings as str or
-                bytes. Without rows they are not sent.
-            signature_name: The endpoint; by default the client's.
-            outputs: The outputs wanted; by default all. TF Serving makes a graph of its own for
-                each new choice, and the first request waits for it, about 2 s: let the export's
-                warm-up ask for it, or take all outputs.
-            timeout_s: The deadline in seconds; by default the client's.
-
-        Returns:
-            Arrays by output name, strings as objects of type bytes.
-        """
-        return self._run(self._call(inputs, signature_name, outputs, timeout_s))
-
-    def metadata(self, timeout_s: float | None = None) -> ModelMetadata:
-        """Asks for the model's signatures, within the client's deadline unless told otherwise."""
-        return self._run(self._ask_metadata(timeout_s))
-
-    def model_status(self, timeout_s: float | None = None) -> list[VersionStatus]:
-        """Asks which versions the server has, and in which state.
-
-        A version label does not count here: TF Serving lists all versions.
-        """
-        return self._run(self._ask_status(timeout_s))
-
-    def wait_until_ready(self, timeout_s: float = 60.0) -> None:
-        """Waits until the server is there, and the version that the client asks is loaded.
-
-        Args:
-            timeout_s: How long to wait, in seconds.
-
-        Raises:
-            PredictError: DEADLINE_EXCEEDED with the last state seen, or any other error that
-                waiting won't mend.
-        """
-        has_label = self._version_label is not None
-        readiness = Readiness(self._connection, timeout_s, has_label)
-        while True:
-            try:
-                if readiness.is_ready(self.model_status(readiness.remaining_s)):
-                    if has_label:
-                        self.metadata(readiness.remaining_s)
-                    return
-            except PredictError as error:
-                readiness.note(error)
-            time.sleep(readiness.pause_s())
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._channel = self._settings.open(grpc, self._credentials)
+        self._rpcs = bind_rpcs(self._channel)
 
     def close(self) -> None:
-        """Closes the connection; the client is of no use after that."""
-        self._connection.close()
+        """Closes the connection: requests on their way end with CANCELLED."""
+        self._is_closed = True
+        self._channel.close()
 
     def __enter__(self) -> "PredictClient":
         return self
@@ -327,21 +114,59 @@ class PredictClient(BaseClient):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(self, method: methods.Method, rows: Rows, **options: "Unpack[Options]") -> Any:
-        asked = Asked(self.signature_name, method, **options)
-        return asked.result(rows, list(self._parts(asked, rows.batches(asked.batch_size))))
+    def _ask(self, make_query: Callable[[], Query]) -> Any:
+        query = make_query()
+        return query.join(list(self._parts(query)))
 
-    def _parts(self, asked: Asked, batches: Iterable[Rows]) -> Iterator[tuple[Rows, Any]]:
-        return map_in_order(
-            lambda batch: self._run(self._answer(asked, batch)), batches, asked.concurrency
+    def _stream(self, make_query: Callable[[], Query]) -> Generator[Any, None, None]:
+        query = make_query()
+        for batch, part in self._parts(query):
+            yield from query.each(batch, part)
+
+    def _parts(self, query: Query) -> Iterator[tuple[Rows, Any]]:
+        return _map_in_order(
+            lambda batch: self._run(self._answer(query, batch)), query.batches(), query.concurrency
         )
 
     def _run(self, steps: Steps[_Result]) -> _Result:
-        """Sends what the steps want to be sent."""
-        response = None
+        response: Any = None
+        error: grpc.RpcError | None = None
         while True:
             try:
-                sending = steps.send(response)
+                step = steps.send(response) if error is None else steps.throw(error)
             except StopIteration as end:
                 return end.value
-            response = self._connection.send(*sending)
+            response = error = None
+            if isinstance(step, Pause):
+                time.sleep(step.seconds)
+                continue
+            try:
+                response = self._rpcs[step.rpc](
+                    step.request, timeout=step.timeout_s, metadata=self._settings.call_metadata()
+                )
+            except grpc.RpcError as failure:
+                error = failure
+
+
+def _map_in_order(
+    function: Callable[[_Item], _Result], items: Iterable[_Item], concurrency: int
+) -> Iterator[_Result]:
+    """Calls a function for each item, some at a time, and yields the results in order.
+
+    It reads at most `2 * concurrency` items ahead. After an error nothing new is started.
+    """
+    if concurrency == 1:
+        yield from map(function, items)
+        return
+    pool = futures.ThreadPoolExecutor(concurrency, "predict")
+    pending: deque[futures.Future[_Result]] = deque()
+    try:
+        for item in items:
+            while pending and (len(pending) == 2 * concurrency or pending[0].done()):
+                yield pending.popleft().result()
+            pending.append(pool.submit(function, item))
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        # Calls on their way have deadlines, and end at once when the client is closed.
+        pool.shutdown(wait=False, cancel_futures=True)

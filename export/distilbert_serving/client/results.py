@@ -5,13 +5,31 @@ server could not compute, which only clients that ask for such rows see, has NaN
 strings, -1 for indices, and no tokens: `is_valid` tells.
 """
 
-import abc
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
+
+from distilbert_serving.signatures import SignatureInfo, TensorInfo
+from distilbert_serving.version_status import VersionStatus
+
+__all__ = [
+    "Classification",
+    "Classifications",
+    "Embedding",
+    "Embeddings",
+    "MaskAnswer",
+    "ModelMetadata",
+    "Prediction",
+    "Predictions",
+    "SignatureInfo",
+    "TensorInfo",
+    "TokenizedText",
+    "VersionStatus",
+    "is_valid",
+]
 
 _Row = TypeVar("_Row", "Prediction", "Classification", "Embedding")
 
@@ -31,17 +49,29 @@ def is_valid(answer: Any) -> bool:
     return answer.is_valid
 
 
-class _Columns(abc.ABC, Generic[_Row]):
-    """Answers for B texts as columns, and row by row."""
+class _Columns(Generic[_Row]):
+    """Answers for B texts as columns, and row by row; the last column is of numbers."""
 
-    @abc.abstractmethod
-    def __len__(self) -> int: ...
+    _row: ClassVar[Callable[..., Any]]
 
-    @abc.abstractmethod
-    def __getitem__(self, index: int) -> _Row: ...
+    @property
+    def _columns(self) -> list[Any]:
+        return list(vars(self).values())
+
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    def __getitem__(self, index: int) -> _Row:
+        values = [column[index] for column in self._columns]
+        return self._row(*(int(v) if isinstance(v, np.integer) else v for v in values))
 
     def __iter__(self) -> Iterator[_Row]:
         return map(self.__getitem__, range(len(self)))
+
+    @property
+    def is_valid(self) -> np.ndarray:
+        """Which rows the server could compute, bool (B,)."""
+        return ~np.isnan(self._columns[-1]).any(axis=-1)
 
     def to_list(self) -> list[dict[str, Any]]:
         """Returns a dict of plain Python for each text."""
@@ -71,7 +101,7 @@ class Prediction(NamedTuple):
     @property
     def is_valid(self) -> bool:
         """Whether the server could compute it."""
-        return bool(_has_numbers(self.logits))
+        return not np.isnan(self.logits).any()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns strings, numbers and lists by name."""
@@ -89,26 +119,12 @@ class Predictions(_Columns[Prediction]):
         logits: Float32 (B, C).
     """
 
+    _row = Prediction
+
     labels: list[str]
     label_ids: np.ndarray
     probabilities: np.ndarray
     logits: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> Prediction:
-        return Prediction(
-            self.labels[index],
-            int(self.label_ids[index]),
-            self.probabilities[index],
-            self.logits[index],
-        )
-
-    @property
-    def is_valid(self) -> np.ndarray:
-        """Which rows the server could compute, bool (B,)."""
-        return _has_numbers(self.logits)
 
 
 class Classification(NamedTuple):
@@ -135,7 +151,7 @@ class Classification(NamedTuple):
     @property
     def is_valid(self) -> bool:
         """Whether the server could compute it."""
-        return bool(_has_numbers(self.scores))
+        return not np.isnan(self.scores).any()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns strings, numbers and lists by name."""
@@ -151,19 +167,10 @@ class Classifications(_Columns[Classification]):
         scores: Float32 (B, C), in the order of `classes`.
     """
 
+    _row = Classification
+
     classes: list[list[str]]
     scores: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.classes)
-
-    def __getitem__(self, index: int) -> Classification:
-        return Classification(self.classes[index], self.scores[index])
-
-    @property
-    def is_valid(self) -> np.ndarray:
-        """Which rows the server could compute, bool (B,)."""
-        return _has_numbers(self.scores)
 
     @property
     def labels(self) -> list[str]:
@@ -185,7 +192,7 @@ class Embedding(NamedTuple):
     @property
     def is_valid(self) -> bool:
         """Whether the server could compute it."""
-        return bool(_has_numbers(self.mean))
+        return not np.isnan(self.mean).any()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns lists by name."""
@@ -201,19 +208,10 @@ class Embeddings(_Columns[Embedding]):
         mean: The means of the last hidden states, float32 (B, D).
     """
 
+    _row = Embedding
+
     cls: np.ndarray
     mean: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.cls)
-
-    def __getitem__(self, index: int) -> Embedding:
-        return Embedding(self.cls[index], self.mean[index])
-
-    @property
-    def is_valid(self) -> np.ndarray:
-        """Which rows the server could compute, bool (B,)."""
-        return _has_numbers(self.mean)
 
 
 class TokenizedText(NamedTuple):
@@ -250,26 +248,6 @@ class MaskAnswer(NamedTuple):
         return self._asdict()
 
 
-class TensorInfo(NamedTuple):
-    """Type and shape of a signature's input or output.
-
-    Args:
-        dtype: TensorFlow's short name of the type, such as "string" or "float".
-        shape: Sizes, None where any size will do; None for any shape at all.
-    """
-
-    dtype: str
-    shape: tuple[int | None, ...] | None
-
-
-@dataclasses.dataclass(frozen=True)
-class SignatureInfo:
-    """An endpoint's inputs and outputs by name."""
-
-    inputs: Mapping[str, TensorInfo]
-    outputs: Mapping[str, TensorInfo]
-
-
 @dataclasses.dataclass(frozen=True)
 class ModelMetadata:
     """A model's name, the version that answered, and its endpoints by name."""
@@ -277,19 +255,6 @@ class ModelMetadata:
     name: str
     version: int
     signatures: Mapping[str, SignatureInfo]
-
-
-class VersionStatus(NamedTuple):
-    """The state of one version: "START", "LOADING", "AVAILABLE", "UNLOADING" or "END"."""
-
-    version: int
-    state: str
-    error_message: str
-
-
-def _has_numbers(array: np.ndarray) -> np.ndarray:
-    """Says of each row, the last dimension, whether it is free of NaN."""
-    return ~np.isnan(array).any(axis=-1)
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:

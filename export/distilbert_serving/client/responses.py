@@ -1,11 +1,7 @@
-"""What the servers answer, read into results; an answer that cannot be right is a ValueError.
-
-Shape legend: B rows, L tokens, C classes, D the encoder's width, M masked tokens, K answers for
-each.
-"""
+"""Reads servers' responses into results; one that cannot be right is a ValueError."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,54 +13,50 @@ from distilbert_serving.client.results import (
     MaskAnswer,
     ModelMetadata,
     Predictions,
-    SignatureInfo,
-    TensorInfo,
     TokenizedText,
-    VersionStatus,
     is_valid,
 )
 from distilbert_serving.protos import (
     classification_pb2,
     get_model_metadata_pb2,
-    get_model_status_pb2,
     inference_pb2,
-    meta_graph_pb2,
     predict_pb2,
     regression_pb2,
     types_pb2,
 )
+from distilbert_serving.signatures import OUTPUTS, SignatureInfo, TensorInfo
 
 SIGNATURE_DEF = "signature_def"  # the only metadata field that there is
-
-_STRING, _FLOAT, _INT = np.dtype(object), np.dtype(np.float32), np.dtype(np.int32)
 
 
 def read_predictions(response: predict_pb2.PredictResponse, size: int) -> Predictions:
     """Reads a classifier's answer for `size` rows."""
-    labels = _output(response, signatures.LABEL, _STRING, size)
-    probabilities = _output(response, signatures.PROBABILITIES, _FLOAT, size, rank=2)
-    logits = _output(response, signatures.LOGITS, _FLOAT, size, rank=2)
-    if signatures.LABEL_ID in response.outputs:
-        label_ids = _output(response, signatures.LABEL_ID, _INT, size)
-    else:  # an older export
-        label_ids = logits.argmax(axis=1).astype(np.int32)
-    return Predictions(_decode(labels), label_ids, probabilities, logits)
+    is_older_export = signatures.LABEL_ID not in response.outputs
+    outputs = _read(
+        response, signatures.CLASSIFY_TEXT, size, {signatures.LABEL_ID} if is_older_export else ()
+    )
+    logits = outputs[signatures.LOGITS]
+    if is_older_export:
+        outputs[signatures.LABEL_ID] = logits.argmax(axis=1).astype(np.int32)
+    return Predictions(
+        _decode(outputs[signatures.LABEL]),
+        outputs[signatures.LABEL_ID],
+        outputs[signatures.PROBABILITIES],
+        logits,
+    )
 
 
 def read_embeddings(response: predict_pb2.PredictResponse, size: int) -> Embeddings:
     """Reads an encoder's answer."""
-    return Embeddings(
-        _output(response, signatures.CLS_EMBEDDING, _FLOAT, size, rank=2),
-        _output(response, signatures.MEAN_EMBEDDING, _FLOAT, size, rank=2),
-    )
+    outputs = _read(response, signatures.ENCODE, size)
+    return Embeddings(outputs[signatures.CLS_EMBEDDING], outputs[signatures.MEAN_EMBEDDING])
 
 
 def read_tokens(response: predict_pb2.PredictResponse, size: int) -> list[TokenizedText]:
     """Reads a tokenizer's answer, and takes the padding off."""
-    ids = _output(response, signatures.INPUT_IDS, _INT, size, rank=2)
-    counts = _output(response, signatures.NUM_TOKENS, _INT, size)
-    tokens = _output(response, signatures.TOKENS, _STRING, size, rank=2)
-    counts = counts.clip(min=0)  # a row that cannot be computed has none
+    outputs = _read(response, signatures.TOKENIZE, size)
+    ids, tokens = outputs[signatures.INPUT_IDS], outputs[signatures.TOKENS]
+    counts = outputs[signatures.NUM_TOKENS].clip(min=0)  # a row that cannot be computed has none
     return [
         TokenizedText(row_ids[:count].tolist(), [1] * count, _decode(row_tokens[:count]))
         for row_ids, row_tokens, count in zip(ids, tokens, counts.tolist(), strict=True)
@@ -75,17 +67,15 @@ def read_mask_answers(
     response: predict_pb2.PredictResponse, size: int
 ) -> list[list[list[MaskAnswer]]]:
     """Reads a masked-language model's answer: of each text, each mask, the best tokens first."""
-    tokens = _output(response, signatures.TOKENS, _STRING, size, rank=3)
-    ids = _output(response, signatures.TOKEN_IDS, _INT, size, rank=3)
-    scores = _output(response, signatures.SCORES, _FLOAT, size, rank=3)
+    outputs = _read(response, signatures.FILL_MASK, size)
+    names = (signatures.TOKENS, signatures.TOKEN_IDS, signatures.SCORES)
     return [
         [
-            list(map(MaskAnswer, _decode(tokens[b, m]), ids[b, m].tolist(), scores[b, m].tolist()))
-            # A row with fewer masks than M ends with scores of 0.
-            for m in range(scores.shape[1])
-            if scores[b, m].any()
+            list(map(MaskAnswer, _decode(tokens), ids.tolist(), scores.tolist()))
+            for tokens, ids, scores in zip(*row, strict=True)
+            if scores.any()  # a row with fewer masks ends with scores of 0
         ]
-        for b in range(size)
+        for row in zip(*(outputs[name] for name in names), strict=True)
     ]
 
 
@@ -190,7 +180,7 @@ def read_metadata(response: get_model_metadata_pb2.GetModelMetadataResponse) -> 
         response.model_spec.name,
         response.model_spec.version.value,
         {
-            name: SignatureInfo(_tensor_infos(proto.inputs), _tensor_infos(proto.outputs))
+            name: tensors.read_signature(proto)
             for name, proto in signature_defs.signature_def.items()
             # What initialises a SavedModel is listed as well, but cannot be called.
             if proto.method_name
@@ -198,13 +188,24 @@ def read_metadata(response: get_model_metadata_pb2.GetModelMetadataResponse) -> 
     )
 
 
-def read_status(response: get_model_status_pb2.GetModelStatusResponse) -> list[VersionStatus]:
-    """Reads the versions' states."""
-    state_name = get_model_status_pb2.ModelVersionStatus.State.Name
-    return [
-        VersionStatus(version.version, state_name(version.state), version.status.error_message)
-        for version in response.model_version_status
-    ]
+def _read(
+    response: predict_pb2.PredictResponse, endpoint: str, size: int, missing: Collection[str] = ()
+) -> dict[str, np.ndarray]:
+    """Reads an endpoint's outputs, which must be those of the contract, with a row for each row."""
+    outputs = {}
+    for name, contract in OUTPUTS[endpoint].items():
+        if name in missing:
+            continue
+        array = _array(response, name)
+        info = TensorInfo(tensors.data_type_name(response.outputs[name].dtype), array.shape)
+        if not info.fits(contract):
+            raise ValueError(
+                f"output {name!r} is {info.dtype} of rank {array.ndim}, not {contract.dtype} of "
+                f"rank {len(contract.shape or ())}"
+            )
+        _check_size(f"output {name!r}", len(array), size)
+        outputs[name] = array
+    return outputs
 
 
 def _array(response: predict_pb2.PredictResponse, name: str) -> np.ndarray:
@@ -216,19 +217,6 @@ def _array(response: predict_pb2.PredictResponse, name: str) -> np.ndarray:
         raise ValueError(f"output {name!r}: {error}") from error
 
 
-def _output(
-    response: predict_pb2.PredictResponse, name: str, dtype: np.dtype, size: int, rank: int = 1
-) -> np.ndarray:
-    """Reads an output of known type and rank that has a row for each row asked about."""
-    array = _array(response, name)
-    if array.dtype != dtype or array.ndim != rank:
-        raise ValueError(
-            f"output {name!r} is {array.dtype} of rank {array.ndim}, not {dtype} of rank {rank}"
-        )
-    _check_size(f"output {name!r}", len(array), size)
-    return array
-
-
 def _check_size(what: str, found: int, size: int) -> None:
     if found != size:
         raise ValueError(f"{what} has {found} rows, but {size} were sent")
@@ -236,15 +224,3 @@ def _check_size(what: str, found: int, size: int) -> None:
 
 def _decode(strings: np.ndarray) -> list[str]:
     return [string.decode("utf-8", "replace") for string in strings.tolist()]
-
-
-def _tensor_infos(protos: Mapping[str, meta_graph_pb2.TensorInfo]) -> dict[str, TensorInfo]:
-    return {
-        name: TensorInfo(
-            tensors.data_type_name(proto.dtype),
-            None
-            if proto.tensor_shape.unknown_rank
-            else tuple(None if dim.size < 0 else dim.size for dim in proto.tensor_shape.dim),
-        )
-        for name, proto in protos.items()
-    }

@@ -1,4 +1,4 @@
-"""The ways to ask a server, as a table: how rows become a request, and an answer becomes rows."""
+"""What the clients can ask a server for, as a table: how rows are sent, and responses read."""
 
 import dataclasses
 import functools
@@ -6,105 +6,99 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from distilbert_serving import signatures
-from distilbert_serving.client import answers, requests
+from distilbert_serving.client import requests, responses
 from distilbert_serving.protos import classification_pb2, inference_pb2, regression_pb2
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
-    """A way to ask.
+class Endpoint:
+    """Something to ask for.
 
     Args:
         rpc: The method of TF Serving's PredictionService.
-        endpoint: The name of the signature, or its ending where each task has its own.
+        name: The signature's name, or its ending where each task has its own.
         make_request: Makes the request, from model spec and rows.
-        read: Reads the answer, given the number of rows.
+        read: Reads the response, given the number of rows.
         limits: What a row must keep to; one that does not cannot be computed.
-        no_rows: Makes the answer to no rows, from the signature if `has_inputs`, else from None.
-        has_inputs: Whether the rows' names are the signature's inputs; else they are features.
+        empty: The response to no rows; None for Predict, where it depends on the signature.
     """
 
     rpc: str
-    endpoint: str
+    name: str
     make_request: Callable[[Any, requests.Rows], Any]
     read: Callable[[Any, int], Any]
     limits: str
-    no_rows: Callable[[Any], Any] = answers.no_rows
-    has_inputs: bool = True
+    empty: Any = None
 
-    def signature_of(self, task: str) -> str:
-        """Names the signature that asks a task in this way.
+    def signature_for(self, task: str) -> str:
+        """Names the signature to ask.
 
         Args:
             task: The signature that classifies the task's texts, or the one wanted itself.
         """
-        if self.endpoint in (signatures.SERVING_DEFAULT, task) or task.endswith(
-            f"_{self.endpoint}"
-        ):
+        if self.name == signatures.SERVING_DEFAULT or signatures.is_named_for(task, self.name):
             return task
-        if self.endpoint in (signatures.ENCODE, signatures.FILL_MASK) or task in (
+        if self.name in (signatures.ENCODE, signatures.FILL_MASK) or task in (
             signatures.SERVING_DEFAULT,
             signatures.CLASSIFY_TEXT,
         ):
-            return self.endpoint
-        return f"{task}_{self.endpoint}"
+            return self.name
+        return signatures.signature_of(task, self.name)
 
 
 _TEXT_LIMITS = "a text may have no more bytes than the export's max_text_bytes"
 _EXAMPLE_LIMITS = f"{_TEXT_LIMITS}, and a signature for pairs of texts needs text_pairs"
 
-PREDICT = Method(
+PREDICT = Endpoint(
     "Predict",
     signatures.SERVING_DEFAULT,
     requests.predict_texts,
-    answers.read_predictions,
+    responses.read_predictions,
     _TEXT_LIMITS,
 )
-FROM_IDS = Method(
+FROM_IDS = Endpoint(
     "Predict",
     signatures.FROM_IDS,
     requests.predict_ids,
-    answers.read_predictions,
+    responses.read_predictions,
     "a row needs an id, may have no more than the model has positions, and all in its vocabulary",
 )
-ENCODE = Method(
+ENCODE = Endpoint(
     "Predict",
     signatures.ENCODE,
     requests.predict_texts,
-    answers.read_embeddings,
+    responses.read_embeddings,
     _TEXT_LIMITS,
 )
-TOKENIZE = Method(
-    "Predict", signatures.TOKENIZE, requests.predict_texts, answers.read_tokens, _TEXT_LIMITS
+TOKENIZE = Endpoint(
+    "Predict", signatures.TOKENIZE, requests.predict_texts, responses.read_tokens, _TEXT_LIMITS
 )
-FILL_MASK = Method(
+FILL_MASK = Endpoint(
     "Predict",
     signatures.FILL_MASK,
     requests.predict_texts,
-    answers.read_mask_answers,
+    responses.read_mask_answers,
     f"{_TEXT_LIMITS}, and no more [MASK]s than its max_masks",
 )
-CLASSIFY = Method(
+CLASSIFY = Endpoint(
     "Classify",
     signatures.CLASSIFY,
     requests.classify,
-    answers.read_classifications,
+    responses.read_classifications,
     _EXAMPLE_LIMITS,
-    lambda _: classification_pb2.ClassificationResponse(),
-    has_inputs=False,
+    classification_pb2.ClassificationResponse(),
 )
-REGRESS = Method(
+REGRESS = Endpoint(
     "Regress",
     signatures.REGRESS,
     requests.regress,
-    answers.read_regressions,
+    responses.read_regressions,
     _EXAMPLE_LIMITS,
-    lambda _: regression_pb2.RegressionResponse(),
-    has_inputs=False,
+    regression_pb2.RegressionResponse(),
 )
 
 # Those whose rows are texts, by the name of the client's method.
-_TEXT_METHODS = {
+_TEXT_ENDPOINTS = {
     "predict": PREDICT,
     "encode": ENCODE,
     "tokenize": TOKENIZE,
@@ -114,26 +108,26 @@ _TEXT_METHODS = {
 }
 
 
-def text_method(name: str) -> Method:
-    """Returns the way that a client's method of this name asks about texts.
+def text_endpoint(method: str) -> Endpoint:
+    """Returns what a client's method of this name asks for.
 
     Raises:
-        ValueError: there is none.
+        ValueError: No method of this name takes texts.
     """
-    if name not in _TEXT_METHODS:
-        raise ValueError(f"There is no method {name!r} for texts, but {[*_TEXT_METHODS]}")
-    return _TEXT_METHODS[name]
+    if method not in _TEXT_ENDPOINTS:
+        raise ValueError(f"There is no method {method!r} for texts, but {[*_TEXT_ENDPOINTS]}")
+    return _TEXT_ENDPOINTS[method]
 
 
-def multi_inference(classify: Sequence[str], regress: Sequence[str]) -> Method:
-    """Makes the way to ask several signatures at once.
+def multi_inference(classify: Sequence[str], regress: Sequence[str]) -> Endpoint:
+    """Makes an endpoint of several signatures, asked at once.
 
     Args:
         classify: Signatures for Classify.
         regress: Signatures for Regress.
 
     Raises:
-        ValueError: no signature is named, or one twice.
+        ValueError: No signature is named, or one twice.
     """
     parts = dict.fromkeys(classify, CLASSIFY) | dict.fromkeys(regress, REGRESS)
     if not parts or len(parts) != len(classify) + len(regress):
@@ -149,14 +143,11 @@ def multi_inference(classify: Sequence[str], regress: Sequence[str]) -> Method:
             for (name, part), result in zip(parts.items(), response.results, strict=True)
         }
 
-    return Method(
+    return Endpoint(
         "MultiInference",
         "",
         functools.partial(requests.multi_inference, tasks=tasks),
         read,
         _EXAMPLE_LIMITS,
-        lambda _: inference_pb2.MultiInferenceResponse(
-            results=[inference_pb2.InferenceResult() for _ in tasks]
-        ),
-        has_inputs=False,
+        inference_pb2.MultiInferenceResponse(results=[{}] * len(tasks)),
     )
