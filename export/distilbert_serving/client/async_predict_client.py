@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -17,7 +17,7 @@ from distilbert_serving.client.base import (
     Steps,
     TextMethod,
 )
-from distilbert_serving.client.channel import Tls, bind_rpcs
+from distilbert_serving.client.channel import Tls
 from distilbert_serving.client.errors import InvalidRowsError, PredictError
 from distilbert_serving.client.requests import Rows
 from distilbert_serving.client.results import (
@@ -66,9 +66,9 @@ class AsyncPredictClient(BaseClient):
         model_status: Callable[..., Awaitable[list[VersionStatus]]]
         wait_until_ready: Callable[..., Awaitable[None]]
 
-    # A channel belongs to the loop that runs when it is made, and maybe none does yet.
-    _channel: Any = None
-    _rpcs: Mapping[str, Callable[..., Any]]
+    def _connect(self) -> None:
+        # A channel belongs to the loop that runs when it is made, and maybe none does yet.
+        self._channel = None
 
     async def close(self) -> None:
         """Closes the connection: requests on their way end with CANCELLED."""
@@ -111,8 +111,7 @@ class AsyncPredictClient(BaseClient):
                 await asyncio.sleep(step.seconds)
                 continue
             if self._channel is None:
-                self._channel = self._settings.open(grpc.aio, self._credentials)
-                self._rpcs = bind_rpcs(self._channel)
+                self._open_channel(grpc.aio)
             try:
                 response = await self._rpcs[step.rpc](
                     step.request, timeout=step.timeout_s, metadata=self._settings.call_metadata()

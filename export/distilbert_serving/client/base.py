@@ -21,6 +21,7 @@ from distilbert_serving.client.channel import (
     Headers,
     RetryClock,
     Tls,
+    bind_rpcs,
 )
 from distilbert_serving.client.endpoints import Endpoint
 from distilbert_serving.client.errors import InvalidRowsError, PredictError, explain
@@ -215,6 +216,9 @@ class BaseClient(abc.ABC):
         )
         self._credentials = None if tls is None else tls.credentials()
         self._is_closed = False
+        self._channel: Any = None
+        self._rpcs: Mapping[str, Callable[..., Any]] = {}
+        self._connect()
 
     def predict(self, texts: Any, text_pairs: Any = None, **options: "Unpack[Options]") -> Any:
         """Classifies texts or pairs of texts.
@@ -388,6 +392,14 @@ class BaseClient(abc.ABC):
                 waiting does not cure.
         """
         return self._run(self._wait_until_ready(timeout_s))
+
+    @abc.abstractmethod
+    def _connect(self) -> None:
+        """Opens the channel, if that is possible yet."""
+
+    def _open_channel(self, api: Any) -> None:
+        self._channel = self._settings.open(api, self._credentials)
+        self._rpcs = bind_rpcs(self._channel)
 
     @abc.abstractmethod
     def _ask(self, make_query: Callable[[], Query]) -> Any:

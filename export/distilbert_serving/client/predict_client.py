@@ -22,7 +22,7 @@ from distilbert_serving.client.base import (
     Steps,
     TextMethod,
 )
-from distilbert_serving.client.channel import Tls, bind_rpcs
+from distilbert_serving.client.channel import Tls
 from distilbert_serving.client.errors import InvalidRowsError, PredictError
 from distilbert_serving.client.requests import Rows
 from distilbert_serving.client.results import (
@@ -98,10 +98,8 @@ class PredictClient(BaseClient):
         model_status: Callable[..., list[VersionStatus]]
         wait_until_ready: Callable[..., None]
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._channel = self._settings.open(grpc, self._credentials)
-        self._rpcs = bind_rpcs(self._channel)
+    def _connect(self) -> None:
+        self._open_channel(grpc)
 
     def close(self) -> None:
         """Closes the connection: requests on their way end with CANCELLED."""
