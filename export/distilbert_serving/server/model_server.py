@@ -64,7 +64,8 @@ class ModelServer:
         rest_port: The port of the REST API; None for no REST API, 0 picks a free one, see the
             attribute `rest_port`.
         monitoring_path: The path of a page for Prometheus on the REST port; None for no page.
-        ssl_config: An `SSLConfig`, for TLS on both ports.
+        ssl_config: An `SSLConfig`, for TLS on the gRPC port; not together with a REST port, which
+            would be plain HTTP.
         metrics: Where requests, batches and loads are counted.
     """
 
@@ -92,6 +93,11 @@ class ModelServer:
             raise ValueError("Give either model_base_path or models.")
         if monitoring_path is not None and rest_port is None:
             raise ValueError("The page for Prometheus needs the REST API: give rest_port.")
+        if ssl_config is not None and rest_port is not None:
+            raise ValueError(
+                "TLS is for the gRPC port only, as in TF Serving, and the REST API would be plain "
+                "HTTP: leave out ssl_config or rest_port, or put a proxy with TLS before it."
+            )
         if model_base_path is not None:
             models = [ModelSettings(model_name, pathlib.Path(model_base_path))]
         self.port = port
@@ -149,7 +155,6 @@ class ModelServer:
                 self._metrics,
                 self._host,
                 self.rest_port,
-                tls=tls.ssl_context(self._ssl_config) if self._ssl_config else None,
                 monitoring_path=self._monitoring_path,
             ).start()
             self.rest_port = self._rest.port
