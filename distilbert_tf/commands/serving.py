@@ -20,7 +20,7 @@ def define_serve(values: flags.FlagValues) -> None:
             "batching_parameters_file",
             "BatchingParameters for models without a batching_params.pbtxt of their own",
         ),
-        ("ssl_config_file", "SSLConfig: TLS on both ports"),
+        ("ssl_config_file", "SSLConfig: TLS on the gRPC port"),
         ("monitoring_config_file", "MonitoringConfig: a page for Prometheus on the REST port"),
     ):
         flags.DEFINE_string(name, None, text, flag_values=values)

@@ -1,10 +1,10 @@
-"""gRPC and REST of one server: the same models behind both, counted on one page."""
+"""gRPC and REST of one server: the same model behind both, counted on one page."""
 
+import contextlib
+import http.client
 import json
-import ssl
-import urllib.request
+from concurrent import futures
 
-import certificates
 import grpc
 import numpy as np
 import pytest
@@ -14,6 +14,8 @@ from distilbert_serving.tf_serving.config_protos import SSLConfig
 from serving_models import call
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
+TEXTS = ["abc", "", "naïve façade", "a longer text than that"]
+
 
 @pytest.fixture(scope="module")
 def both(base_path):
@@ -22,61 +24,104 @@ def both(base_path):
         yield server, prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
 
-def fetch(server, path, body=None):
-    data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(
-        f"http://127.0.0.1:{server.rest_port}{path}", data, timeout=10
-    ) as answer:
-        return answer.read().decode()
+def ask(server, method, path, document=None, code=200):
+    connection = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=60)
+    with contextlib.closing(connection):
+        connection.request(method, path, None if document is None else json.dumps(document))
+        response = connection.getresponse()
+        body = response.read().decode()
+        assert response.status == code, body
+        return body
+
+
+def predict(server, document):
+    return json.loads(ask(server, "POST", "/v1/models/m:predict", document))
 
 
 def test_both_answer_alike(both):
     server, stub = both
-    body = {"instances": ["abc", "a longer text than that"]}
-    rows = json.loads(fetch(server, "/v1/models/m:predict", body))["predictions"]
-    outputs = call(stub, {"text": body["instances"]})
-    assert [row["logits"] for row in rows] == outputs["logits"].tolist()
-    assert rows[0]["logits"] == serving_models.logits_of("abc").tolist()
+    rows = predict(server, {"instances": TEXTS})["predictions"]
+    columns = predict(server, {"inputs": {"text": TEXTS}})["outputs"]
+    outputs = call(stub, {"text": TEXTS})
+    expected = [serving_models.logits_of(text) for text in TEXTS]
+    for logits in ([row["logits"] for row in rows], columns["logits"], outputs["logits"]):
+        np.testing.assert_array_equal(np.asarray(logits, np.float32), expected)
+    labels = [label.decode() for label in outputs["label"]]
+    assert labels == [row["label"] for row in rows] == columns["label"]
     assert np.isnan(call(stub, {"x": np.float32("nan")}, signature="square")["y"])
-    # As TF Serving writes it, though JSON has no such number.
     square = {"signature_name": "square", "inputs": float("nan")}
-    assert fetch(server, "/v1/models/m:predict", square) == '{"outputs": NaN}'
+    assert np.isnan(predict(server, square)["outputs"])
     examples = {"signature_name": "regress", "examples": [{"text": "abc"}, {"text": "four"}]}
-    assert json.loads(fetch(server, "/v1/models/m:regress", examples))["results"] == [3.0, 4.0]
+    results = json.loads(ask(server, "POST", "/v1/models/m:regress", examples))
+    assert results == {"results": [3.0, 4.0]}
+
+
+def test_several_inputs_and_other_types_over_rest(both):
+    server, _ = both
+    rows = [{"text": "abc", "text_pair": "ef"}, {"text": "d", "text_pair": "ghij"}]
+    answer = predict(server, {"signature_name": "pairs", "instances": rows})["predictions"]
+    expected = [serving_models.logits_of(row["text"], row["text_pair"]) for row in rows]
+    np.testing.assert_array_equal(np.float32([row["logits"] for row in answer]), expected)
+    assert predict(server, {"signature_name": "square", "inputs": 3}) == {"outputs": 9.0}
+    ids = {"signature_name": "total", "instances": [[1, 2, 3], [4, 5, 6]]}
+    assert predict(server, ids) == {"predictions": [6, 15]}
+
+
+def test_status_and_metadata_over_rest(both):
+    server, _ = both
+    (version,) = json.loads(ask(server, "GET", "/v1/models/m"))["model_version_status"]
+    assert (version["version"], version["state"]) == ("30", "AVAILABLE")
+    metadata = json.loads(ask(server, "GET", "/v1/models/m/versions/30/metadata"))["metadata"]
+    pairs = metadata["signature_def"]["signature_def"]["pairs"]
+    assert pairs["inputs"]["text_pair"]["dtype"] == "DT_STRING"
+
+
+@pytest.mark.parametrize(
+    ("target", "document", "code", "gist"),
+    [
+        ("m:predict", {"instances": [["a"]]}, 400, "text has shape (1, 1)"),
+        ("m:predict", {"instances": [1], "signature_name": "x"}, 400, "not found in signature def"),
+        ("m/versions/31:predict", {"instances": ["a"]}, 404, "31"),
+        ("m/labels/stable:predict", {"instances": ["a"]}, 400, "stable"),
+        ("n:predict", {"instances": ["a"]}, 404, "n"),
+        ("m:classify", {"examples": [{"text": "a"}]}, 400, "Expected one or two output Tensors"),
+    ],
+)
+def test_errors_over_rest(both, target, document, code, gist):
+    answer = json.loads(ask(both[0], "POST", f"/v1/models/{target}", document, code))
+    assert gist in answer["error"]
+
+
+def test_many_clients_over_rest(both):
+    def work(i):
+        texts = ["x" * i, "y"]
+        expected = [serving_models.logits_of(text) for text in texts]
+        for _ in range(10):
+            rows = predict(both[0], {"instances": texts})["predictions"]
+            np.testing.assert_array_equal(np.float32([row["logits"] for row in rows]), expected)
+
+    with futures.ThreadPoolExecutor(32) as pool:
+        list(pool.map(work, range(32)))
 
 
 def test_both_are_counted(both):
     server, stub = both
     call(stub, {"text": ["abc"]})
-    page = fetch(server, "/metrics")
-    assert ':tensorflow:serving:request_count{model_name="m",status="OK"}' in page
+    predict(server, {"instances": ["abc"]})
+    page = ask(server, "GET", "/metrics")
+    assert ':tensorflow:serving:request_count_total{model_name="m",status="OK"}' in page
     assert 'API="Predict",entrypoint="GRPC"' in page
+    assert 'API="predict",entrypoint="REST"' in page
+    assert 'load_attempt_count_total{model_path="m/30",status="success"} 1.0' in page
 
 
 def test_it_can_be_started_again(base_path):
     server = ModelServer(base_path, "m", port=0, rest_port=0)
     for _ in range(2):
         with server:
-            assert "AVAILABLE" in fetch(server, "/v1/models/m")
+            assert "AVAILABLE" in ask(server, "GET", "/v1/models/m")
 
 
-@certificates.needs_openssl
-def test_tls_on_both_ports(base_path, tmp_path):
-    authority = certificates.make_authority(tmp_path)
-    key, certificate = certificates.make_certificate(tmp_path, "localhost", authority)
-    config = SSLConfig(server_key=key.read_text(), server_cert=certificate.read_text())
-    credentials = grpc.ssl_channel_credentials(authority[1].read_bytes())
-    trusting = ssl.create_default_context(cafile=authority[1])
-    server = ModelServer(base_path, "m", "localhost", 0, rest_port=0, ssl_config=config)
-    with server, grpc.secure_channel(f"localhost:{server.port}", credentials) as channel:
-        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        assert call(stub, {"text": ["abc"]})["label"].tolist() == [b"short"]
-        url = f"https://localhost:{server.rest_port}/v1/models/m"
-        with urllib.request.urlopen(url, context=trusting, timeout=10) as answer:
-            assert b"AVAILABLE" in answer.read()
-        with (
-            grpc.insecure_channel(f"localhost:{server.port}") as plain,
-            pytest.raises(grpc.RpcError) as caught,
-        ):
-            call(prediction_service_pb2_grpc.PredictionServiceStub(plain), {"text": ["abc"]})
-        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+def test_tls_is_not_for_rest(base_path):
+    with pytest.raises(ValueError, match="TLS is for the gRPC port only"):
+        ModelServer(base_path, "m", port=0, rest_port=0, ssl_config=SSLConfig())

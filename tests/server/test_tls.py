@@ -1,22 +1,14 @@
-"""TLS from an SSLConfig: real certificates, real handshakes over gRPC and HTTPS."""
+"""TLS from an SSLConfig: real certificates, real handshakes over gRPC."""
 
 import contextlib
-import http.client
-import json
-import pathlib
-import socket
-import ssl
 from concurrent import futures
 
 import certificates
 import grpc
 import pytest
 from distilbert_serving.server import tls
-from distilbert_serving.server.metrics import Metrics
-from distilbert_serving.server.rest import RestServer
 from distilbert_serving.tf_serving.config_protos import SSLConfig
 from google.protobuf import text_format
-from rest_core import FakeCore
 
 pytestmark = certificates.needs_openssl
 
@@ -31,9 +23,7 @@ def pem(tmp_path_factory):
     for name in ("server", "client"):
         certificates.make_certificate(directory, name, authority, hosts)
     certificates.encrypt_key(directory / "server.key", directory / "encrypted.key")
-    return {path.name: path.read_text() for path in directory.glob("*.[ck]*")} | {
-        "directory": directory
-    }
+    return {path.name: path.read_text() for path in directory.glob("*.[ck]*")}
 
 
 def make_config(pem, **fields):
@@ -74,7 +64,6 @@ def test_a_file_that_is_none(tmp_path, text, gist):
         tls.read_ssl_config(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("make", [tls.grpc_credentials, tls.ssl_context])
 @pytest.mark.parametrize(
     ("changes", "gist"),
     [
@@ -88,10 +77,10 @@ def test_a_file_that_is_none(tmp_path, text, gist):
         ({"custom_ca": "-----BEGIN CERTIFICATE-----\nAAAA\n"}, "custom_ca holds no certificate"),
     ],
 )
-def test_what_cannot_work_is_said_at_the_start(pem, make, changes, gist):
+def test_what_cannot_work_is_said_at_the_start(pem, changes, gist):
     fields = {name: pem.get(value, value) for name, value in changes.items()}
     with pytest.raises(ValueError, match=gist):
-        make(make_config(pem, **fields))
+        tls.grpc_credentials(make_config(pem, **fields))
 
 
 # gRPC.
@@ -132,52 +121,3 @@ def test_grpc_with_certificates_on_both_sides(pem):
         for others in ((), stranger):
             with pytest.raises(grpc.RpcError):
                 grpc_call(port, authority, *others)
-
-
-# HTTPS.
-
-
-@contextlib.contextmanager
-def rest_server(config):
-    with RestServer(FakeCore(), Metrics(), port=0, tls=tls.ssl_context(config)) as server:
-        yield server
-
-
-def rest_call(server, pem, client=None):
-    context = ssl.create_default_context(cadata=pem["ca.crt"])
-    if client:
-        directory = pathlib.Path(pem["directory"])
-        context.load_cert_chain(directory / f"{client}.crt", directory / f"{client}.key")
-    connection = http.client.HTTPSConnection("127.0.0.1", server.port, context=context, timeout=20)
-    with contextlib.closing(connection):
-        lengths = []
-        for text in ("abc", "x" * 3_000_000):  # on one connection
-            connection.request("POST", "/v1/models/m:predict", json.dumps({"instances": [text]}))
-            answer = json.loads(connection.getresponse().read())
-            lengths.append(answer["predictions"][0]["length"])
-        return lengths
-
-
-def test_https(pem):
-    with rest_server(make_config(pem)) as server:
-        assert rest_call(server, pem) == [3, 3_000_000]
-
-
-def test_https_with_certificates_on_both_sides(pem):
-    with rest_server(mutual(pem)) as server:
-        assert rest_call(server, pem, "client") == [3, 3_000_000]
-        for other in (None, "stranger"):
-            with pytest.raises((ssl.SSLError, ConnectionError)):
-                rest_call(server, pem, other)
-
-
-def test_a_client_without_tls_or_without_a_word_does_not_hurt_others(pem):
-    with rest_server(make_config(pem)) as server:
-        silent = socket.create_connection(("127.0.0.1", server.port), timeout=20)
-        plain = socket.create_connection(("127.0.0.1", server.port), timeout=20)
-        with silent, plain:
-            plain.sendall(b"GET /v1/models/m HTTP/1.1\r\n\r\n" * 20)
-            assert rest_call(server, pem) == [3, 3_000_000]
-            with contextlib.suppress(ConnectionError):
-                while data := plain.recv(1000):
-                    assert b"HTTP/" not in data

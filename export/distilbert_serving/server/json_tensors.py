@@ -26,13 +26,12 @@ Document = dict[str, Any]
 Infos = Mapping[str, meta_graph_pb2.TensorInfo]
 
 # The types that JSON has values for, by TensorFlow's names.
+_NAMES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint32", "uint64")
 _DTYPES: dict[str, np.dtype] = {
-    "float": np.dtype("f4"),
-    "double": np.dtype("f8"),
+    **{name: np.dtype(name) for name in _NAMES},
+    "float": np.dtype(np.float32),
+    "double": np.dtype(np.float64),
     "string": np.dtype(object),
-} | {
-    name: np.dtype(name)
-    for name in ("bool", "int8", "int16", "int32", "int64", "uint8", "uint32", "uint64")
 }
 
 
@@ -104,12 +103,12 @@ def _read_tensor(name: str, value: Any, data_type: int) -> tensor_pb2.TensorProt
     if type_name not in _DTYPES:
         message = f"JSON has no values of type {type_name} (input {name})"
         raise status.RequestError(grpc.StatusCode.UNIMPLEMENTED, message)
-    dtype = _DTYPES[type_name]
-    read = _reader(dtype)
-    # Lists of unequal lengths remain lists, as elements; so do those beyond 64 dimensions.
-    elements = np.array(value, object)
-    values = []
+    dtype, elements = _DTYPES[type_name], np.array(value, object)
+    read, values = _reader(dtype), []
     for index, element in enumerate(elements.ravel().tolist()):
+        if isinstance(element, list):  # what NumPy could not make a dimension of
+            message = f"Input {name} has lists of unequal length or depth, as {quote(element)}"
+            raise status.invalid(message)
         try:
             values.append(read(element))
         except ValueError as error:

@@ -32,13 +32,13 @@ class Metrics:
             ":tensorflow:serving:request_latency",
             "Microseconds from a request's arrival to its answer, if that is OK.",
             ["model_name", "API", "entrypoint"],
-            buckets=[10 * 1.8**i for i in range(33)],
+            buckets=_exponential(10, 1.8, 33),
         )
         self._queuing_latency = histogram(
             ":tensorflow:serving:batching_session:queuing_latency",
             "Microseconds that a batch's oldest request waited for its run.",
             ["thread_pool_name"],
-            buckets=[100 * 1.2**i for i in range(52)],
+            buckets=_exponential(100, 1.2, 52),
         )
         self._runs = counter(
             ":tensorflow:serving:batching_session:wrapped_run_count", "Runs of a model's graph."
@@ -48,7 +48,7 @@ class Metrics:
             ":tensorflow:serving:batching_session:processed_batch_size",
             "Rows in a run of a model's graph.",
             ["model_name"],
-            buckets=[2**i for i in range(11)],
+            buckets=_exponential(1, 2, 11),
         )
         self._loads = counter(
             ":tensorflow:cc:saved_model:load_attempt_count", "Loads.", ["model_path", "status"]
@@ -93,3 +93,8 @@ class Metrics:
     def render(self) -> bytes:
         """Returns the page, in Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+def _exponential(scale: float, growth: float, count: int) -> list[float]:
+    """Returns the upper ends of buckets, in TF Serving's six digits."""
+    return [float(f"{scale * growth**i:.6g}") for i in range(count)]

@@ -58,6 +58,7 @@ class RestServer:
             self._answer,
             http="httptools",
             ws="none",
+            interface="asgi3",
             lifespan="off",
             log_config=None,
             log_level="warning",
