@@ -25,15 +25,15 @@ def run_check_export(values: flags.FlagValues, words: Sequence[str]) -> None:
     if len(words) != 1:
         raise UsageError(f"name one directory, a version's; got {len(words)}")
     from distilbert_serving.inspection.inspection import inspect_export
+    from distilbert_serving.inspection.loader_comparison import compare_export
     from distilbert_serving.inspection.report_text import describe_report, format_report
-    from distilbert_serving.inspection.trial_runs import try_export
 
     directory = Path(words[0])
     report = inspect_export(directory, values.server)
-    trial = try_export(directory) if values.run else None
+    comparison = compare_export(directory) if values.run else None
     if values.json:
-        say(json.dumps(describe_report(report, trial), ensure_ascii=False))
+        say(json.dumps(describe_report(report, comparison), ensure_ascii=False))
     else:
-        say(format_report(report, trial))
-    if not report.is_servable or (trial and trial.error):
+        say(format_report(report, comparison))
+    if not report.is_servable or (comparison and comparison.error):
         raise SystemExit(1)

@@ -96,7 +96,7 @@ def test_what_a_plain_model_holds(plain):
     (signature,) = report.signatures
     assert signature.name == "serving_default"
     assert signature.inputs["x"].shape == (None, 2)
-    assert signature.outputs["y"].data_type == "float"
+    assert signature.outputs["y"].dtype == "float"
     assert (signature.calls, signature.unbatched) == (["predict"], [])
     (note,) = report.findings
     assert note == Finding(
@@ -318,7 +318,7 @@ def test_types_of_the_future(model):
     change(model, edit)
     add_node(model, "Identity", T=AttrValue(type=78))
     report = inspect_export(model)
-    assert report.signatures[0].inputs["x"].data_type == "type 77"
+    assert report.signatures[0].inputs["x"].dtype == "type 77"
     assert "TF Serving 2.12 does not know type 78" in errors(report)[0]
 
 

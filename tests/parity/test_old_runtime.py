@@ -14,7 +14,11 @@ import pytest
 import tensorflow as tf
 from distilbert_serving.inspection.fresh_process import Reloaded, ReloadError
 from distilbert_serving.inspection.inspection import inspect_export
-from distilbert_serving.inspection.trial_runs import compare_answers, compare_loaders, run_trial
+from distilbert_serving.inspection.loader_comparison import (
+    compare_answers,
+    compare_loaders,
+    run_signatures,
+)
 from distilbert_serving.saved_model.exporter import export_saved_model
 from exporting import TINY_MAX_LENGTH, make_tiny_model
 
@@ -71,13 +75,13 @@ def assert_same_on_both(
     assert (report.first_server, report.is_servable) == ("2.12", True)
     loaded = load_as_server(directory, old_python)
     assert loaded.returncode == 0, loaded.stdout
-    new, old = run_trial(directory), run_trial(directory, old_python)
+    new, old = run_signatures(directory), run_signatures(directory, old_python)
     assert old.tensorflow.startswith("2.12.")
     signatures = {signature.name for signature in report.signatures}
-    for trial in (new, old):
-        assert set(trial.answers) == {"tf2", "session"}
-        assert all(answers.keys() == signatures for answers in trial.answers.values())
-        compare_loaders(trial)
+    for reloaded in (new, old):
+        assert set(reloaded.answers) == {"tf2", "session"}
+        assert all(answers.keys() == signatures for answers in reloaded.answers.values())
+        compare_loaders(reloaded)
     differences = [
         compare_answers(new.answers[loader], old.answers[loader], TOLERANCE)
         for loader in new.answers
@@ -143,8 +147,8 @@ def test_what_the_report_refuses_fails_there(old_python, tmp_path):
     tf.saved_model.save(module, str(tmp_path / "1"), {"serving_default": twice})
     report = inspect_export(tmp_path / "1")
     assert (report.first_server, report.is_servable) == ("2.13", False)
-    compare_loaders(run_trial(tmp_path / "1"))
+    compare_loaders(run_signatures(tmp_path / "1"))
     with pytest.raises(ReloadError, match="not in the list of allowed values"):
-        run_trial(tmp_path / "1", old_python)
+        run_signatures(tmp_path / "1", old_python)
     # A server does load it, since it looks into functions late: its first request would fail.
     assert load_as_server(tmp_path / "1", old_python).returncode == 0

@@ -1,29 +1,14 @@
-"""What a SavedModel's signatures take and give, and which calls of TF Serving they can answer."""
+"""What a SavedModel's signatures take and return, and which calls of TF Serving they answer."""
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from distilbert_serving import signatures as names
 from distilbert_serving.protos import meta_graph_pb2
-from distilbert_serving.tensors import data_type_name
+from distilbert_serving.signatures import TensorInfo
+from distilbert_serving.tensors import read_signature
 
 _PREFIX = "tensorflow/serving/"  # of the method's name in a signature
-_EXAMPLES = ("inputs", "string")
-_CLASSES, _SCORES = ("classes", "string"), ("scores", "float")
-_REGRESSION = ("outputs", "float")
-
-
-@dataclass(frozen=True)
-class TensorContract:
-    """An input or output.
-
-    Attributes:
-        data_type: As "string" or "float".
-        shape: Its dimensions, None for one of any size; None if even their number is unknown.
-    """
-
-    data_type: str
-    shape: tuple[int | None, ...] | None
 
 
 @dataclass(frozen=True)
@@ -41,15 +26,15 @@ class SignatureContract:
     """
 
     name: str
-    inputs: dict[str, TensorContract]
-    outputs: dict[str, TensorContract]
+    inputs: Mapping[str, TensorInfo]
+    outputs: Mapping[str, TensorInfo]
     method: str
     calls: list[str]
     unbatched: list[str]
 
 
 def describe_signatures(meta_graph: meta_graph_pb2.MetaGraphDef) -> list[SignatureContract]:
-    """Describes the signatures of a graph, TensorFlow's own for the initialisation left out."""
+    """Describes the signatures of a graph, without TensorFlow's own for the initialisation."""
     return [
         _describe(name, signature)
         for name, signature in sorted(meta_graph.signature_def.items())
@@ -60,25 +45,28 @@ def describe_signatures(meta_graph: meta_graph_pb2.MetaGraphDef) -> list[Signatu
 def find_contract_faults(signature: SignatureContract) -> Iterator[str]:
     """Finds why a signature cannot answer the call that its name or method promises.
 
-    Classify and Regress take one input, `inputs`, of serialized tf.Example. Classify gives
-    `classes`, `scores` or both, a row for each example; Regress gives `outputs`, a number for each.
+    Classify and Regress take one input, `inputs`, of serialized tf.Example. Classify returns
+    `classes`, `scores` or both, a row for each example; Regress `outputs`, a number for each.
     """
-    named = re.fullmatch(r"(?:.*_)?(classify|regress)", signature.name)
-    promised = {signature.method} | ({named[1]} if named else set())
-    for call in sorted(promised - {"predict"} - set(signature.calls)):
-        wanted = "one input, inputs: string [?]; " + (
-            "outputs of classes: string [?, C], scores: float [?, C] and no other"
-            if call == "classify"
-            else "one output, outputs: float [?]"
-        )
-        has = f"inputs {show_tensors(signature.inputs)}; outputs {show_tensors(signature.outputs)}"
-        yield f"signature {signature.name}: a {call} call wants {wanted}; it has {has}"
+    for call in (names.CLASSIFY, names.REGRESS):
+        is_promised = signature.method == call or names.is_named_for(signature.name, call)
+        if is_promised and call not in signature.calls:
+            wanted = "one input, inputs: string [?]; " + (
+                "outputs of classes: string [?, C], scores: float [?, C] and no other"
+                if call == names.CLASSIFY
+                else "one output, outputs: float [?]"
+            )
+            inputs, outputs = show_tensors(signature.inputs), show_tensors(signature.outputs)
+            yield (
+                f"signature {signature.name}: a {call} call wants {wanted}; it has inputs "
+                f"{inputs}; outputs {outputs}"
+            )
 
 
-def show_tensors(tensors: dict[str, TensorContract]) -> str:
+def show_tensors(tensors: Mapping[str, TensorInfo]) -> str:
     """Writes tensors as in "text: string [?]"."""
     return ", ".join(
-        f"{name}: {tensor.data_type} {_show_shape(tensor.shape)}"
+        f"{name}: {tensor.dtype} {_show_shape(tensor.shape)}"
         for name, tensor in sorted(tensors.items())
     )
 
@@ -90,58 +78,38 @@ def _show_shape(shape: tuple[int | None, ...] | None) -> str:
 
 
 def _describe(name: str, signature: meta_graph_pb2.SignatureDef) -> SignatureContract:
-    inputs = {key: _read_tensor(info) for key, info in signature.inputs.items()}
-    outputs = {key: _read_tensor(info) for key, info in signature.outputs.items()}
+    inputs, outputs = read_signature(signature)
     method = signature.method_name.removeprefix(_PREFIX) or "predict"
-    calls = []
     # A signature of TensorFlow 1 for one call is refused by the others; TensorFlow 2 names all
     # "predict", which every call accepts.
-    if method == "predict":
-        calls.append("predict")
-    if method in ("predict", "classify") and _can_classify(inputs, outputs):
-        calls.append("classify")
-    if method in ("predict", "regress") and _can_regress(inputs, outputs):
-        calls.append("regress")
+    can_answer = {
+        "predict": True,
+        names.CLASSIFY: _can_classify(inputs, outputs),
+        names.REGRESS: _can_regress(inputs, outputs),
+    }
+    calls = [call for call, can in can_answer.items() if can and method in ("predict", call)]
     unbatched = [
         f"signature {name}: {key} has no batch dimension first"
         for key, tensor in (*sorted(inputs.items()), *sorted(outputs.items()))
-        if not tensor.shape or tensor.shape[0] is not None
+        if not tensor.is_batched
     ]
     return SignatureContract(name, inputs, outputs, method, calls, unbatched)
 
 
-def _read_tensor(info: meta_graph_pb2.TensorInfo) -> TensorContract:
-    shape = None
-    if not info.tensor_shape.unknown_rank:
-        shape = tuple(None if dim.size < 0 else dim.size for dim in info.tensor_shape.dim)
-    encoding = info.WhichOneof("encoding")
-    data_type = data_type_name(info.dtype)
-    if encoding in ("coo_sparse", "composite_tensor"):
-        data_type = f"{encoding.removesuffix('_tensor').removeprefix('coo_')} {data_type}"
-    return TensorContract(data_type, shape)
-
-
-def _has(tensors: dict[str, TensorContract], wanted: tuple[str, str], ranks: tuple) -> bool:
-    name, data_type = wanted
-    tensor = tensors.get(name)
-    return (
-        tensor is not None
-        and tensor.data_type == data_type
-        and (tensor.shape is None or len(tensor.shape) in ranks)
+def _fit(tensors: Mapping[str, TensorInfo], contract: Mapping[str, TensorInfo]) -> bool:
+    """Says whether there are tensors, and the contract has all of them."""
+    return bool(tensors) and all(
+        name in contract and tensor.fits(contract[name]) for name, tensor in tensors.items()
     )
 
 
-def _takes_examples(inputs: dict[str, TensorContract]) -> bool:
-    return len(inputs) == 1 and _has(inputs, _EXAMPLES, ranks=(1,))
+def _can_classify(inputs: Mapping[str, TensorInfo], outputs: Mapping[str, TensorInfo]) -> bool:
+    return _fit(inputs, names.INPUTS["examples"]) and _fit(outputs, names.OUTPUTS[names.CLASSIFY])
 
 
-def _can_classify(inputs: dict[str, TensorContract], outputs: dict[str, TensorContract]) -> bool:
-    kinds = (_CLASSES, _SCORES)
-    given = [kind for kind in kinds if _has(outputs, kind, ranks=(2,))]
-    return _takes_examples(inputs) and bool(given) and len(given) == len(outputs)
-
-
-def _can_regress(inputs: dict[str, TensorContract], outputs: dict[str, TensorContract]) -> bool:
-    return (
-        _takes_examples(inputs) and len(outputs) == 1 and _has(outputs, _REGRESSION, ranks=(1, 2))
+def _can_regress(inputs: Mapping[str, TensorInfo], outputs: Mapping[str, TensorInfo]) -> bool:
+    contract = names.OUTPUTS[names.REGRESS]
+    columns = {name: TensorInfo(info.dtype, (None, 1)) for name, info in contract.items()}
+    return _fit(inputs, names.INPUTS["examples"]) and (
+        _fit(outputs, contract) or _fit(outputs, columns)
     )

@@ -6,22 +6,28 @@ from typing import Any
 
 from distilbert_serving.inspection.endpoint_contracts import show_tensors
 from distilbert_serving.inspection.inspection import ExportReport
-from distilbert_serving.inspection.trial_runs import Comparison
+from distilbert_serving.inspection.loader_comparison import Comparison
 
 _LISTED = 20  # of the findings of one severity
 
 
 def describe_report(report: ExportReport, comparison: Comparison | None = None) -> dict[str, Any]:
-    """Gives a report as what JSON can hold."""
+    """Returns a report as what JSON can hold."""
     described = dataclasses.asdict(report)
     described["findings"] = [finding._asdict() for finding in report.findings]
+    for signature in described["signatures"]:
+        for side in ("inputs", "outputs"):
+            signature[side] = {
+                name: {"data_type": info.dtype, "shape": info.shape}
+                for name, info in signature[side].items()
+            }
     described["servable"] = report.is_servable
     described["run"] = comparison._asdict() if comparison else None
     return described
 
 
 def format_report(report: ExportReport, comparison: Comparison | None = None) -> str:
-    """Gives a report as lines of text."""
+    """Returns a report as lines of text."""
     return "\n".join([*_format_contents(report), *_format_run(comparison), *_format_end(report)])
 
 

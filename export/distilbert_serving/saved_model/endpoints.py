@@ -31,9 +31,6 @@ from distilbert_serving.saved_model.served_models import (
 )
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
-TEXTS = tf.TensorSpec([None], tf.string)
-IDS = tf.TensorSpec([None, None], tf.int32)
-COUNTS = tf.TensorSpec([None], tf.int32)
 MAX_TEXT_BYTES = 2**20
 
 
@@ -120,7 +117,7 @@ class Endpoint(abc.ABC):
     def __init__(self, tokenization: Tokenization, pair: bool) -> None:
         self.tokenization = tokenization
         self.pair = pair
-        self.specs = dict.fromkeys((names.TEXT, names.TEXT_PAIR)[: 2 if pair else 1], TEXTS)
+        self.specs = _make_specs("pairs" if pair else "texts")
 
     def trace(self) -> Any:
         """Traces it, as a tf.types.experimental.ConcreteFunction."""
@@ -175,7 +172,7 @@ class FromIds(FromText):
 
     def __init__(self, model: ServedModel, tokenization: Tokenization) -> None:
         super().__init__(model, tokenization)
-        self.specs = {names.INPUT_IDS: IDS, names.NUM_TOKENS: COUNTS}
+        self.specs = _make_specs("ids")
 
     def call(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """See `Endpoint.call`."""
@@ -222,7 +219,7 @@ class _FromExamples(Endpoint):
         super().__init__(tokenization, model.pair)
         self.model = model
         self.features = list(self.specs)
-        self.specs = {names.EXAMPLES: TEXTS}
+        self.specs = _make_specs("examples")
 
     def call(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """See `Endpoint.call`."""
@@ -336,7 +333,7 @@ def make_endpoints(
     for task, own in by_task.items():
         if task:
             for kind, endpoint in own.items():
-                name = task if kind == models[task].main_signature else f"{task}_{kind}"
+                name = names.signature_of(task, kind)
                 if name in endpoints:
                     raise ValueError(
                         f"Task {task!r} would have a signature {name!r}, but there is one already: "
@@ -355,6 +352,13 @@ def _make_own(model: ServedModel, tokenization: Tokenization) -> dict[str, Endpo
     own[names.TOKENIZE] = Tokenize(tokenization, model.pair)
     own[names.FROM_IDS] = FromIds(model, tokenization)
     return own
+
+
+def _make_specs(kind: names.InputKind) -> dict[str, tf.TensorSpec]:
+    return {
+        name: tf.TensorSpec(info.shape, tf.as_dtype(info.dtype))
+        for name, info in names.INPUTS[kind].items()
+    }
 
 
 def _cut(expected: Expected, batch: TextBatch) -> Expected:

@@ -178,10 +178,6 @@ def export_saved_model(
     logging.info("Tracing the serving graph.")
     tokenization = Tokenization(tokenizer, max_length, max_text_bytes)
     endpoints = make_endpoints(served, tokenization)
-    if unknown := [use for use in warmup if use.partition(":")[0] not in endpoints]:
-        raise ValueError(
-            f"warmup names {unknown[0]!r}, but there are {', '.join(sorted(endpoints))}."
-        )
     traced = {id(endpoint): endpoint.trace() for endpoint in endpoints.values()}
     signatures = {name: traced[id(endpoint)] for name, endpoint in endpoints.items()}
     module = ServingModule(tokenization.layer, signatures)

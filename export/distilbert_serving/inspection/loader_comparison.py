@@ -18,7 +18,6 @@ from distilbert_serving import signatures as names
 from distilbert_serving.examples import serialize_examples
 from distilbert_serving.inspection.endpoint_contracts import (
     SignatureContract,
-    TensorContract,
     describe_signatures,
 )
 from distilbert_serving.inspection.fresh_process import (
@@ -28,19 +27,13 @@ from distilbert_serving.inspection.fresh_process import (
     ask_fresh_process,
 )
 from distilbert_serving.inspection.saved_model_files import read_meta_graph
+from distilbert_serving.output_comparison import DifferenceError, compare_outputs
+from distilbert_serving.sample_sentences import SENTENCES
+from distilbert_serving.signatures import TensorInfo
 
 TOLERANCE = 1e-5  # relative to the largest number of an output, or 1
 BATCH_SIZES = (1, 3, 8)
 FREE_SIZE = 6
-SENTENCES = (
-    "The bus came early, and half of us were still tying our shoes.",
-    "",
-    "Señora Gómez paid 12.50 € — für nothing, she said!",
-    "He never wrote back. " * 25,
-    "It was [MASK], as ever: 東京 👍🏽",
-    "ok",
-    "Nobody would call the second act dull, though the first nearly put me to sleep.",
-)
 # Types whose names are not NumPy's.
 _DTYPES = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
@@ -51,11 +44,11 @@ _DTYPES = {
 }
 
 
-class TrialError(RuntimeError):
+class RunError(RuntimeError):
     """A signature that cannot be run, or loaders that disagree."""
 
 
-def run_trial(
+def run_signatures(
     directory: Path,
     python: str = sys.executable,
     texts: Sequence[str] = SENTENCES,
@@ -74,7 +67,7 @@ def run_trial(
 
     Raises:
         ReloadError: The process failed, or took too long.
-        TrialError: An input has a type that cannot be made up.
+        RunError: An input has a type that cannot be made up.
         CompatibilityError: It is no SavedModel.
     """
     signatures = describe_signatures(read_meta_graph(directory))
@@ -89,7 +82,7 @@ def make_inputs(signature: SignatureContract, texts: Sequence[str], batch_size: 
     """Makes a batch for a signature, always the same one.
 
     Raises:
-        TrialError: An input has a type that cannot be made up.
+        RunError: An input has a type that cannot be made up.
     """
     return {
         name: _make_array(signature, name, tensor, texts, batch_size)
@@ -100,17 +93,17 @@ def make_inputs(signature: SignatureContract, texts: Sequence[str], batch_size: 
 def _make_array(
     signature: SignatureContract,
     name: str,
-    tensor: TensorContract,
+    tensor: TensorInfo,
     texts: Sequence[str],
     batch_size: int,
 ) -> np.ndarray:
     try:
-        dtype = _DTYPES.get(tensor.data_type) or np.dtype(tensor.data_type)
+        dtype = _DTYPES.get(tensor.dtype) or np.dtype(tensor.dtype)
         if dtype.kind == "c":
             raise TypeError("complex numbers cannot be sent to the process")
     except TypeError as error:
-        raise TrialError(
-            f"signature {signature.name}: no {tensor.data_type} can be made up for {name}."
+        raise RunError(
+            f"signature {signature.name}: no {tensor.dtype} can be made up for {name}."
         ) from error
     sizes = (None,) if tensor.shape is None else tensor.shape
     shape = [FREE_SIZE if size is None else size for size in sizes]
@@ -123,7 +116,7 @@ def _make_array(
         chosen = [texts[(i + offset) % len(texts)] for i in range(count)]
         array = np.empty(count, object)
         array[:] = [text.encode() for text in chosen]
-        if list(signature.inputs) == [names.EXAMPLES]:
+        if names.kind_of_inputs(signature.inputs) == "examples":
             array[:] = serialize_examples({names.TEXT: chosen, names.TEXT_PAIR: chosen[::-1]})
         return array.reshape(shape)
     if "mask" in name:
@@ -136,7 +129,7 @@ def _make_array(
 
 
 class Comparison(NamedTuple):
-    """What `try_export` found.
+    """What `compare_export` found.
 
     Attributes:
         error: What went wrong; None if every signature ran, and the loaders agree.
@@ -149,30 +142,30 @@ class Comparison(NamedTuple):
     differences: dict[str, float]
 
 
-def try_export(directory: Path) -> Comparison:
+def compare_export(directory: Path) -> Comparison:
     """Runs every signature in a fresh process, by two loaders, and compares their answers."""
     load_s: dict[str, float] = {}
     try:
-        trial = run_trial(directory)
-        load_s = trial.load_s
-        return Comparison(None, load_s, compare_loaders(trial))
-    except (ReloadError, TrialError) as error:
+        reloaded = run_signatures(directory)
+        load_s = reloaded.load_s
+        return Comparison(None, load_s, compare_loaders(reloaded))
+    except (ReloadError, RunError) as error:
         return Comparison(str(error), load_s, {})
 
 
-def compare_loaders(trial: Reloaded) -> dict[str, float]:
+def compare_loaders(reloaded: Reloaded) -> dict[str, float]:
     """Compares the answers of the two loaders.
 
     Args:
-        trial: The answers.
+        reloaded: The answers.
 
     Returns:
         The greatest difference between two numbers, by signature.
 
     Raises:
-        TrialError: A signature failed, or the loaders differ by more than `TOLERANCE`.
+        RunError: A signature failed, or the loaders differ by more than `TOLERANCE`.
     """
-    return compare_answers(trial.answers["tf2"], trial.answers["session"])
+    return compare_answers(reloaded.answers["tf2"], reloaded.answers["session"])
 
 
 def compare_answers(
@@ -182,42 +175,23 @@ def compare_answers(
 ) -> dict[str, float]:
     """Compares two sets of answers: see `compare_loaders`."""
     if left.keys() != right.keys():
-        raise TrialError(f"one has the signatures {sorted(left)}, the other {sorted(right)}.")
-    differences = {}
-    for name in left:
-        first, second = left[name], right[name]
-        for side in (first, second):
-            if isinstance(side, str):
-                raise TrialError(f"signature {name} failed: {side}")
-        pairs = zip(first, second, strict=True)
-        differences[name] = max(
-            (_compare_outputs(name, a, b, tolerance) for a, b in pairs),  # type: ignore[arg-type]
-            default=0.0,
-        )
-    return differences
+        raise RunError(f"one has the signatures {sorted(left)}, the other {sorted(right)}.")
+    return {
+        name: _compare_signature(name, left[name], right[name], tolerance) for name in sorted(left)
+    }
 
 
-def _compare_outputs(signature: str, left: Arrays, right: Arrays, tolerance: float) -> float:
-    if left.keys() != right.keys():
-        raise TrialError(f"in signature {signature}: outputs {sorted(left)} and {sorted(right)}.")
-    largest = 0.0
-    for name, array in left.items():
-        other, where = right[name], f"signature {signature}, output {name}"
-        if (array.shape, array.dtype) != (other.shape, other.dtype):
-            raise TrialError(
-                f"in {where}: {array.dtype} {array.shape} and {other.dtype} {other.shape}."
-            )
-        if array.dtype.kind == "V":  # bfloat16 and the like
-            array, other = array.astype(np.float32), other.astype(np.float32)
-        if array.dtype.kind != "f":
-            if not np.array_equal(array, other):
-                raise TrialError(f"in {where}: {array.tolist()} and {other.tolist()}.")
-            continue
-        allowed = tolerance * float(np.abs(array).max(initial=1.0, where=np.isfinite(array)))
-        if not np.allclose(array, other, rtol=0, atol=allowed, equal_nan=True):
-            furthest = float(np.abs(array - other).max())
-            raise TrialError(f"in {where}: they differ by {furthest:.1e}; allowed: {allowed:.1e}.")
-        finite = np.isfinite(array)
-        difference = float(np.abs(array[finite] - other[finite]).max(initial=0.0))
-        largest = max(largest, difference)
-    return largest
+def _compare_signature(
+    name: str, left: list[Arrays] | str, right: list[Arrays] | str, tolerance: float
+) -> float:
+    for side in (left, right):
+        if isinstance(side, str):
+            raise RunError(f"signature {name} failed: {side}")
+    try:
+        differences = [
+            compare_outputs(got, want, tolerance)  # type: ignore[arg-type]
+            for got, want in zip(left, right, strict=True)
+        ]
+    except DifferenceError as error:
+        raise RunError(f"in signature {name}: {error}.") from error
+    return max((value for each in differences for value in each.values()), default=0.0)

@@ -7,15 +7,16 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from distilbert_serving.inspection.endpoint_contracts import SignatureContract, TensorContract
+from distilbert_serving.inspection.endpoint_contracts import SignatureContract
 from distilbert_serving.inspection.fresh_process import ReloadError
-from distilbert_serving.inspection.reload import write_array
-from distilbert_serving.inspection.trial_runs import (
-    TrialError,
+from distilbert_serving.inspection.loader_comparison import (
+    RunError,
     compare_answers,
     make_inputs,
-    run_trial,
+    run_signatures,
 )
+from distilbert_serving.inspection.reload import write_array
+from distilbert_serving.signatures import TensorInfo
 
 from distilbert_tf import cli
 
@@ -66,10 +67,10 @@ def saved(tmp_path_factory):
 
 
 def test_every_kind_of_input_is_made_and_run(saved):
-    trial = run_trial(saved, texts=["a", "bcd", "ünï", ""], batch_sizes=[1, 4])
-    assert trial.tensorflow == tf.__version__
-    assert trial.load_s.keys() == {"tf2", "session"}
-    left, right = trial.answers.values()
+    reloaded = run_signatures(saved, texts=["a", "bcd", "ünï", ""], batch_sizes=[1, 4])
+    assert reloaded.tensorflow == tf.__version__
+    assert reloaded.load_s.keys() == {"tf2", "session"}
+    left, right = reloaded.answers.values()
     differences = compare_answers(left, right)
     assert differences == dict.fromkeys(["bare", "from_ids", "half", "pairs", "regress"], 0.0)
     one, four = left["regress"]
@@ -113,9 +114,9 @@ def test_a_model_that_cannot_be_loaded(saved, tmp_path):
     version = shutil.copytree(saved, tmp_path / "1")
     (version / "variables" / "variables.index").unlink()
     with pytest.raises(ReloadError, match="could not load it .exit status 1(?s:.*)variables"):
-        run_trial(version)
+        run_signatures(version)
     with pytest.raises(ValueError, match="is no SavedModel"):
-        run_trial(tmp_path)
+        run_signatures(tmp_path)
 
 
 def outputs(**arrays):
@@ -125,19 +126,24 @@ def outputs(**arrays):
 @pytest.mark.parametrize(
     ("left", "right", "message"),
     [
-        (outputs(y=[1.0]), outputs(y=[1.0001]), "output y: they differ by 1.0e-04; allowed: 1.0e"),
-        (outputs(y=[1.0]), outputs(y=[np.nan]), "output y: they differ by nan"),
-        (outputs(y=[np.inf]), outputs(y=[1.0]), "output y: they differ by inf"),
-        (outputs(y=[1.0]), outputs(y=[[1.0]]), r"float64 \(1,\) and float64 \(1, 1\)"),
-        (outputs(y=[1]), outputs(y=[2]), r"\[1\] and \[2\]"),
-        (outputs(y=["a"]), outputs(y=["b"]), r"\['a'\] and \['b'\]"),
-        (outputs(y=[1]), outputs(z=[1]), r"outputs \['y'\] and \['z'\]"),
+        (
+            outputs(y=[1.0]),
+            outputs(y=[1.0001]),
+            r"signature s: y is \[1.0\] instead of \[1.0001\]; they differ by 1.0e-04 in row 0, "
+            "allowed is 1.0e-05",
+        ),
+        (outputs(y=[1.0]), outputs(y=[np.nan]), "they differ by nan"),
+        (outputs(y=[np.inf]), outputs(y=[1.0]), "they differ by inf"),
+        (outputs(y=[1.0]), outputs(y=[[1.0]]), r"float64 \(1,\) instead of float64 \(1, 1\)"),
+        (outputs(y=[1]), outputs(y=[2]), r"\[1\] instead of \[2\]"),
+        (outputs(y=["a"]), outputs(y=["b"]), r"\['a'\] instead of \['b'\]"),
+        (outputs(y=[1]), outputs(z=[1]), r"outputs \['y'\] instead of \['z'\]"),
         (outputs(y=[1]), {}, r"the signatures \['s'\], the other \[\]"),
         (outputs(y=[1]), {"s": "it burst"}, "signature s failed: it burst"),
     ],
 )
 def test_differences_are_named(left, right, message):
-    with pytest.raises(TrialError, match=message):
+    with pytest.raises(RunError, match=message):
         compare_answers(left, right)
 
 
@@ -148,7 +154,7 @@ def test_differences_that_are_allowed():
 
 
 def signature(**inputs):
-    tensors = {name: TensorContract(*contract) for name, contract in inputs.items()}
+    tensors = {name: TensorInfo(*contract) for name, contract in inputs.items()}
     return SignatureContract("s", tensors, {}, "predict", ["predict"], [])
 
 
@@ -163,9 +169,9 @@ def test_inputs_are_the_same_each_time():
     }  # fmt: skip
     for name, array in first.items():
         np.testing.assert_array_equal(array, again[name])
-    with pytest.raises(TrialError, match="signature s: no variant can be made up for x"):
+    with pytest.raises(RunError, match="signature s: no variant can be made up for x"):
         make_inputs(signature(x=("variant", (None,))), ["a"], 4)
-    with pytest.raises(TrialError, match="signature s: no complex64 can be made up for x"):
+    with pytest.raises(RunError, match="signature s: no complex64 can be made up for x"):
         make_inputs(signature(x=("complex64", (None,))), ["a"], 4)
     with pytest.raises(TypeError, match="complex"):
         write_array(np.array([1j]))
