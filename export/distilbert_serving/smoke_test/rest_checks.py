@@ -9,6 +9,7 @@ from typing import Any
 from distilbert_serving import signatures
 from distilbert_serving.smoke_test.checks import CheckFailedError, CheckSkippedError, Subject
 from distilbert_serving.tf_serving.serving_config import METRICS_PATH
+from distilbert_serving.version_status import AVAILABLE
 
 
 def rest_checks(rest_target: str | None) -> dict[str, Callable[[Subject], str]]:
@@ -42,14 +43,14 @@ def _status(subject: Subject, url: str) -> str:
     """The model's state is that of gRPC."""
     code, body = _ask(subject, _model_url(subject, url))
     states = [each.get("state") for each in _json(code, body).get("model_version_status", [])]
-    if "AVAILABLE" not in states:
-        raise CheckFailedError(f"no version is AVAILABLE: {body[:200]!r}")
+    if AVAILABLE not in states:
+        raise CheckFailedError(f"no version is {AVAILABLE}: {body[:200]!r}")
     return f"{len(states)} versions"
 
 
 def _predict(subject: Subject, url: str) -> str:
     """Answers are those of gRPC, in columns and in rows."""
-    columns = subject.columns(signatures.SERVING_DEFAULT, subject.texts)
+    columns = subject.columns(subject.texts)
     want = subject.call(columns)
     code, body = _ask(subject, f"{_model_url(subject, url)}:predict", {"inputs": columns})
     outputs = _json(code, body)["outputs"]
@@ -58,13 +59,15 @@ def _predict(subject: Subject, url: str) -> str:
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     code, body = _ask(subject, f"{_model_url(subject, url)}:predict", {"instances": rows})
     predictions = _json(code, body)["predictions"]
-    for name, array in want.items():
-        by_row = [row[name] if isinstance(row, dict) else row for row in predictions]
-        for values, form in ((outputs[name], "columns"), (by_row, "rows")):
-            if array.dtype.kind == "f":
-                subject.compare_arrays(f"REST in {form} and gRPC: {name}", values, array)
-        if name == signatures.LABEL and by_row != [label.decode() for label in array]:
-            raise CheckFailedError(f"labels are {by_row}, and over gRPC {array.tolist()}")
+    by_row = {
+        name: [row[name] if isinstance(row, dict) else row for row in predictions] for name in want
+    }
+    subject.compare("REST in columns and gRPC", outputs, want)
+    subject.compare("REST in rows and gRPC", by_row, want)
+    if signatures.LABEL in want:
+        labels = [label.decode() for label in want[signatures.LABEL]]
+        if by_row[signatures.LABEL] != labels:
+            raise CheckFailedError(f"labels are {by_row[signatures.LABEL]}, over gRPC {labels}")
     return f"{len(rows)} rows"
 
 
