@@ -2,17 +2,23 @@
 
 import grpc
 import pytest
-import tensorflow as tf
-from distilbert_serving.server.versions import LoadOptions
+from distilbert_serving.tf_serving.config_protos import BatchingParameters
 from serving_models import call, states_of
-from tensorflow_serving.apis import (
-    model_management_pb2,
-    model_service_pb2_grpc,
-    prediction_service_pb2_grpc,
-)
+from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 from waiting import wait_until
 
-LOADING = LoadOptions(poll_wait_s=0.02, max_num_load_retries=1, retry_interval_s=0.1)
+# Of servers that look for versions all the time.
+OPTIONS = {
+    "port": 0,
+    "poll_wait_s": 0.02,
+    "max_num_load_retries": 1,
+    "load_retry_interval_s": 0.1,
+}
+
+
+def one_thread(**parameters):
+    """Batching such that requests wait while one runs."""
+    return BatchingParameters(num_batch_threads={"value": 1}, **parameters)
 
 
 class Running:
@@ -33,14 +39,6 @@ class Running:
 
     def states(self):
         return states_of(self.models)
-
-    def reload(self, text):
-        request = model_management_pb2.ReloadConfigRequest()
-        tf.compat.v1  # noqa: B018 (the real TensorFlow, before its messages are parsed)
-        from google.protobuf import text_format
-
-        text_format.Parse(text, request.config)
-        return self.models.HandleReloadConfigRequest(request, timeout=30)
 
     def wait_for_state(self, version, state):
         wait_until(lambda: self.states().get(version, (None,))[0] == state)

@@ -44,7 +44,8 @@ class ServerProcess:
 
     def start(self) -> None:
         """Starts it, or starts it again."""
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        path = f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'export'}"
+        environment = {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"}
         self._process = subprocess.Popen(self._command, env=environment, stderr=self._log)
 
     def wait_until_ready(self, *model_names: str, timeout_s: float = 120.0) -> None:
@@ -61,11 +62,11 @@ class ServerProcess:
         return self._process.poll() is None
 
     def memory_bytes(self) -> int:
-        """Gives the memory that it occupies."""
+        """Returns the memory that it occupies."""
         return psutil.Process(self._process.pid).memory_info().rss
 
     def end(self) -> int:
-        """Asks it to end, and gives its exit status."""
+        """Asks it to end, and returns its exit status."""
         self._process.terminate()
         return self._process.wait(60)
 

@@ -41,8 +41,9 @@ def base_path(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(base_path):
     from distilbert_serving.server import ModelServer
+    from running_server import one_thread
 
-    with ModelServer(base_path, "m", port=0) as running:
+    with ModelServer(base_path, "m", port=0, batching=one_thread()) as running:
         yield running
 
 
@@ -72,13 +73,12 @@ def model_stub(channel):
 def start():
     """Starts servers that look for versions all the time; stops them in the end."""
     from distilbert_serving.server import ModelServer
-    from running_server import LOADING, Running
+    from running_server import OPTIONS, Running
 
     servers = []
 
     def start_one(*args, **kwargs):
-        kwargs = {"port": 0, "loading": LOADING, **kwargs}
-        servers.append(ModelServer(*args, **kwargs).start())
+        servers.append(ModelServer(*args, **{**OPTIONS, **kwargs}).start())
         return Running(servers[-1])
 
     yield start_one
@@ -98,9 +98,9 @@ def tiny_exports(tmp_path_factory):
 def tiny_server(tiny_exports):
     """A server of these exports, with REST."""
     from distilbert_serving.server import ModelServer
-    from distilbert_serving.server.model_config import ModelSettings
+    from distilbert_serving.tf_serving.serving_config import model_config
 
-    models = [ModelSettings(name, path) for name, path in tiny_exports.items()]
+    models = model_config({name: str(path) for name, path in tiny_exports.items()})
     with ModelServer(models=models, port=0, rest_port=0) as running:
         yield running
 

@@ -1,62 +1,80 @@
 """The subcommand `serve`."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from absl import flags
 
-from distilbert_tf.commands.common_flags import define_address, required
+from distilbert_tf.commands.common_flags import define_flag, required
+
+
+class _Setting(NamedTuple):
+    """A setting of a server as a flag.
+
+    Attributes:
+        help: What it means.
+        name: The flag's name as in `tensorflow_model_server`, if that is not the setting's.
+        minimum: The smallest number.
+        maximum: The largest number.
+        kind: The type of the flag, if it is not the default's.
+    """
+
+    help: str
+    name: str | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    kind: type | None = None
+
+
+_SETTINGS = {
+    "model_base_path": _Setting("directory with numbered versions"),
+    "model_name": _Setting("name of the served model"),
+    "host": _Setting("address of the server"),
+    "port": _Setting("port of the server", None, 0, 65535),
+    "models": _Setting("ModelServerConfig: several models, versions, labels", "model_config_file"),
+    "allow_version_labels_for_unavailable_models": _Setting(
+        "accept labels of versions that are not loaded"
+    ),
+    "enable_batching": _Setting("merge concurrent requests"),
+    "batching": _Setting(
+        "BatchingParameters for models without a batching_params.pbtxt of their own",
+        "batching_parameters_file",
+    ),
+    "poll_wait_s": _Setting(
+        "how often to look for new versions; 0 or less: only at the start",
+        "file_system_poll_wait_seconds",
+    ),
+    "max_num_load_retries": _Setting("how often to try again what cannot be loaded", None, 0),
+    "load_retry_interval_s": _Setting("how long to wait before that", None, 0.0),
+    "grpc_max_threads": _Setting("requests over gRPC at the same time", None, 1),
+    "max_message_bytes": _Setting("size of the largest request", None, 1, 2**31 - 1),
+    "enable_health_service": _Setting(
+        "answer gRPC health checks", "enable_grpc_healthcheck_service"
+    ),
+    "rest_port": _Setting("port of the REST API; 0 for none", "rest_api_port", 0, 65535, int),
+    "monitoring_path": _Setting(
+        "MonitoringConfig: a page for Prometheus on the REST port", "monitoring_config_file"
+    ),
+    "ssl_config": _Setting("SSLConfig: TLS on the gRPC port", "ssl_config_file"),
+    "grace_s": _Setting("how long requests may take to finish at the end", None, 0.0),
+}
 
 
 def define_serve(values: flags.FlagValues) -> None:
     """Defines the flags of `serve`, named as those of `tensorflow_model_server`."""
-    define_address(values)
-    flags.DEFINE_integer(
-        "rest_api_port", 0, "port of the REST API; 0 for none", 0, 65535, flag_values=values
-    )
-    for name, text in (
-        ("model_base_path", "directory with numbered versions"),
-        ("model_config_file", "ModelServerConfig: several models, versions, labels"),
-        (
-            "batching_parameters_file",
-            "BatchingParameters for models without a batching_params.pbtxt of their own",
-        ),
-        ("ssl_config_file", "SSLConfig: TLS on the gRPC port"),
-        ("monitoring_config_file", "MonitoringConfig: a page for Prometheus on the REST port"),
-    ):
-        flags.DEFINE_string(name, None, text, flag_values=values)
-    flags.DEFINE_boolean("enable_batching", True, "merge concurrent requests", flag_values=values)
-    flags.DEFINE_boolean(
-        "enable_grpc_healthcheck_service", True, "answer gRPC health checks", flag_values=values
-    )
-    flags.DEFINE_boolean(
-        "allow_version_labels_for_unavailable_models",
-        False,
-        "accept labels of versions that are not loaded",
-        flag_values=values,
-    )
-    flags.DEFINE_float(
-        "file_system_poll_wait_seconds",
-        1.0,
-        "how often to look for new versions; 0 or less: only at the start",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "max_num_load_retries", 5, "how often to try again what cannot be loaded", 0,
-        flag_values=values,
-    )  # fmt: skip
-    flags.DEFINE_float(
-        "load_retry_interval_s", 60.0, "how long to wait before that", 0.0, flag_values=values
-    )
-    flags.DEFINE_integer(
-        "grpc_max_threads", 320, "requests over gRPC at the same time", 1, flag_values=values
-    )
-    flags.DEFINE_integer(
-        "max_message_bytes", 2**31 - 1, "size of the largest request", 1, 2**31 - 1,
-        flag_values=values,
-    )  # fmt: skip
-    flags.DEFINE_float(
-        "grace_s", 5.0, "how long requests may take to finish at the end", 0.0, flag_values=values
-    )
+    from distilbert_serving.server.options import ServerOptions
+
+    for name, setting in _SETTINGS.items():
+        default = getattr(ServerOptions, name)
+        define_flag(
+            values,
+            setting.name or name,
+            0 if setting.kind is int else default,
+            setting.help,
+            kind=setting.kind,
+            minimum=setting.minimum,
+            maximum=setting.maximum,
+        )
 
 
 def run_serve(values: flags.FlagValues, words: Sequence[str]) -> None:
@@ -65,7 +83,31 @@ def run_serve(values: flags.FlagValues, words: Sequence[str]) -> None:
         required(values, "model_base_path")
     from distilbert_serving.tf_serving.environment import set_serving_environment
 
+    settings = read_server_settings(values)
     set_serving_environment()  # before the server's module imports TensorFlow
-    from distilbert_serving.server import command
+    from distilbert_serving.server import ModelServer, serve
 
-    command.run(values)
+    serve(ModelServer(**settings))
+
+
+def read_server_settings(values: flags.FlagValues) -> dict[str, Any]:
+    """Reads the settings of a server, and the files that they name.
+
+    Raises:
+        OSError: A file cannot be read.
+        ConfigError: A file is wrong.
+    """
+    from distilbert_serving.tf_serving import batching_parameters, serving_config, ssl_config
+
+    readers = {
+        "models": serving_config.read_model_config,
+        "batching": batching_parameters.read_batching_parameters,
+        "monitoring_path": lambda path: serving_config.metrics_path_of(
+            serving_config.read_monitoring_config(path)
+        ),
+        "ssl_config": ssl_config.read_ssl_config,
+    }
+    settings = {name: values[setting.name or name].value for name, setting in _SETTINGS.items()}
+    for name, read in readers.items():
+        settings[name] = read(settings[name]) if settings[name] else None
+    return {**settings, "rest_port": settings["rest_port"] or None}

@@ -7,8 +7,6 @@ from absl import flags
 from distilbert_serving.client.predict_client import PredictClient
 from distilbert_serving.inspection.inspection import inspect_export
 from distilbert_serving.saved_model.exporter import export_saved_model
-from distilbert_serving.server import ModelServer, serve
-from distilbert_serving.server.versions import LoadOptions
 from distilbert_serving.smoke_test import run as smoke_test
 from distilbert_serving.tf_serving.batching_parameters import batching_parameters
 from distilbert_serving.tf_serving.serving_files import write_server_files
@@ -16,15 +14,11 @@ from distilbert_serving.tf_serving.serving_files import write_server_files
 from distilbert_tf.commands.check_export import define_check_export
 from distilbert_tf.commands.export import define_export
 from distilbert_tf.commands.query import define_query
-from distilbert_tf.commands.serving import define_serve
 from distilbert_tf.commands.serving_config import define_serving_config
 
 OTHER_NAMES = {
-    "poll_wait_s": "file_system_poll_wait_seconds",
-    "retry_interval_s": "load_retry_interval_s",
     "version_label": "label",
     "signature_name": "signature",
-    "enable_health_service": "enable_grpc_healthcheck_service",
 }
 
 
@@ -35,9 +29,6 @@ OTHER_NAMES = {
         (define_serving_config, write_server_files, 8),
         (define_serving_config, batching_parameters, 4),
         (define_check_export, inspect_export, 1),
-        (define_serve, ModelServer, 9),
-        (define_serve, LoadOptions, 3),
-        (define_serve, serve, 1),
         (define_query, PredictClient, 6),
         (smoke_test.define_flags, smoke_test.smoke_test, 6),
     ],

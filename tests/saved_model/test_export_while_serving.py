@@ -13,7 +13,6 @@ import pytest
 import tensorflow as tf
 from distilbert_serving.saved_model.publishing import WORK_PREFIX
 from distilbert_serving.server import ModelServer
-from distilbert_serving.server.versions import LoadOptions
 from distilbert_serving.tf_serving.warmup import WARMUP_FILE, read_warmup
 from distilbert_serving.version_numbers import find_versions
 from exporting import exporter_process, make_tiny_model, wait_for_result
@@ -84,8 +83,7 @@ def test_nothing_broken_is_served_and_nothing_lost(tmp_path, exporter):
     available = get_model_status_pb2.ModelVersionStatus.AVAILABLE
     random_delay = random.Random(5)
     assert exporter.export(base) == {"version": str(base / "1")}
-    loading = LoadOptions(poll_wait_s=0.02)
-    with ModelServer(base, "m", port=0, loading=loading) as server, Load(server.port) as load:
+    with ModelServer(base, "m", port=0, poll_wait_s=0.02) as server, Load(server.port) as load:
         full_disk = exporter.start(base, limit=60_000)[1]
         for weights in ("fp16", "int8"):
             pid, _ = exporter.start(base, weights=weights, warmup=WARM)

@@ -2,7 +2,6 @@
 
 import contextlib
 import socket
-import time
 from concurrent import futures
 
 import grpc
@@ -10,18 +9,15 @@ import numpy as np
 import pytest
 import serving_models
 import tensorflow as tf
+from comparing import FEW, assert_close
 from distilbert_serving.client.predict_client import PredictClient, PredictError
 from distilbert_serving.server import ModelServer
-from distilbert_serving.server.batching_options import BatchingOptions
 from distilbert_serving.server.metrics import Metrics
+from running_server import Running, one_thread
 from server_process import ServerProcess
 from serving_models import call, make_request, set_spec
 from tensorflow.core.protobuf import saved_model_pb2
-from tensorflow_serving.apis import (
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    prediction_service_pb2_grpc,
-)
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 from waiting import wait_until
 
 Code = grpc.StatusCode
@@ -34,7 +30,7 @@ def metrics():
 
 @pytest.fixture(scope="module")
 def server(base_path, metrics):
-    with ModelServer(base_path, "m", port=0, metrics=metrics) as running:
+    with ModelServer(base_path, "m", port=0, batching=one_thread(), metrics=metrics) as running:
         yield running
 
 
@@ -86,7 +82,7 @@ def test_predict_gives_the_models_values(stub, texts):
     logits = np.stack([serving_models.logits_of(text) for text in texts])
     outputs = call(stub, {"text": texts})
     np.testing.assert_array_equal(outputs["logits"], logits)
-    np.testing.assert_allclose(outputs["probabilities"], tf.nn.softmax(logits), rtol=1e-6)
+    assert_close(outputs["probabilities"], tf.nn.softmax(logits), FEW)
     assert [label.decode() for label in outputs["label"]] == [
         serving_models.LABELS[i] for i in logits.argmax(axis=1)
     ]
@@ -178,25 +174,26 @@ def test_a_row_that_makes_the_graph_fail_fails_everybody_in_its_batch(metrics, s
     assert call(stub, {"x": np.float32([[3, 4]])}, signature="finite")["y"].tolist() == [[6, 8]]
 
 
-def test_a_request_past_its_deadline_is_not_computed(stub, tmp_path):
+def test_a_request_past_its_deadline_is_not_computed(metrics, stub, tmp_path):
     with busy(stub, tmp_path / "gate") as blocker:
-        started_s = time.monotonic()
         with pytest.raises(grpc.RpcError) as caught:
             calls(stub, ["late"], timeout=0.05)
         assert caught.value.code() == Code.DEADLINE_EXCEEDED
-        assert time.monotonic() - started_s < 2.0
+        assert not blocker.done()
     assert calls(stub, ["next"])["run"] == blocker.result()["run"] + 1
+    # For the server, too, it is this and not a client that went away.
+    line = b':tensorflow:serving:request_count_total{model_name="m",status="DEADLINE_EXCEEDED"} 1.0'
+    wait_until(lambda: line in metrics.render())
 
 
 def test_a_full_queue_is_unavailable(base_path, tmp_path):
-    options = BatchingOptions(max_batch_size=1, max_enqueued_batches=1)
+    options = one_thread(max_batch_size={"value": 1}, max_enqueued_batches={"value": 1})
     metrics = Metrics()
     with (
         ModelServer(base_path, "m", port=0, batching=options, metrics=metrics) as small,
-        grpc.insecure_channel(f"127.0.0.1:{small.port}") as open_channel,
         futures.ThreadPoolExecutor(1) as pool,
     ):
-        small_stub = prediction_service_pb2_grpc.PredictionServiceStub(open_channel)
+        small_stub = Running(small).predictions
         with busy(small_stub, tmp_path / "gate"):
             waiting = pool.submit(calls, small_stub, ["waiting"])
             wait_for_queue(metrics, 1)
@@ -272,12 +269,10 @@ def test_killed_restarted_and_ended(base_path, tmp_path):
         # Nobody is there yet: the request is sent again until the server is up.
         assert client.predict("abc").label == "short"
 
-        # Killed in the middle of a request: an error within the deadline.
-        started_s = time.monotonic()
+        # Killed in the middle of a request: an error, long before the deadline of other requests.
         answer = hold(tmp_path / "a", timeout_s=2.0)
         process.kill()
-        assert answer.exception().code == Code.UNAVAILABLE
-        assert time.monotonic() - started_s < 3.0
+        assert answer.exception(60).code == Code.UNAVAILABLE
 
         # Restarted: the same client goes on.
         process.start()

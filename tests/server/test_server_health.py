@@ -5,7 +5,7 @@ import threading
 import grpc
 import pytest
 import serving_models
-from distilbert_serving.server import ModelServer, services
+from distilbert_serving.server import ModelServer, grpc_services
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from serving_models import make_request
 from tensorflow_serving.apis import prediction_service_pb2_grpc
@@ -19,7 +19,9 @@ def check(channel, service=""):
     return health_pb2_grpc.HealthStub(channel).Check(request, timeout=10).status
 
 
-@pytest.mark.parametrize("service", ["", services.PREDICTION_SERVICE, services.MODEL_SERVICE])
+@pytest.mark.parametrize(
+    "service", ["", grpc_services.PREDICTION_SERVICE, grpc_services.MODEL_SERVICE]
+)
 def test_it_says_that_it_serves(channel, service):
     assert check(channel, service) == Health.SERVING
 

@@ -84,7 +84,7 @@ def test_status_and_metadata_over_rest(both):
         ("m/versions/31:predict", {"instances": ["a"]}, 404, "31"),
         ("m/labels/stable:predict", {"instances": ["a"]}, 400, "stable"),
         ("n:predict", {"instances": ["a"]}, 404, "n"),
-        ("m:classify", {"examples": [{"text": "a"}]}, 400, "Expected one or two output Tensors"),
+        ("m:classify", {"examples": [{"text": "a"}]}, 400, "signature serving_default has {text}"),
     ],
 )
 def test_errors_over_rest(both, target, document, code, gist):

@@ -1,19 +1,18 @@
 """Versions of a model that come, go and break while a server runs."""
 
 import shutil
-import threading
 import time
 
 import grpc
 import pytest
 import serving_models
 import tensorflow as tf
-from distilbert_serving.server import ModelServer, warmup
-from distilbert_serving.server.model_config import ModelSettings, VersionPolicy
-from distilbert_serving.server.versions import LoadOptions
+from distilbert_serving.server import ModelServer
+from distilbert_serving.server.metrics import Metrics
+from distilbert_serving.signatures import REGRESS_METHOD
+from distilbert_serving.tf_serving.serving_config import model_config
 from distilbert_serving.tf_serving.tfrecord import write_records
-from distilbert_serving.tf_serving.warmup import KINDS, WARMUP_FILE
-from running_server import LOADING
+from distilbert_serving.tf_serving.warmup import WARMUP_FILE
 from serving_models import call, make_request, publish
 from tensorflow_serving.apis import get_model_status_pb2, prediction_log_pb2
 from waiting import wait_until
@@ -144,7 +143,7 @@ def test_variables_that_are_missing(made, tmp_path):
 
 def test_a_half_written_version_is_served_when_it_is_whole(made, start, tmp_path):
     publish(made, "a", tmp_path / "1")
-    running = start(tmp_path, "m", loading=LoadOptions(poll_wait_s=0.02, retry_interval_s=1000.0))
+    running = start(tmp_path, "m", max_num_load_retries=1000)
     (tmp_path / "2").mkdir()
     running.wait_for_state(2, State.END)
     graph = (made / "b" / "saved_model.pb").read_bytes()
@@ -155,22 +154,19 @@ def test_a_half_written_version_is_served_when_it_is_whole(made, start, tmp_path
     wait_until(lambda: running.label() == "b")
 
 
-def test_loading_is_tried_again_so_often(made, tmp_path):
+def test_loading_is_tried_again_so_often(made, start, tmp_path):
     publish(made, "a", tmp_path / "1")
     break_graph(tmp_path / "1")
     publish(made, "b", tmp_path / "2")
-    attempts = []
-
-    class Counting:
-        def __getattr__(self, name):
-            return lambda *args: attempts.append(args) if name == "observe_load" else None
-
-    policy = VersionPolicy(all=True)
-    models = [ModelSettings("m", tmp_path, policy)]
-    with ModelServer(models=models, port=0, loading=LOADING, metrics=Counting()):
-        time.sleep(1.0)
-    tried = [(version, ok) for _, version, _, ok in attempts]
-    assert tried == [(2, True), (1, False), (1, False)]
+    metrics = Metrics()
+    models = model_config({"m": str(tmp_path)}, all_versions=True)
+    start(models=models, max_num_load_retries=2, metrics=metrics)
+    attempts = (
+        b':tensorflow:cc:saved_model:load_attempt_count_total{model_path="m/1",status="fail"}'
+    )
+    wait_until(lambda: attempts + b" 3.0" in metrics.render())
+    time.sleep(0.3)
+    assert attempts + b" 3.0" in metrics.render()
 
 
 def test_warmup_requests_are_run(made, start, tmp_path):
@@ -178,47 +174,21 @@ def test_warmup_requests_are_run(made, start, tmp_path):
     serving_models.save(path)
     count = predict_log({"text": ["a"], "gate": [""]})
     count.predict_log.request.model_spec.signature_name = serving_models.CALLS
-    classify = prediction_log_pb2.PredictionLog()
-    classify.classify_log.request.model_spec.signature_name = "classify"
-    examples = classify.classify_log.request.input.example_list.examples
-    examples.add().CopyFrom(serving_models.make_example(text="x"))
-    write_warmup(path, count, classify, count, count)
+    others = prediction_log_pb2.PredictionLog(), prediction_log_pb2.PredictionLog()
+    for log, method in zip(others, ("classify", "regress"), strict=True):
+        request = getattr(log, f"{method}_log").request
+        request.model_spec.signature_name = method
+        request.input.example_list.examples.add().CopyFrom(serving_models.make_example(text="x"))
+    several = prediction_log_pb2.PredictionLog()
+    task = several.multi_inference_log.request.tasks.add(method_name=REGRESS_METHOD)
+    task.model_spec.name, task.model_spec.signature_name = "m", "regress"
+    several.multi_inference_log.request.input.CopyFrom(others[0].classify_log.request.input)
+    write_warmup(path, count, *others, several, count, count)
     running = start(tmp_path, "m")
     outputs = call(
         running.predictions, {"text": ["a"], "gate": [""]}, signature=serving_models.CALLS
     )
     assert outputs["run"].tolist() == [4]
-
-
-def test_every_kind_of_request_can_be_run():
-    assert set(warmup._CALLS) == set(KINDS)
-
-
-def test_no_request_fails_while_versions_change(made, start, tmp_path):
-    publish(made, "a", tmp_path / "1")
-    running = start(tmp_path, "m")
-    seen, errors, stop = [], [], threading.Event()
-
-    def ask():
-        while not stop.is_set():
-            try:
-                seen.append(running.label())
-            except grpc.RpcError as error:
-                errors.append(error)
-
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for version, label in enumerate("bcab", start=2):
-        publish(made, label, tmp_path / str(version))
-        running.wait_for_state(version, State.AVAILABLE)
-        running.wait_for_state(version - 1, State.END)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert errors == []
-    assert set(seen) == {"a", "b", "c"}
-    assert running.label() == "b"
 
 
 def test_a_request_ends_on_the_version_that_it_began_on(made, start, tmp_path):

@@ -16,8 +16,8 @@ from absl import flags
 from distilbert_serving.client.predict_client import Tls
 from distilbert_serving.client.tls_flags import make_tls
 from distilbert_serving.server import ModelServer
-from distilbert_serving.server.batching_options import BatchingOptions
 from distilbert_serving.smoke_test.run import FAILED, OK, SKIPPED, smoke_test
+from distilbert_serving.tf_serving.config_protos import BatchingParameters
 from distilbert_serving.tf_serving.serving_config import METRICS_PATH
 
 ROOT = Path(__file__).parents[2]
@@ -234,7 +234,7 @@ class Model(tf.Module):
         ({"blank": 0.0}, {}, "bad rows", "of a row that cannot be computed is [0"),
         ({"spoils": True}, {}, "bad rows", "from_ids with a bad row and without: "),
         ({"is_old": True}, {}, "export", "Export the model again; until then, delete"),
-        ({}, {"max_batch_size": 32}, "many rows", "enable_large_batch_splitting to true"),
+        ({}, {"max_batch_size": {"value": 32}}, "many rows", "enable_large_batch_splitting to t"),
         ({}, {}, "different lengths", "set pad_variable_length_inputs: true in batching_params.pb"),
     ],
 )  # fmt: skip
@@ -242,7 +242,8 @@ def test_exports_and_servers_whose_rows_hurt_each_other_are_seen(
     tmp_path, model, batching, check, message
 ):
     Model(**model).save(tmp_path / "1")
-    with ModelServer(tmp_path, "m", port=0, batching=BatchingOptions(**batching)) as server:
+    parameters = BatchingParameters(num_batch_threads={"value": 1}, **batching)
+    with ModelServer(tmp_path, "m", port=0, batching=parameters) as server:
         passed, table = run(f"127.0.0.1:{server.port}")
     report = "".join(table)
     assert passed == (check is None), report

@@ -235,6 +235,38 @@ def test_files_that_are_no_text(tmp_path):
         read_model_config(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model_config_list {", r"models.config:1:19 : .*ModelServerConfig"),
+        ("custom_model_config {}", "Only a model_config_list is supported"),
+        ("model_config_list { config { base_path: 'x' } }", "A model has no name"),
+        ("model_config_list { config { name: 'm' } }", "Model m has no base_path"),
+        (
+            "model_config_list { config { name: 'm' base_path: 'x' } }",
+            "Model m: model_platform is ''; it must be 'tensorflow'",
+        ),
+        (
+            "model_config_list { config { name: 'm' base_path: 'x' model_platform: 'tensorflow' "
+            "model_version_policy { specific {} } } }",
+            "Model m: its specific versions are none",
+        ),
+        (
+            "model_config_list {"
+            + 2 * "config { name: 'm' base_path: 'x' model_platform: 'tensorflow' }"
+            + "}",
+            "Illegal to list model m multiple times",
+        ),
+    ],
+)
+def test_models_that_a_server_refuses(tmp_path, text, message):
+    path = tmp_path / "models.config"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_model_config(path)
+    assert "models.config" in str(caught.value)
+
+
 def test_policies_and_labels_of_a_command_line():
     assert parse_policy(None) == {}
     assert parse_policy("latest") == {"num_versions": 1}

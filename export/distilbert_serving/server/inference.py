@@ -8,12 +8,15 @@ Classify and Regress take tf.Examples, each of them a row, and a signature of th
 As in TF Serving, whose flag for it is off by default, the signature's method name doesn't matter:
 TensorFlow 2 writes "predict" into all of them.
 
+The functions raise `status.RequestError` if a request doesn't fit its signature, or its run fails.
+Of a request's model spec they read the signature alone. `is_active` says whether anybody still
+waits for the answer.
+
 Reference: predict_util.cc, classifier.cc, regressor.cc, multi_inference.cc and util.cc in
 tensorflow_serving/servables/tensorflow.
 """
 
 import itertools
-from collections.abc import Callable
 
 import grpc
 import numpy as np
@@ -29,75 +32,60 @@ from distilbert_serving.protos import (
 )
 from distilbert_serving.server import status
 from distilbert_serving.server.batching import IsActive
-from distilbert_serving.server.loaded_version import LoadedVersion
-from distilbert_serving.server.signature import Arrays, Signature, braces
+from distilbert_serving.server.merging import Arrays
+from distilbert_serving.server.servable import Servable, Signature, braces
 
 
 def predict(
-    version: LoadedVersion, request: predict_pb2.PredictRequest, is_active: IsActive
+    servable: Servable, request: predict_pb2.PredictRequest, is_active: IsActive
 ) -> predict_pb2.PredictResponse:
-    """Runs an endpoint on the request's tensors.
-
-    Args:
-        version: The version to run; the request's model spec is not looked at but for the
-            signature, as in the following functions.
-        request: The tensors.
-        is_active: Says whether anybody still waits for the answer.
-
-    Raises:
-        RequestError: the request doesn't fit the endpoint, or its run failed.
-    """
-    signature = version.servable.signature(_signature_name(request.model_spec))
+    """Runs a signature on the request's tensors."""
+    name = _signature_name(request.model_spec)
+    if name not in servable.signatures:
+        raise status.failed_precondition(
+            f'Serving signature key "{name}" not found. The model has '
+            f"{braces(servable.signatures)}."
+        )
+    signature = servable.signatures[name]
     inputs = signature.read_inputs(request.inputs)
     output_names = signature.check_outputs(list(request.output_filter))
-    outputs = version.run(signature, inputs, is_active)
-    response = predict_pb2.PredictResponse()
-    _set_spec(response.model_spec, version, signature.name)
+    outputs = servable.submit(signature, inputs, is_active)()
+    response = predict_pb2.PredictResponse(model_spec=_spec_of(servable, name))
     for name in output_names:
         response.outputs[name].CopyFrom(tensors.to_proto(outputs[name], as_fields=True))
     return response
 
 
 def classify(
-    version: LoadedVersion, request: classification_pb2.ClassificationRequest, is_active: IsActive
+    servable: Servable, request: classification_pb2.ClassificationRequest, is_active: IsActive
 ) -> classification_pb2.ClassificationResponse:
-    """Gives every example its classes and their scores.
-
-    Raises:
-        RequestError: see `predict`.
-    """
-    signature, rows, outputs = _run_examples(version, request, _check_classify, is_active)
-    response = classification_pb2.ClassificationResponse()
-    _set_spec(response.model_spec, version, signature.name)
-    _write_classes(outputs, rows, response.result)
-    return response
+    """Returns every example's classes and their scores."""
+    signature = _find_signature(servable, request.model_spec, signatures.CLASSIFY_METHOD)
+    examples = _read_examples(request.input)
+    outputs = servable.submit(signature, {signatures.EXAMPLES: examples}, is_active)()
+    return classification_pb2.ClassificationResponse(
+        model_spec=_spec_of(servable, signature.name), result=_classes_of(outputs, len(examples))
+    )
 
 
 def regress(
-    version: LoadedVersion, request: regression_pb2.RegressionRequest, is_active: IsActive
+    servable: Servable, request: regression_pb2.RegressionRequest, is_active: IsActive
 ) -> regression_pb2.RegressionResponse:
-    """Gives every example a number.
-
-    Raises:
-        RequestError: see `predict`.
-    """
-    signature, rows, outputs = _run_examples(version, request, _check_regress, is_active)
-    response = regression_pb2.RegressionResponse()
-    _set_spec(response.model_spec, version, signature.name)
-    _write_values(outputs, rows, response.result)
-    return response
+    """Returns a number for every example."""
+    signature = _find_signature(servable, request.model_spec, signatures.REGRESS_METHOD)
+    examples = _read_examples(request.input)
+    outputs = servable.submit(signature, {signatures.EXAMPLES: examples}, is_active)()
+    return regression_pb2.RegressionResponse(
+        model_spec=_spec_of(servable, signature.name), result=_values_of(outputs, len(examples))
+    )
 
 
 def multi_inference(
-    version: LoadedVersion, request: inference_pb2.MultiInferenceRequest, is_active: IsActive
+    servable: Servable, request: inference_pb2.MultiInferenceRequest, is_active: IsActive
 ) -> inference_pb2.MultiInferenceResponse:
-    """Runs several endpoints of one model on the same examples.
-
-    Raises:
-        RequestError: see `predict`; none of the endpoints is run if one of them doesn't fit.
-    """
+    """Runs several signatures of one model on the same examples; none if one doesn't fit."""
     model_name = request.tasks[0].model_spec.name if request.tasks else ""
-    tasks: dict[str, Signature] = {}
+    found: dict[str, Signature] = {}
     for task in request.tasks:
         if not task.model_spec.name:
             raise status.invalid("Found ModelSpec with an empty model name.")
@@ -106,176 +94,114 @@ def multi_inference(
                 "All ModelSpecs in a MultiInferenceRequest must access the same model name: got "
                 f"{model_name} and {task.model_spec.name}"
             )
-        name = _signature_name(task.model_spec)
-        if name in tasks:
-            raise status.invalid(f"Duplicate evaluation of signature: {name}")
-        tasks[name] = _find(version, name)
-        if task.method_name == signatures.CLASSIFY_METHOD:
-            _check_classify(tasks[name])
-        elif task.method_name == signatures.REGRESS_METHOD:
-            _check_regress(tasks[name])
-        else:
-            raise status.RequestError(
-                grpc.StatusCode.UNIMPLEMENTED,
-                f"Unsupported signature method_name: {task.method_name!r}; there are "
-                f"{signatures.CLASSIFY_METHOD} and {signatures.REGRESS_METHOD}.",
-            )
-    examples = _read_examples(request.input)
-    inputs = {signatures.EXAMPLES: examples}
+        signature = _find_signature(servable, task.model_spec, task.method_name)
+        if signature.name in found:
+            raise status.invalid(f"Duplicate evaluation of signature: {signature.name}")
+        found[signature.name] = signature
+    inputs = {signatures.EXAMPLES: _read_examples(request.input)}
+    rows = len(inputs[signatures.EXAMPLES])
     # All are queued before the first is waited for.
-    waiting = [version.submit(signature, inputs, is_active) for signature in tasks.values()]
+    waiting = [servable.submit(signature, inputs, is_active) for signature in found.values()]
     response = inference_pb2.MultiInferenceResponse()
-    for task, future in zip(request.tasks, waiting, strict=True):
-        result = response.results.add()
-        _set_spec(result.model_spec, version, _signature_name(task.model_spec))
+    for task, name, wait in zip(request.tasks, found, waiting, strict=True):
+        result = response.results.add(model_spec=_spec_of(servable, name))
         if task.method_name == signatures.CLASSIFY_METHOD:
-            _write_classes(future.result(), len(examples), result.classification_result)
+            result.classification_result.CopyFrom(_classes_of(wait(), rows))
         else:
-            _write_values(future.result(), len(examples), result.regression_result)
+            result.regression_result.CopyFrom(_values_of(wait(), rows))
     return response
-
-
-def _run_examples(
-    version: LoadedVersion,
-    request: classification_pb2.ClassificationRequest | regression_pb2.RegressionRequest,
-    check: Callable[[Signature], None],
-    is_active: IsActive,
-) -> tuple[Signature, int, Arrays]:
-    """Runs the signature of a request; gives it, the number of examples, and the outputs."""
-    signature = _find(version, _signature_name(request.model_spec))
-    check(signature)
-    examples = _read_examples(request.input)
-    outputs = version.run(signature, {signatures.EXAMPLES: examples}, is_active)
-    return signature, len(examples), outputs
 
 
 def _signature_name(spec: model_pb2.ModelSpec) -> str:
     return spec.signature_name or signatures.SERVING_DEFAULT
 
 
-def _set_spec(spec: model_pb2.ModelSpec, version: LoadedVersion, signature_name: str) -> None:
-    spec.name = version.servable.name
-    spec.version.value = version.servable.version
-    spec.signature_name = signature_name
+def _spec_of(servable: Servable, signature_name: str) -> model_pb2.ModelSpec:
+    spec = model_pb2.ModelSpec(name=servable.name, signature_name=signature_name)
+    spec.version.value = servable.version
+    return spec
 
 
-def _find(version: LoadedVersion, name: str) -> Signature:
-    # Not the code that Predict gives, but TF Serving's.
-    if not version.servable.has_signature(name):
+def _find_signature(servable: Servable, spec: model_pb2.ModelSpec, method: str) -> Signature:
+    """Finds a signature that fits Classify or Regress."""
+    name = _signature_name(spec)
+    if name not in servable.signatures:  # TF Serving has another code for it than in Predict
         raise status.invalid(f"No signature was found with the name: {name}")
-    return version.servable.signature(name)
-
-
-def _check_classify(signature: Signature) -> None:
-    _check_counts(signature, (1, 2), "one or two output Tensors")
-    _check_input(signature, "classification")
-    if not {signatures.CLASSES, signatures.SCORES} & set(signature.outputs):
+    signature = servable.signatures[name]
+    wanted = {
+        signatures.CLASSIFY_METHOD: {signatures.CLASSES, signatures.SCORES},
+        signatures.REGRESS_METHOD: {signatures.REGRESSION},
+    }
+    if method not in wanted:
+        raise status.RequestError(
+            grpc.StatusCode.UNIMPLEMENTED,
+            f"Unsupported signature method_name: {method!r}; there are {', '.join(wanted)}.",
+        )
+    if list(signature.inputs) != [signatures.EXAMPLES]:
         raise status.invalid(
-            "Expected classification signature outputs to contain at least one of "
-            f'"{signatures.CLASSES}" or "{signatures.SCORES}". Signature {signature.name} has '
+            f"{method} wants the one input {signatures.EXAMPLES}, but signature {name} has "
+            f"{braces(signature.inputs)}."
+        )
+    outputs = set(signature.outputs)
+    if not outputs & wanted[method] or len(outputs) > len(wanted[method]):
+        raise status.invalid(
+            f"{method} wants outputs of {braces(wanted[method])}, but signature {name} has "
             f"{braces(signature.outputs)}."
         )
-
-
-def _check_regress(signature: Signature) -> None:
-    _check_counts(signature, (1,), "one output Tensor")
-    _check_input(signature, "regression")
-    if signatures.REGRESSION not in signature.outputs:
-        raise status.invalid(
-            f"No regression outputs found in SignatureDef: {signature.name} has "
-            f"{braces(signature.outputs)}, not {signatures.REGRESSION}."
-        )
-
-
-def _check_counts(signature: Signature, output_counts: tuple[int, ...], expected: str) -> None:
-    if len(signature.inputs) != 1:
-        raise status.invalid(
-            f"Expected one input Tensor. Signature {signature.name} has {braces(signature.inputs)}."
-        )
-    if len(signature.outputs) not in output_counts:
-        raise status.invalid(
-            f"Expected {expected}, found {len(signature.outputs)}: signature {signature.name} has "
-            f"{braces(signature.outputs)}."
-        )
-
-
-def _check_input(signature: Signature, kind: str) -> None:
-    if signatures.EXAMPLES not in signature.inputs:
-        raise status.invalid(
-            f"No {kind} inputs found in SignatureDef: {signature.name} has "
-            f"{braces(signature.inputs)}, not {signatures.EXAMPLES}."
-        )
+    return signature
 
 
 def _read_examples(request_input: input_pb2.Input) -> np.ndarray:
-    """Gives the serialized tf.Examples (B,); the context, if any, is merged into each."""
+    """Returns the serialized tf.Examples (B,); the context, if any, is merged into each."""
     kind = request_input.WhichOneof("kind")
-    context = b""
     examples: list[bytes] = []
     if kind is not None:
         batch = getattr(request_input, kind)
-        if kind == "example_list_with_context":
-            # Parsers merge concatenated messages.
-            context = batch.context.SerializeToString()
+        # Parsers merge concatenated messages.
+        has_context = kind == "example_list_with_context"
+        context = batch.context.SerializeToString() if has_context else b""
         examples = [context + example.SerializeToString() for example in batch.examples]
     if not examples:
         raise status.invalid("Input is empty.")
     return np.array(examples, object)
 
 
-def _write_classes(
-    outputs: Arrays, rows: int, result: classification_pb2.ClassificationResult
-) -> None:
-    arrays = []
-    for name, kind, type_name in (
-        (signatures.CLASSES, "O", "DT_STRING"),
-        (signatures.SCORES, "f", "DT_FLOAT"),
+def _classes_of(outputs: Arrays, rows: int) -> classification_pb2.ClassificationResult:
+    classes, scores = outputs.get(signatures.CLASSES), outputs.get(signatures.SCORES)
+    for name, array, dtype in (
+        (signatures.CLASSES, classes, np.dtype(object)),
+        (signatures.SCORES, scores, np.dtype(np.float32)),
     ):
-        array = outputs.get(name)
         if array is not None:
-            if array.ndim != 2:
-                raise status.invalid(
-                    f"Expected Tensor shape: [batch_size num_classes] but got {array.shape} for "
-                    f"{name}"
-                )
-            if array.dtype.kind != kind or (kind == "f" and array.dtype != np.float32):
-                raise status.invalid(f"Expected {name} Tensor of {type_name}. Got: {array.dtype}")
-            if len(array) != rows:
-                raise status.invalid(
-                    f"Expected {name} output batch size of {rows}. Got: {len(array)}"
-                )
-        arrays.append(array)
-    classes, scores = arrays
-    if classes is not None and scores is not None and classes.shape[1] != scores.shape[1]:
+            _check_output(name, array, dtype, array.ndim == 2 and len(array) == rows)
+    if classes is not None and scores is not None and classes.shape != scores.shape:
         raise status.invalid(
-            f"Tensors {signatures.CLASSES} and {signatures.SCORES} should match in dim_size(1). "
-            f"Got {classes.shape[1]} vs. {scores.shape[1]}"
+            f"{signatures.CLASSES} {classes.shape} and {signatures.SCORES} {scores.shape} should "
+            "match in their shapes"
         )
+    result = classification_pb2.ClassificationResult()
     for row in range(rows):
-        added = result.classifications.add()
-        labels = [] if classes is None else [_to_text(label) for label in classes[row]]
+        # The message's field is text, so bytes that are none cannot be sent as they are.
+        labels = [] if classes is None else [str(c, "utf-8", "replace") for c in classes[row]]
         values = [] if scores is None else scores[row].tolist()
+        added = result.classifications.add()
         for label, score in itertools.zip_longest(labels, values):
             added.classes.add(label=label, score=score)
+    return result
 
 
-def _to_text(label: bytes) -> str:
-    # The message's field is text, so bytes that are none cannot be sent as they are.
-    return label.decode("utf-8", "replace")
-
-
-def _write_values(outputs: Arrays, rows: int, result: regression_pb2.RegressionResult) -> None:
+def _values_of(outputs: Arrays, rows: int) -> regression_pb2.RegressionResult:
     array = outputs[signatures.REGRESSION]
-    if array.ndim not in (1, 2) or array.shape[1:] not in ((), (1,)):
-        raise status.invalid(
-            "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got "
-            f"{array.shape}"
-        )
-    if len(array) != rows:
-        raise status.invalid(
-            f"Input batch size did not match output batch size: {rows} vs. {len(array)}"
-        )
-    if array.dtype != np.float32:
-        raise status.invalid(f"Expected output Tensor of DT_FLOAT. Got: {array.dtype}")
+    fits = array.shape in ((rows,), (rows, 1))
+    _check_output(signatures.REGRESSION, array, np.dtype(np.float32), fits)
+    result = regression_pb2.RegressionResult()
     for value in array.ravel().tolist():
         result.regressions.add(value=value)
+    return result
+
+
+def _check_output(name: str, array: np.ndarray, dtype: np.dtype, fits: bool) -> None:
+    if array.dtype != dtype or not fits:
+        raise status.invalid(
+            f"The signature's output {name} cannot be answered with: {array.dtype} {array.shape}"
+        )

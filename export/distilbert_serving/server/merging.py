@@ -14,8 +14,8 @@ import grpc
 import numpy as np
 
 from distilbert_serving.server import status
-from distilbert_serving.server.signature import Arrays
 
+Arrays = dict[str, np.ndarray]
 Inputs = Mapping[str, np.ndarray]
 
 
@@ -31,27 +31,25 @@ def merge(parts: Sequence[Inputs], size: int, *, pads: bool) -> Arrays:
         RequestError: FAILED_PRECONDITION, they differ, and are not to be padded; INVALID_ARGUMENT,
             one should be padded that has no elements; INTERNAL, the last has no rows to fill with.
     """
-    rows = sum(map(_count_rows, parts))
-    if size > rows and not _count_rows(parts[-1]):
-        raise status.RequestError(
-            grpc.StatusCode.INTERNAL,
-            "TF Serving would have died here (Check failed: limit <= dim0_size), and taken all its "
-            f"requests along: a batch of {rows} rows is filled up to {size}, one of "
-            "allowed_batch_sizes, with the first row of its last request, which has none. Take "
-            "allowed_batch_sizes out of batching_params.pbtxt, or export again; and send no "
-            "requests without rows",
-        )
+    missing = size - sum(map(count_rows, parts))
     merged = {}
     for name in parts[0]:
         arrays = _with_equal_shapes(name, [part[name] for part in parts], pads)
-        if size > rows:
-            arrays.append(np.repeat(arrays[-1][:1], size - rows, axis=0))
+        if missing:
+            if not len(arrays[-1]):
+                raise _would_die(
+                    f"a batch is filled up with {missing} rows, to one of allowed_batch_sizes, and "
+                    "they are the first row of its last request, which has none. Take "
+                    "allowed_batch_sizes out of batching_params.pbtxt, or export again; and send "
+                    "no requests without rows"
+                )
+            arrays.append(np.repeat(arrays[-1][:1], missing, axis=0))
         merged[name] = np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
     return merged
 
 
 def split(outputs: Inputs, rows: Sequence[int], size: int) -> list[Arrays]:
-    """Gives each request its own rows of a run's outputs.
+    """Returns each request's own rows of a run's outputs.
 
     Args:
         outputs: The outputs.
@@ -63,47 +61,53 @@ def split(outputs: Inputs, rows: Sequence[int], size: int) -> list[Arrays]:
     """
     for name, array in outputs.items():
         if array.shape[:1] != (size,):
-            raise status.RequestError(
-                grpc.StatusCode.FAILED_PRECONDITION,
+            raise status.failed_precondition(
                 "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension "
-                f"sizes of the input tensors: {name} has shape {array.shape} for {size} rows",
+                f"sizes of the input tensors: {name} has shape {array.shape} for {size} rows"
             )
     bounds = itertools.pairwise(itertools.accumulate(rows, initial=0))
     return [{name: array[start:end] for name, array in outputs.items()} for start, end in bounds]
 
 
-def join(parts: Sequence[Inputs]) -> Arrays:
-    """Puts the outputs of a request's pieces together.
+def join(parts: Sequence[Arrays]) -> Arrays:
+    """Joins the outputs of a request's pieces.
 
     Raises:
-        RequestError: INTERNAL; an output is not equally large in all of them.
+        RequestError: INTERNAL; an output is not equally wide in all of them.
     """
+    if len(parts) == 1:
+        return parts[0]
     for name in parts[0]:
         shapes = {part[name].shape for part in parts}
         if len({shape[1:] for shape in shapes}) > 1:
-            raise status.RequestError(
-                grpc.StatusCode.INTERNAL,
-                "TF Serving would have died here (a check in tensor::Concat), or answered with "
-                f"garbage: the request was run in pieces, and output {name} has the shapes "
+            raise _would_die(
+                f"the request was run in pieces, and output {name} has the shapes "
                 f"{sorted(shapes)}, which differ beyond dimension 0. The graph must fix these "
-                "dimensions; until then, send fewer rows",
+                "dimensions; until then, send fewer rows"
             )
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _count_rows(part: Inputs) -> int:
-    return len(next(iter(part.values())))
+def count_rows(inputs: Inputs) -> int:
+    """Returns the size of dimension 0, which all inputs of a batched signature share."""
+    return len(next(iter(inputs.values())))
+
+
+def _would_die(reason: str) -> status.RequestError:
+    return status.RequestError(
+        grpc.StatusCode.INTERNAL,
+        f"TF Serving would have died here, with all its requests: {reason}",
+    )
 
 
 def _with_equal_shapes(name: str, arrays: list[np.ndarray], pads: bool) -> list[np.ndarray]:
     if len({array.shape[1:] for array in arrays}) == 1:
         return arrays
     if not pads:
-        raise status.RequestError(
-            grpc.StatusCode.FAILED_PRECONDITION,
+        raise status.failed_precondition(
             f"Tensors with name '{name}' from different tasks have different shapes and padding is "
             "turned off. Set pad_variable_length_inputs to true, or ensure that all tensors with "
-            "the same name have equal dimensions starting with the first dim.",
+            "the same name have equal dimensions starting with the first dim."
         )
     sizes = np.max([array.shape[1:] for array in arrays], axis=0).tolist()
     return [_pad(array, (len(array), *sizes)) for array in arrays]

@@ -12,8 +12,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from distilbert_serving.server.core import ServerCore
 from distilbert_serving.server.metrics import Metrics
+from distilbert_serving.server.request_handler import RequestHandler
 from distilbert_serving.server.rest_api import RestApi, json_response
 
 MAX_BODY_BYTES = 64 * 2**20
@@ -37,7 +37,7 @@ class RestServer:
 
     def __init__(
         self,
-        core: ServerCore,
+        core: RequestHandler,
         metrics: Metrics,
         host: str = "127.0.0.1",
         port: int = 8501,

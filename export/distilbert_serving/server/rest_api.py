@@ -29,9 +29,9 @@ from distilbert_serving.protos import (
     regression_pb2,
 )
 from distilbert_serving.server import json_tensors, status
-from distilbert_serving.server.core import ServerCore
 from distilbert_serving.server.json_tensors import Document
 from distilbert_serving.server.metrics import Metrics
+from distilbert_serving.server.request_handler import RequestHandler
 
 _MODEL = r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
 _PATHS = {
@@ -58,7 +58,7 @@ _to_document = functools.partial(
 class RestApi:
     """Answers requests by asking the core, and counts those for inference."""
 
-    def __init__(self, core: ServerCore, metrics: Metrics) -> None:
+    def __init__(self, core: RequestHandler, metrics: Metrics) -> None:
         self._core = core
         self._metrics = metrics
 

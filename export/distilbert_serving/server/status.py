@@ -1,4 +1,6 @@
-"""The one exception that carries a gRPC status from the server's inside to its caller."""
+"""The exception that carries a gRPC status from wherever a request fails to its client."""
+
+import functools
 
 import grpc
 
@@ -13,47 +15,31 @@ class RequestError(Exception):
 
     Args:
         code: The gRPC status code of the answer.
-        message: What is wrong, for the client's user; longer than 1 KB, it is cut.
+        message: What is wrong, for the client's user; cut after 1 KB.
     """
 
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
         super().__init__(message)
         self.code = code
-        self.message = _cut(message)
+        encoded = message.encode("utf-8", "replace")
+        if len(encoded) > MAX_STATUS_BYTES:
+            encoded = encoded[: MAX_STATUS_BYTES - 3] + b"..."
+        self.message = encoded.decode("utf-8", "ignore")
 
 
-def invalid(message: str) -> RequestError:
-    """Makes the error for a request that is wrong in itself."""
-    return RequestError(grpc.StatusCode.INVALID_ARGUMENT, message)
-
-
-def not_found(message: str) -> RequestError:
-    """Makes the error for a model or version that is not here."""
-    return RequestError(grpc.StatusCode.NOT_FOUND, message)
-
-
-def unavailable(message: str) -> RequestError:
-    """Makes the error for a request that may be sent again: later, or to another server."""
-    return RequestError(grpc.StatusCode.UNAVAILABLE, message)
-
-
-def abandoned() -> RequestError:
-    """Makes the error that ends a request without computing its answer: nobody waits for it."""
-    return RequestError(grpc.StatusCode.CANCELLED, "The client stopped waiting")
+# The request is wrong in itself; names what is not here; does not suit the model as it is; may be
+# sent again, later or to another server.
+invalid = functools.partial(RequestError, grpc.StatusCode.INVALID_ARGUMENT)
+not_found = functools.partial(RequestError, grpc.StatusCode.NOT_FOUND)
+failed_precondition = functools.partial(RequestError, grpc.StatusCode.FAILED_PRECONDITION)
+unavailable = functools.partial(RequestError, grpc.StatusCode.UNAVAILABLE)
 
 
 def internal(error: Exception) -> RequestError:
-    """Makes the error for a mistake of the server's own."""
+    """Returns the error for a mistake of the server's own."""
     return RequestError(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
 
 
 def code_by_number(number: int) -> grpc.StatusCode:
-    """Gives the status code of a number; TensorFlow and gRPC number them alike."""
+    """Returns the status code of a number; TensorFlow and gRPC number them alike."""
     return _CODES_BY_NUMBER.get(number, grpc.StatusCode.UNKNOWN)
-
-
-def _cut(message: str) -> str:
-    encoded = message.encode("utf-8", "replace")
-    if len(encoded) <= MAX_STATUS_BYTES:
-        return encoded.decode()
-    return encoded[: MAX_STATUS_BYTES - 3].decode("utf-8", "ignore") + "..."

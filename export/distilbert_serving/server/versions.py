@@ -11,356 +11,288 @@ file_system_storage_path_source.cc.
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import gc
 import pathlib
 import threading
 import time
-from collections.abc import Callable
-from typing import NamedTuple, NoReturn
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
 import grpc
 from absl import logging
 
 from distilbert_serving.protos import get_model_status_pb2
-from distilbert_serving.server import status
-from distilbert_serving.server.loaded_version import LoadedVersion
+from distilbert_serving.server import inference, status
 from distilbert_serving.server.metrics import Metrics
-from distilbert_serving.server.model_config import ModelSettings
-from distilbert_serving.server.version_directories import (
-    Fingerprint,
-    explain_nothing,
-    fingerprint_of,
+from distilbert_serving.server.options import ServerOptions
+from distilbert_serving.server.servable import Servable
+from distilbert_serving.tf_serving.batching_parameters import (
+    BATCHING_FILE,
+    FILLING_WARNING,
+    find_skipped_sizes,
+    read_batching_parameters,
 )
+from distilbert_serving.tf_serving.config_protos import BatchingParameters
+from distilbert_serving.tf_serving.warmup import WARMUP_FILE, read_warmup
 from distilbert_serving.version_numbers import find_versions
 
 _States = get_model_status_pb2.ModelVersionStatus
 
-Load = Callable[[str, int, pathlib.Path], LoadedVersion]
 
-
-@dataclasses.dataclass(frozen=True)
-class LoadOptions:
-    """When to look for versions, and how often to try.
-
-    Args:
-        poll_wait_s: How long to wait between two looks at the base path; less than 0: never look
-            again, 0: look once at the start, which is the same here.
-        max_num_load_retries: How often to try a version again that could not be loaded.
-        retry_interval_s: How long to wait before that; it is also tried, and the count starts
-            anew, when its directory has changed.
-    """
-
-    poll_wait_s: float = 1.0
-    max_num_load_retries: int = 5
-    retry_interval_s: float = 60.0
-
-
-class VersionStatus(NamedTuple):
-    """What GetModelStatus says of a version."""
-
-    version: int
-    state: int
-    error: status.RequestError | None
+# What answers the request of each kind of warm-up log.
+_ANSWERS = {
+    "predict_log": inference.predict,
+    "classify_log": inference.classify,
+    "regress_log": inference.regress,
+    "multi_inference_log": inference.multi_inference,
+}
 
 
 @dataclasses.dataclass(eq=False)
-class _Entry:
+class _Version:
     """A version that is or was wanted."""
 
-    version: int
     state: int = _States.START
-    loaded: LoadedVersion | None = None
+    servable: Servable | None = None
     in_flight: int = 0
-    error: Exception | None = None
+    error: status.RequestError | None = None
     failures: int = 0
     retry_at_s: float = 0.0
-    fingerprint: Fingerprint = frozenset()
-
-
-class Lease:
-    """Keeps a version in memory while a request uses it: a context manager that gives it."""
-
-    def __init__(self, loaded: LoadedVersion, release: Callable[[], None]) -> None:
-        self._loaded = loaded
-        self._release = release
-
-    def __enter__(self) -> LoadedVersion:
-        return self._loaded
-
-    def __exit__(self, *_: object) -> None:
-        self._release()
+    directory: tuple[int, int] | None = None  # what could not be loaded
 
 
 class VersionManager:
-    """The versions of one model.
+    """The versions of one model: loads the wanted ones, then looks for new ones in a thread.
 
     Args:
-        settings: Where they are, and which are wanted.
-        load: Loads a version, or raises.
-        options: When to look for versions, and how often to try.
-        metrics: Hears of loads.
+        config: Where they are, and which are wanted: a `ModelConfig`.
+        options: When to look for versions, how often to try, and how to merge requests.
+        metrics: Is told of loads and runs.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: There is no version; the message lists what is
+            there.
+        OSError, ValueError: No wanted version can be loaded.
     """
 
-    def __init__(
-        self,
-        settings: ModelSettings,
-        load: Load,
-        options: LoadOptions,
-        metrics: Metrics,
-    ) -> None:
-        self.settings = settings
-        self._load = load
+    def __init__(self, config: Any, options: ServerOptions, metrics: Metrics) -> None:
+        self._name = config.name
+        self._base_path = pathlib.Path(config.base_path)
+        self._policy = config.model_version_policy
         self._options = options
         self._metrics = metrics
-        self._entries: dict[int, _Entry] = {}
-        self._current: _Entry | None = None  # the newest version that answers
+        self._versions: dict[int, _Version] = {}
         self._changed = threading.Condition()
-        self._refreshing = threading.RLock()  # one look at the base path at a time
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._is_base_path_away = False
-
-    def start(self) -> set[int]:
-        """Loads the wanted versions, then goes on looking for new ones in a thread.
-
-        Returns:
-            The versions that are wanted and answer.
-
-        Raises:
-            FileNotFoundError, NotADirectoryError: there is no version; the message lists what is
-                there.
-            OSError, ValueError: no wanted version can be loaded.
-        """
-        with self.paused():
-            available = self.prepare(self.settings)
-        if self._options.poll_wait_s > 0:
-            self._thread = threading.Thread(
-                target=self._poll, name=f"versions-{self.settings.name}", daemon=True
-            )
+        errors = self._refresh()
+        if not self.available():
+            raise errors[0] if errors else FileNotFoundError(self._explain_nothing())
+        self._thread = threading.Thread(target=self._poll, name="versions", daemon=True)
+        if options.poll_wait_s > 0:
             self._thread.start()
-        return available
 
-    def paused(self) -> contextlib.AbstractContextManager[object]:
-        """Stops the looking for new versions while the context lasts."""
-        return self._refreshing
+    def available(self) -> list[int]:
+        """Lists the versions that answer."""
+        with self._changed:
+            return [v for v, each in self._versions.items() if each.state == _States.AVAILABLE]
 
-    def prepare(self, settings: ModelSettings) -> set[int]:
-        """Loads what other settings of the same model ask for, beside what is there.
-
-        To be called, and followed by `switch`, while `paused`.
-
-        Returns:
-            The versions that they ask for and that answer.
-
-        Raises:
-            OSError, ValueError: see `start`.
-        """
-        found = find_versions(settings.base_path)
-        wanted = settings.policy.choose(found)
-        self._load_wanted(wanted, found)
-        available = set(filter(self._is_available, wanted))
-        if not available:
-            self._raise_nothing(settings, wanted)
-        return available
-
-    def switch(self, settings: ModelSettings) -> None:
-        """Takes the other settings, and drops what they don't ask for."""
-        self.settings = settings
-        self.refresh()
-
-    def acquire(self, version: int | None) -> Lease | None:
-        """Finds a version that answers.
+    def lease(self, version: int | None) -> AbstractContextManager[Servable] | None:
+        """Keeps a version in memory while a request uses it.
 
         Args:
             version: Its number; None for the newest.
 
         Returns:
-            It, or None if there is none.
+            None if it doesn't answer.
         """
         with self._changed:
-            entry = self._current if version is None else self._entries.get(version)
-            if entry is None or entry.state != _States.AVAILABLE or entry.loaded is None:
+            if version is None:
+                version = max(self.available(), default=0)
+            leased = self._versions.get(version)
+            if leased is None or leased.servable is None or leased.state != _States.AVAILABLE:
                 return None
-            entry.in_flight += 1
-            return Lease(entry.loaded, lambda: self._release(entry))
+            leased.in_flight += 1
+            return self._hold(leased, leased.servable)
 
-    def statuses(self) -> list[VersionStatus]:
-        """Gives the state of every version that is or was wanted, newest first."""
+    @contextlib.contextmanager
+    def _hold(self, leased: _Version, servable: Servable) -> Iterator[Servable]:
+        try:
+            yield servable
+        finally:
+            with self._changed:
+                leased.in_flight -= 1
+                self._changed.notify_all()
+
+    def statuses(self) -> list[get_model_status_pb2.ModelVersionStatus]:
+        """Returns the state of every version that is or was wanted, newest first."""
+        found = []
         with self._changed:
-            return [
-                VersionStatus(entry.version, entry.state, _as_request_error(entry.error))
-                for _, entry in sorted(self._entries.items(), reverse=True)
-            ]
-
-    def newest(self) -> int | None:
-        """Gives the newest version that answers; None if there is none."""
-        current = self._current
-        return None if current is None else current.version
-
-    def refresh(self) -> None:
-        """Looks at the base path, loads what is wanted, then drops what is not."""
-        with self._refreshing:
-            try:
-                found = find_versions(self.settings.base_path)
-            except OSError as error:
-                # A network disk that is away is no reason to stop answering.
-                if not self._is_base_path_away:
-                    logging.error("Model %s: %s. Going on.", self.settings.name, error)
-                self._is_base_path_away = True
-                return
-            self._is_base_path_away = False
-            wanted = self.settings.policy.choose(found)
-            self._load_wanted(wanted, found)
-            self._drop_others(set(wanted))
+            for number, version in sorted(self._versions.items(), reverse=True):
+                proto = _States(version=number, state=version.state)
+                proto.status.SetInParent()  # a status of its own: OK, with no message
+                if version.error is not None:
+                    proto.status.error_code = version.error.code.value[0]
+                    proto.status.error_message = version.error.message
+                found.append(proto)
+        return found
 
     def close(self) -> None:
         """Ends the looking, and drops all versions as they are."""
         self._stop.set()
-        if self._thread is not None:
+        if self._thread.is_alive():
             self._thread.join(timeout=5.0)
-        with self._changed:
-            entries = list(self._entries.values())
-            self._current = None
-        for entry in entries:
-            self._unload(entry, timeout_s=0.0)
-
-    def drop(self) -> None:
-        """Ends the looking, and drops all versions when they have finished their requests."""
-        self._stop.set()
-        with self._refreshing:
-            self._drop_others(set())
+        for version in self._versions.values():
+            self._unload(version, timeout_s=0.0)
 
     def _poll(self) -> None:
         while not self._stop.wait(self._options.poll_wait_s):
             try:
-                self.refresh()
-            except Exception:
-                logging.exception("Looking for versions of model %s failed", self.settings.name)
+                self._refresh()
+            except Exception as error:
+                # A network disk that is away is no reason to stop answering.
+                logging.log_every_n_seconds(
+                    logging.ERROR, "Looking for versions of %s: %s", 60, self._name, error
+                )
 
-    def _load_wanted(self, wanted: list[int], found: dict[int, pathlib.Path]) -> None:
-        for version in wanted:
-            if not self._stop.is_set() and self._is_due(version, found[version]):
-                self._load_version(version, found[version])
+    def _refresh(self) -> list[Exception]:
+        """Loads what is wanted of the versions that are there, then drops what is not.
 
-    def _is_available(self, version: int) -> bool:
-        with self._changed:
-            entry = self._entries.get(version)
-            return entry is not None and entry.state == _States.AVAILABLE
+        Returns:
+            Why wanted versions could not be loaded.
+        """
+        found = find_versions(self._base_path)
+        wanted = self._choose(found)
+        due = [number for number in wanted if self._is_due(number, found[number])]
+        errors = [self._load(number, found[number]) for number in due if not self._stop.is_set()]
+        available = self.available()
+        if not wanted or set(wanted).intersection(available):
+            for number in set(available).difference(wanted):
+                version = self._versions[number]
+                with self._changed:
+                    version.state = _States.UNLOADING
+                # In a thread of its own: an endless request must not keep new versions out.
+                threading.Thread(target=self._unload, args=(version,), daemon=True).start()
+        return [error for error in errors if error is not None]
 
-    def _raise_nothing(self, settings: ModelSettings, wanted: list[int]) -> NoReturn:
-        """Says why nothing can be served."""
-        for version in wanted:
-            error = self._entries[version].error
-            if error is not None:
-                raise error
-        raise FileNotFoundError(explain_nothing(settings))
+    def _choose(self, found: Iterable[int]) -> list[int]:
+        """Returns the versions to serve of those that are there, newest first."""
+        newest_first = sorted(found, reverse=True)
+        if self._policy.HasField("all"):
+            return newest_first
+        if self._policy.HasField("specific"):
+            return [
+                version for version in newest_first if version in self._policy.specific.versions
+            ]
+        return newest_first[: self._policy.latest.num_versions or 1]
 
-    def _is_due(self, version: int, path: pathlib.Path) -> bool:
+    def _is_due(self, number: int, path: pathlib.Path) -> bool:
         """Says whether to load a version now."""
-        entry = self._entries.get(version)
-        if entry is None:
+        version = self._versions.get(number)
+        if version is None:
             return True
-        if entry.state != _States.END:
+        if version.state != _States.END:
             return False
-        if entry.error is None:
+        if version.error is None:
             return True  # it was dropped, and is wanted again
-        if fingerprint_of(path) != entry.fingerprint:
-            entry.failures = 0
+        if _identify(path) != version.directory:
+            version.failures = 0
             return True
-        return (
-            entry.failures <= self._options.max_num_load_retries
-            and time.monotonic() >= entry.retry_at_s
-        )
+        is_time = time.monotonic() >= version.retry_at_s
+        return version.failures <= self._options.max_num_load_retries and is_time
 
-    def _load_version(self, version: int, path: pathlib.Path) -> None:
-        """Loads a version and lets it answer, or notes why it cannot."""
-        name = self.settings.name
+    def _load(self, number: int, path: pathlib.Path) -> Exception | None:
+        """Loads a version and lets it answer, or notes and returns why it cannot."""
         with self._changed:
-            entry = self._entries.setdefault(version, _Entry(version))
-            entry.state, entry.error = _States.LOADING, None
-        fingerprint = fingerprint_of(path)  # before the load: what changes meanwhile counts as new
+            version = self._versions.setdefault(number, _Version())
+            version.state, version.error = _States.LOADING, None
+        version.directory = _identify(path)
         started_s = time.monotonic()
+        servable = failure = None
         try:
-            loaded = self._load(name, version, path)
+            servable = self._load_servable(number, path)
         except Exception as error:
-            self._metrics.observe_load(name, version, time.monotonic() - started_s, False)
-            logging.error("Model %s version %d cannot be served: %s", name, version, error)
-            # The traceback's frames would keep in memory what was loaded so far.
-            _forget_frames(error)
-            with self._changed:
-                entry.state, entry.error = _States.END, error
-                entry.failures += 1
-                entry.retry_at_s = time.monotonic() + self._options.retry_interval_s
-                entry.fingerprint = fingerprint
-            _give_memory_back()
-            return
-        self._metrics.observe_load(name, version, time.monotonic() - started_s, True)
+            logging.error("Model %s version %d cannot be served: %s", self._name, number, error)
+            failure = error
+        seconds = time.monotonic() - started_s
+        self._metrics.observe_load(self._name, number, seconds, failure is None)
         with self._changed:
-            entry.loaded, entry.state, entry.failures = loaded, _States.AVAILABLE, 0
-            self._choose_current()
-        logging.info("Model %s version %d answers", name, version)
+            version.servable = servable
+            if failure is None:
+                version.state, version.failures = _States.AVAILABLE, 0
+                logging.info("Model %s version %d answers", self._name, number)
+            else:
+                code = grpc.StatusCode.INVALID_ARGUMENT
+                if isinstance(failure, OSError):
+                    code = grpc.StatusCode.NOT_FOUND
+                version.error = status.RequestError(code, f"{type(failure).__name__}: {failure}")
+                version.state, version.failures = _States.END, version.failures + 1
+                version.retry_at_s = time.monotonic() + self._options.load_retry_interval_s
+        return failure
 
-    def _drop_others(self, wanted: set[int]) -> None:
-        """Drops the versions that are not wanted, once one that is wanted answers."""
-        with self._changed:
-            available = [e for e in self._entries.values() if e.state == _States.AVAILABLE]
-            unwanted = [entry for entry in available if entry.version not in wanted]
-            if wanted and len(unwanted) == len(available):
-                return
-            for entry in unwanted:
-                entry.state = _States.UNLOADING
-            self._choose_current()
-        for entry in unwanted:
-            # In a thread of its own: an endless request must not keep new versions out.
-            threading.Thread(target=self._unload, args=(entry,), name="unload", daemon=True).start()
+    def _load_servable(self, number: int, path: pathlib.Path) -> Servable:
+        """Loads a version and sends it the warm-up requests that came with it.
 
-    def _choose_current(self) -> None:
-        available = [e for e in self._entries.values() if e.state == _States.AVAILABLE]
-        self._current = max(available, key=lambda entry: entry.version, default=None)
+        The first run of a signature is slow, and what a model cannot do shows only when it runs: a
+        version that fails one of its own requests is not served.
 
-    def _unload(self, entry: _Entry, timeout_s: float | None = None) -> None:
+        Reference: saved_model_warmup.cc in tensorflow_serving/servables/tensorflow.
+        """
+        batching = None
+        if self._options.enable_batching:
+            batching = self._options.batching or BatchingParameters()
+            if (file := path / BATCHING_FILE).exists():
+                batching = read_batching_parameters(file)
+            if skipped := find_skipped_sizes(batching):
+                logging.warning(
+                    "%s: no batch may have %d rows: %s", path, skipped[0], FILLING_WARNING
+                )
+        servable = Servable(self._name, number, path, batching, self._metrics)
+        file = path / WARMUP_FILE
+        try:
+            for record, log in enumerate(read_warmup(file) if file.exists() else ()):
+                kind = log.WhichOneof("log_type")
+                try:
+                    _ANSWERS[kind](servable, getattr(log, kind).request, lambda: True)
+                except status.RequestError as error:
+                    raise ValueError(
+                        f"{file}: record {record} gets {error.code.name}: {error.message}"
+                    ) from error
+        except BaseException:
+            servable.close()
+            raise
+        return servable
+
+    def _unload(self, version: _Version, timeout_s: float | None = None) -> None:
         """Waits for a version's requests, then takes it out of memory."""
         with self._changed:
-            if entry.loaded is None:
+            if version.servable is None:
                 return
-            entry.state = _States.UNLOADING
-            self._changed.wait_for(lambda: entry.in_flight == 0, timeout_s)
-            loaded, entry.loaded = entry.loaded, None
-        loaded.close()
-        del loaded
-        _give_memory_back()
-        with self._changed:
-            entry.state = _States.END
-        logging.info("Model %s version %d is unloaded", self.settings.name, entry.version)
+            version.state = _States.UNLOADING
+            self._changed.wait_for(lambda: version.in_flight == 0, timeout_s)
+            servable, version.servable = version.servable, None
+        servable.close()
+        del servable
+        gc.collect()  # a loaded model is full of circles
+        version.state = _States.END
 
-    def _release(self, entry: _Entry) -> None:
-        with self._changed:
-            entry.in_flight -= 1
-            if entry.in_flight == 0 and entry.state == _States.UNLOADING:
-                self._changed.notify_all()
-
-
-def _as_request_error(error: Exception | None) -> status.RequestError | None:
-    if error is None or isinstance(error, status.RequestError):
-        return error
-    code = grpc.StatusCode.INVALID_ARGUMENT
-    if isinstance(error, FileNotFoundError):
-        code = grpc.StatusCode.NOT_FOUND
-    elif not isinstance(error, ValueError):
-        code = grpc.StatusCode.UNKNOWN
-    return status.RequestError(code, f"{type(error).__name__}: {error}")
+    def _explain_nothing(self) -> str:
+        """Says what there is where no version was found."""
+        there = sorted(path.name for path in self._base_path.iterdir())
+        hint = "A version is a sub-directory with a number for a name, such as 1."
+        if self._policy.HasField("specific"):
+            hint = f"The wanted versions are {list(self._policy.specific.versions)}."
+        elif "saved_model.pb" in there:
+            hint = "This is a version's own directory: give its parent, and name it by a number."
+        listing = ", ".join(there[:10] + ["..."] * (len(there) > 10)) or "nothing"
+        return (
+            f"No version of model {self._name} in {self._base_path}, where there is: {listing}. "
+            f"{hint}"
+        )
 
 
-def _forget_frames(error: BaseException | None) -> None:
-    while error is not None:
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
-
-
-def _give_memory_back() -> None:
-    """Frees what is only held by cycles, and lets the C library return it to the system."""
-    gc.collect()
-    with contextlib.suppress(AttributeError, OSError):  # only glibc has it
-        ctypes.CDLL(None).malloc_trim(0)
+def _identify(path: pathlib.Path) -> tuple[int, int]:
+    """Tells a directory from one that replaces it, or to which files were added."""
+    stat = path.stat()
+    return stat.st_ino, stat.st_mtime_ns

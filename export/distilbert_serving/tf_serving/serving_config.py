@@ -91,16 +91,49 @@ def model_config(
 
 
 def read_model_config(path: str | os.PathLike[str]) -> Any:
-    """Reads a `ModelServerConfig` file.
+    """Reads and checks a `ModelServerConfig` file.
 
     Args:
         path: The file.
 
     Raises:
         OSError: The file cannot be read.
-        ConfigError: It is no `ModelServerConfig`.
+        ConfigError: It is no `ModelServerConfig`, or a server would refuse it.
     """
-    return read_config(path, model_server_config_pb2.ModelServerConfig())
+    config = read_config(path, model_server_config_pb2.ModelServerConfig())
+    with errors_name(path):
+        check_model_config(config)
+    return config
+
+
+def check_model_config(config: Any) -> None:
+    """Checks what a server checks.
+
+    Args:
+        config: A `ModelServerConfig` message.
+
+    Raises:
+        ConfigError: A server would refuse it.
+    """
+    if config.WhichOneof("config") != "model_config_list":
+        raise ConfigError("Only a model_config_list is supported.")
+    names = set()
+    for model in config.model_config_list.config:
+        if not model.name:
+            raise ConfigError("A model has no name.")
+        if model.name in names:
+            raise ConfigError(f"Illegal to list model {model.name} multiple times in config list")
+        names.add(model.name)
+        if not model.base_path:
+            raise ConfigError(f"Model {model.name} has no base_path.")
+        if model.model_type or model.model_platform != _PLATFORM:
+            raise ConfigError(
+                f"Model {model.name}: model_platform is {model.model_platform!r}; it must be "
+                f"{_PLATFORM!r}, and model_type must not be set."
+            )
+        policy = model.model_version_policy
+        if policy.HasField("specific") and not policy.specific.versions:
+            raise ConfigError(f"Model {model.name}: its specific versions are none.")
 
 
 def monitoring_config(path: str = METRICS_PATH) -> Any:
