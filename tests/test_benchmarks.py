@@ -128,7 +128,7 @@ def test_operations_are_those_of_the_products_in_the_graph():
         name: tf.TensorSpec([rows, width], tf.int32) for name in ("input_ids", "attention_mask")
     }
     targets = {name: tf.TensorSpec([rows], tf.int32) for name in ("label", "task")}
-    graph = tf.function(model._compute_gradients).get_concrete_function(inputs, targets).graph
+    graph = tf.function(model.compute_gradients).get_concrete_function(inputs, targets).graph
     counted = 0
     for op in graph.get_operations():
         if op.type in ("MatMul", "BatchMatMulV2"):

@@ -16,8 +16,8 @@ from distilbert_tf import get_task, load_examples
 from distilbert_tf.data.examples import Examples
 from distilbert_tf.models.unpadding import LENGTH_GROUPS
 from distilbert_tf.training.batches import training_batches
+from distilbert_tf.training.finetuning import Finetuning, set_up_finetuning
 from distilbert_tf.training.options import FinetuneOptions
-from distilbert_tf.training.plan import PreparedRun, prepare
 
 TASK = "sst2"
 TRUE_TOKENS, PADDED, PADDED_XLA = "true_tokens", "padded", "padded_xla"
@@ -108,9 +108,9 @@ def make_named_checkpoint(name: str) -> str:
 def measure(**settings: Any) -> dict[str, Any]:
     """Times one variant: the fields of a `Measurement` in, figures out."""
     wanted = Measurement(**settings)
-    run = _prepare(wanted)
+    run = _set_up(wanted)
     if wanted.layout == PADDED:  # by default only XLA computes padding
-        with run.strategy.scope():
+        with run.model.distribute_strategy.scope():
             run.model.compile(
                 run.model.optimizer,
                 steps_per_execution=wanted.steps_per_execution,
@@ -119,7 +119,7 @@ def measure(**settings: Any) -> dict[str, Any]:
     width = None if wanted.layout == TRUE_TOKENS else wanted.max_length
     clock = Clock(wanted.warmup, wanted.steps)
     run.model.fit(
-        training_batches(run.rows, run.sampler, run.strategy, width=width),
+        training_batches(run.rows, run.sampler, run.model.distribute_strategy, width=width),
         steps_per_epoch=wanted.warmup + wanted.steps,
         callbacks=[clock],
         shuffle=False,
@@ -135,7 +135,7 @@ def measure(**settings: Any) -> dict[str, Any]:
         "time_s": time_s,
         "first_step_s": clock.between_s("begin", "first"),
         "mean_loss": clock.loss,
-        "replicas": run.strategy.num_replicas_in_sync,
+        "replicas": run.model.distribute_strategy.num_replicas_in_sync,
         "true_tokens": true.tokens,
         "computed_tokens": computed.tokens,
         "true_flops": training_flops(config, labels, true),
@@ -144,7 +144,7 @@ def measure(**settings: Any) -> dict[str, Any]:
     }
 
 
-def _prepare(wanted: Measurement) -> PreparedRun:
+def _set_up(wanted: Measurement) -> Finetuning:
     task = get_task(TASK)
     examples = load_examples(task, wanted.data, "train").take(wanted.max_examples)
     repeats = -(-wanted.batch_size * wanted.steps_per_execution // len(examples))
@@ -162,10 +162,10 @@ def _prepare(wanted: Measurement) -> PreparedRun:
         strategy=wanted.strategy,
         steps_per_execution=wanted.steps_per_execution,
     )
-    return prepare([task], wanted.checkpoint, {task.name: {"train": examples}}, options)
+    return set_up_finetuning([task], wanted.checkpoint, {task.name: {"train": examples}}, options)
 
 
-def _count_work(wanted: Measurement, run: PreparedRun) -> tuple[Work, Work]:
+def _count_work(wanted: Measurement, run: Finetuning) -> tuple[Work, Work]:
     """Counts the work of the timed steps: of their true tokens, and of what is computed."""
     lengths, steps = run.rows.lengths(), run.sampler.steps()
     true = computed = NO_WORK
@@ -175,7 +175,7 @@ def _count_work(wanted: Measurement, run: PreparedRun) -> tuple[Work, Work]:
             continue
         true += true_work(rows)
         if wanted.layout == TRUE_TOKENS:  # each replica makes groups of its own rows
-            for part in np.split(rows, run.strategy.num_replicas_in_sync):
+            for part in np.split(rows, run.model.distribute_strategy.num_replicas_in_sync):
                 computed += grouped_work(part, LENGTH_GROUPS)
         else:
             computed += padded_work(rows, wanted.max_length)

@@ -20,7 +20,7 @@ from distilbert_tf.commands.common_flags import (
     say,
 )
 from distilbert_tf.training.launcher import LOST_WORKER, TF_CONFIG, launch
-from distilbert_tf.training.options import FinetuneOptions, default_output_dir, option_type
+from distilbert_tf.training.options import FinetuneOptions, option_type
 
 
 def define_finetune(values: flags.FlagValues) -> None:
@@ -35,7 +35,7 @@ def define_finetune(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "num_workers",
         1,
-        "train in so many processes of this machine, started anew if one dies",
+        "train in this many processes of this machine, restarted if one dies",
         1,
         flag_values=values,
     )
@@ -56,7 +56,9 @@ def run_finetune(values: flags.FlagValues, words: Sequence[str]) -> None:
         field.name: values[field.name].value for field in dataclasses.fields(FinetuneOptions)
     }
     if values.num_workers > 1 and not os.environ.get(TF_CONFIG) and not values.dry_run:
-        logs = Path(values.output or default_output_dir(values.task)) / "logs"
+        from distilbert_tf.training.run_directory import LOGS, default_output_dir
+
+        logs = Path(values.output or default_output_dir(values.task)) / LOGS
         raise SystemExit(launch(["finetune", *_spelled(values)], values.num_workers, logs))
     from tensorflow import errors
 
@@ -83,15 +85,15 @@ def run_finetune(values: flags.FlagValues, words: Sequence[str]) -> None:
         if not os.environ.get(TF_CONFIG):
             raise
         sys.stderr.write(
-            f"{error}\nAnother worker cannot be reached any more. The same command, given to all "
-            "workers, goes on from the last saved state.\n"
+            f"{error}\nAnother worker can no longer be reached. The same command, given to all "
+            "workers, resumes from the last saved state.\n"
         )
         raise SystemExit(LOST_WORKER) from None
     say(result.report())
 
 
 def _spelled(values: flags.FlagValues) -> list[str]:
-    """Writes the flags that were given as they would be typed."""
+    """Returns the flags that were given as they would be typed."""
     return [
         values[name].serialize()
         for name in values
@@ -110,9 +112,9 @@ def define_evaluate(values: flags.FlagValues) -> None:
 
 def run_evaluate(values: flags.FlagValues, words: Sequence[str]) -> None:
     """Scores a classifier."""
-    from distilbert_tf.training.evaluation import evaluate_pretrained
+    from distilbert_tf.training.evaluation import score_pretrained
 
-    metrics = evaluate_pretrained(
+    scores = score_pretrained(
         required(values, "model"),
         values.task,
         values.data,
@@ -121,7 +123,7 @@ def run_evaluate(values: flags.FlagValues, words: Sequence[str]) -> None:
         batch_size=values.batch_size,
         max_length=values.max_length,
     )
-    say(json.dumps(metrics))
+    say(json.dumps(scores.values))
 
 
 def define_submit(values: flags.FlagValues) -> None:

@@ -4,14 +4,12 @@ A run on several tasks leaves one directory for each. Every directory is complet
 hold the encoder, and a program that serves them together wants it once.
 """
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import logging
 from transformers import DistilBertConfig
 
 from distilbert_tf.checkpoints.config import load_config
@@ -21,8 +19,6 @@ from distilbert_tf.models.encoder import TFDistilBertModel
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.models.weight_names import HEADS, load_tensors, to_distilbert
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
-
-RUN = "run.json"  # beside the directories of a run's tasks; its list `tasks` gives their order
 
 # Equal tensors compute the same only with equal values of these.
 _ENCODER_FIELDS = (
@@ -55,50 +51,6 @@ class _Shared(NamedTuple):
     config: DistilBertConfig
     encoder: Tensors
     tokenizer: DistilBertTokenizer
-
-
-def find_task_directories(directory: str | os.PathLike[str]) -> list[Path]:
-    """Finds the classifiers that a run on several tasks left in a directory.
-
-    Args:
-        directory: Holds one directory for each task, named as the task, whose `config.json` says
-            so (`task_name`), and no `config.json` itself.
-
-    Returns:
-        The tasks' directories: those in the list `tasks` of `run.json`, in its order, if there is
-        one, otherwise all by name. Empty if it is no such directory.
-
-    Raises:
-        CheckpointError: A `config.json` names another task than its directory, or `run.json` a
-            task that has no directory.
-        ValueError: A configuration cannot be read.
-    """
-    parent = Path(directory).expanduser()
-    if not parent.is_dir() or (parent / CONFIG).exists():
-        return []
-    found = {path.parent.name: path.parent for path in sorted(parent.glob(f"*/{CONFIG}"))}
-    if not found:
-        return []
-    for name, path in found.items():
-        config, _ = load_config(path / CONFIG)
-        named = getattr(config, "task_name", None)
-        if named != name:
-            raise CheckpointError(
-                f"{path / CONFIG} has task_name={named!r}; in a directory of several tasks it must "
-                f"be the name of its own directory, {name!r}. To choose the names by "
-                "yourself, list the checkpoints one by one."
-            )
-    names = _read_order(parent / RUN)
-    if names is None:
-        return list(found.values())
-    if missing := [name for name in names if name not in found]:
-        raise CheckpointError(
-            f"{parent / RUN} lists the task {missing[0]!r}, but there is no "
-            f"{parent / missing[0] / CONFIG}; there are {', '.join(found)}."
-        )
-    if others := sorted(found.keys() - set(names)):
-        logging.warning("Left out, since %s does not list them: %s.", parent / RUN, others)
-    return [found[name] for name in names]
 
 
 def load_classifiers(
@@ -150,19 +102,6 @@ def load_classifiers(
         )
         classifiers[name], sources[name] = model, path
     return classifiers
-
-
-def _read_order(path: Path) -> list[str] | None:
-    """Reads the order of the tasks, if the file is there and has one."""
-    if not path.is_file():
-        return None
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not a JSON file: {error}") from error
-    names = run.get("tasks") if isinstance(run, dict) else None
-    is_list = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
-    return names if is_list else None
 
 
 def _select_encoder(tensors: Tensors) -> Tensors:

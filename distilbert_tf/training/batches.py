@@ -31,7 +31,7 @@ class TaskRows(NamedTuple):
     tasks: tf.Tensor
 
     def lengths(self) -> np.ndarray:
-        """Gives the number of tokens of each row: (N,)."""
+        """Returns the number of tokens of each row: (N,)."""
         return self.tokens.lengths.numpy()
 
     def batch(
@@ -73,7 +73,7 @@ def training_batches(
     first_epoch: int = 0,
     first_step: int = 0,
 ) -> Any:
-    """Makes the endless stream of a run's batches; `fit` it with `sampler.steps_per_epoch`.
+    """Makes the endless stream of a run's batches, for `fit` with `sampler.steps_per_epoch`.
 
     Args:
         rows: What to train on.

@@ -11,6 +11,7 @@ from distilbert_tf.checkpoints.hub import CONFIG, find_checkpoint
 from distilbert_tf.checkpoints.tensor_files import CheckpointError, read_tensors
 from distilbert_tf.data.tasks import Task
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.weight_names import load_tensors
 
 
 def task_checkpoint(model: str | Path, task: Task) -> str | Path:
@@ -61,24 +62,26 @@ def start_classifiers(
         FileNotFoundError: No such checkpoint.
     """
     files = find_checkpoint(model)
-    config, _ = load_config(files.config)
-    has_head = "classifier.weight" in read_tensors(files.weights)
-    keeps_head = has_head and not fresh_head and len(tasks) == 1
+    tensors = read_tensors(files.weights)
+    config, family = load_config(files.config)
+    keeps_head = "classifier.weight" in tensors and not fresh_head and len(tasks) == 1
     if keeps_head:
         _check_labels(config.id2label, tasks[0], model, "fresh_head (--fresh_head) starts anew.")
     classifiers: dict[str, TFDistilBertForSequenceClassification] = {}
     encoder = None
     for task in tasks:
+        config, _ = load_config(files.config, id2label=task.id2label)
+        config.task_name, config.text_pair = task.name, task.is_pair
+        classifier = TFDistilBertForSequenceClassification(config, encoder=encoder, dtype=dtype)
         if encoder is None:
-            classifier = TFDistilBertForSequenceClassification.from_pretrained(
-                model, id2label=task.id2label, dtype=dtype, fresh_head=not keeps_head
-            )
             encoder = classifier.distilbert
-        else:
-            config, _ = load_config(files.config, id2label=task.id2label)
-            classifier = TFDistilBertForSequenceClassification(config, encoder=encoder, dtype=dtype)
-        classifier.config.task_name = task.name
-        classifier.config.text_pair = task.is_pair
+            load_tensors(
+                classifier,
+                tensors,
+                family=family,
+                fresh_head=not keeps_head,
+                where=str(files.weights),
+            )
         classifiers[task.name] = classifier
     return classifiers
 

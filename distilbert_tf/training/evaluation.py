@@ -41,25 +41,8 @@ class Scores:
         return int(self.confusion.sum())
 
     def record(self) -> dict[str, Any]:
-        """Gives all of it as JSON takes it."""
+        """Returns all of it as JSON takes it."""
         return {**self.values, "rows": self.rows, "confusion": self.confusion.tolist()}
-
-
-def compile_classifier(
-    model: TFDistilBertForSequenceClassification, optimizer: Any = "adam"
-) -> None:
-    """Compiles a classifier with its loss and metric: cross-entropy of logits, accuracy.
-
-    Args:
-        model: The classifier.
-        optimizer: What Keras' `compile` takes.
-    """
-    model.compile(
-        optimizer=optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-        jit_compile=False,
-    )
 
 
 def evaluate(
@@ -69,13 +52,17 @@ def evaluate(
 
     Args:
         model: A classifier; compiled here if it is not yet.
-        dataset: Batches of inputs and label ids, as `make_dataset` gives.
+        dataset: Batches of inputs and label ids, as `make_dataset` returns.
 
     Returns:
-        `loss` and `accuracy`.
+        `loss` and `accuracy`, or what the model was compiled with.
     """
     if not model.compiled:
-        compile_classifier(model)
+        model.compile(
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+            jit_compile=False,
+        )
     return {
         name: float(value)
         for name, value in model.evaluate(dataset, verbose=0, return_dict=True).items()
@@ -87,7 +74,7 @@ def score_tasks(model: MultiTaskModel, batches: Any, steps: int) -> dict[str, Sc
 
     Args:
         model: The model, compiled.
-        batches: What `evaluation_batches` gives.
+        batches: What `evaluation_batches` returns.
         steps: How many of them.
 
     Returns:
@@ -95,7 +82,7 @@ def score_tasks(model: MultiTaskModel, batches: Any, steps: int) -> dict[str, Sc
     """
     model.evaluate(batches, steps=steps, verbose=0)
     found = {}
-    for name, metric in zip(model.task_names, model.task_metrics, strict=True):
+    for name, metric in model.task_metrics.items():
         values = {
             key.removeprefix(metric.prefix): float(value) for key, value in metric.result().items()
         }
@@ -145,21 +132,14 @@ def score_pretrained(
     return score_tasks(scored, batches, steps)[task.name]
 
 
-def evaluate_pretrained(
-    model: str | Path, task: str | Task = "sst2", data: str | Path = "demo", **options: Any
-) -> dict[str, float]:
-    """Scores a saved classifier on a split of a task: the numbers of `score_pretrained` alone."""
-    return score_pretrained(model, task, data, **options).values
-
-
 def predict_labels(
     model: TFDistilBertForSequenceClassification, dataset: tf.data.Dataset
 ) -> np.ndarray:
-    """Gives the label ids of all rows of a dataset, in its order.
+    """Predicts the label ids of all rows of a dataset, in its order.
 
     Args:
         model: A classifier.
-        dataset: Batches of inputs and labels, as `make_dataset` gives; the labels are not read.
+        dataset: Batches of inputs and labels, as `make_dataset` returns; the labels are not read.
 
     Returns:
         Integers (N,).

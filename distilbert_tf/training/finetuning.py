@@ -1,54 +1,123 @@
 """Fine-tuning classifiers, from files to saved checkpoints and their record."""
 
 import dataclasses
-import datetime
-import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
-from absl import logging
 
-from distilbert_tf.data.tasks import Task
+from distilbert_tf.data.examples import Examples, load_examples
+from distilbert_tf.data.sampler import EpochSampler
+from distilbert_tf.data.tasks import Task, get_task
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.models.shared_encoder import RUN
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
-from distilbert_tf.training.batches import training_batches
-from distilbert_tf.training.callbacks import (
-    EvaluateWithin,
-    LossCurve,
-    ProgressLog,
-    SaveBest,
-    StepCounter,
-    TrainingDivergedError,
-    format_duration,
+from distilbert_tf.training.batches import (
+    TaskRows,
+    collect_rows,
+    evaluation_batches,
+    training_batches,
 )
-from distilbert_tf.training.evaluation import Scores
-from distilbert_tf.training.interruption import SaveState, meet_workers
+from distilbert_tf.training.callbacks import format_duration
+from distilbert_tf.training.classifiers import start_classifiers
+from distilbert_tf.training.evaluation import Scores, score_tasks
 from distilbert_tf.training.metrics import log_prefix
-from distilbert_tf.training.optimizer import NOT_FINITE
-from distilbert_tf.training.options import FinetuneOptions, default_output_dir
-from distilbert_tf.training.plan import PreparedRun, load_splits, parse_tasks, prepare
-from distilbert_tf.training.report import (
-    METRICS,
-    VALIDATION,
-    describe_data,
-    describe_process,
-    peak_memory_mib,
-    write_json,
-    write_record,
+from distilbert_tf.training.multitask import MultiTaskModel
+from distilbert_tf.training.options import FinetuneOptions
+from distilbert_tf.training.report import describe_data, write_results
+from distilbert_tf.training.run import (
+    Training,
+    compile_trainer,
+    end_run,
+    find_state,
+    run_training,
+    start_training,
 )
-from distilbert_tf.training.run_directory import clear, find_state, has_begun, task_directories
-from distilbert_tf.training.state import CHECKPOINTS
+from distilbert_tf.training.run_directory import VALIDATION, RunDirectory, default_output_dir
 from distilbert_tf.training.strategy import is_chief
+
+Splits = dict[str, dict[str, Examples]]  # by task and split
+
+
+@dataclasses.dataclass
+class Finetuning(Training):
+    """Classifiers of several tasks, ready to be trained: see `set_up_finetuning`.
+
+    Attributes:
+        tasks: The tasks.
+        splits: All examples.
+        rows: The training rows, tokenized.
+        tokenize: The in-graph tokenizer.
+    """
+
+    options: FinetuneOptions
+    model: MultiTaskModel
+    tasks: list[Task]
+    splits: Splits
+    rows: TaskRows
+    tokenize: Callable[..., dict[str, tf.Tensor]]
+    _evaluation_rows: dict[str, TaskRows] = dataclasses.field(default_factory=dict)
+
+    def training_batches(self, first_epoch: int = 0, first_step: int = 0) -> Any:
+        """Makes the endless stream of batches from a step of an epoch on, both counted from 0."""
+        return training_batches(
+            self.rows,
+            self.sampler,
+            self.model.distribute_strategy,
+            width=self.width,
+            first_epoch=first_epoch,
+            first_step=first_step,
+        )
+
+    def split_batches(self, split: str) -> tuple[Any, int]:
+        """Makes the batches of all tasks that have a split; returns them and their number."""
+        if split not in self._evaluation_rows:  # the validation split is scored several times
+            # Rows stand in the order of the tasks; one without rows has none to be numbered.
+            parts = [self.splits[task.name].get(split) for task in self.tasks]
+            rows = collect_rows([part for part in parts if part is not None], self.tokenize)
+            numbers = tf.constant([i for i, part in enumerate(parts) if part is not None])
+            self._evaluation_rows[split] = rows._replace(tasks=tf.gather(numbers, rows.tasks))
+        return evaluation_batches(
+            self._evaluation_rows[split],
+            self.options.batch_size,
+            self.model.distribute_strategy,
+            width=self.width,
+            step_multiple=self.options.steps_per_execution,
+        )
+
+    def validation_batches(self) -> tuple[Any, int]:
+        """Makes the batches of the validation split; returns them and their number."""
+        return self.split_batches(VALIDATION)
+
+    def score(self, logs: Mapping[str, float]) -> float:
+        """Returns the mean of the tasks' main metrics."""
+        names = [log_prefix(task.name, len(self.tasks)) + task.metrics[0] for task in self.tasks]
+        return sum(float(logs[name]) for name in names) / len(names)
+
+    def score_split(self, split: str) -> dict[str, Scores]:
+        """Scores the classifiers on a split, for the tasks that have it."""
+        scores = score_tasks(self.model, *self.split_batches(split))
+        return {name: found for name, found in scores.items() if split in self.splits[name]}
+
+    def scores_before(self) -> dict[str, dict[str, float]]:
+        """Scores the classifiers on the validation split."""
+        return {name: found.values for name, found in self.score_split(VALIDATION).items()}
+
+    def describe_rows(self, rows: Sequence[int]) -> str:
+        """Says which of the tasks' training examples these rows are."""
+        start, named = 0, []
+        for task, size in zip(self.tasks, self.sampler.task_sizes, strict=True):
+            own = sorted(row - start for row in rows if start <= row < start + size)
+            if own:
+                named.append(f"rows {', '.join(map(str, own))} of {task.name}'s training examples")
+            start += size
+        return " and ".join(named)
 
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneResult:
-    """What a run gave.
+    """The result of `finetune`.
 
     Attributes:
         classifiers: The classifier of each task, with the best evaluation's weights.
@@ -77,7 +146,7 @@ class FinetuneResult:
         return next(iter(self.scores.values()))[VALIDATION].values
 
     def report(self) -> str:
-        """Writes the figures as a few lines for people."""
+        """Returns the figures as a few lines for people."""
         run, lines = self.run, []
         for task, by_split in self.scores.items():
             before = run["scores_before"][task]
@@ -113,8 +182,10 @@ def finetune(
 ) -> FinetuneResult:
     """Fine-tunes a classifier for each task on one encoder, and keeps the best evaluation's.
 
-    Called again with the same arguments after it was interrupted, in whatever way, the run goes on
-    from its last saved state, and ends with the same weights as if nothing had happened.
+        finetune("sst2", "distilbert-base-uncased", "DIR", "OUT", epochs=3).metrics
+
+    Called again with the same arguments after an interruption of any kind, it resumes the run from
+    its last saved state, and ends with the same weights as if nothing had happened.
 
     Args:
         task: A task or its name; or several of them, which are then trained together.
@@ -126,8 +197,8 @@ def finetune(
             `metrics.json`, learning curves, confusion matrices and a model card; TensorBoard's
             logs; and, until the run ends, its state.
         overwrite: Whether `output_dir` may hold another result already. An interrupted run with
-            the same arguments is gone on from all the same.
-        callbacks: More Keras callbacks. When a run goes on, they are called for the steps of the
+            the same arguments is resumed all the same.
+        callbacks: More Keras callbacks. When a run is resumed, they are called for the steps of the
             epoch that were taken before, too, with empty logs.
         **options: See `FinetuneOptions`.
 
@@ -146,195 +217,119 @@ def finetune(
     """
     settings = FinetuneOptions(**options)
     tasks = parse_tasks(task)
-    names = [one.name for one in tasks]
+    names = tuple(one.name for one in tasks)
     output_dir = default_output_dir(",".join(names)) if output_dir is None else Path(output_dir)
-    if output_dir.exists() and output_dir.resolve() == Path(model).expanduser().resolve():
-        raise ValueError(
-            f"model and output_dir are both {output_dir}: a run that fails would lose the model. "
-            "Choose another output_dir."
-        )
-    if (output_dir / METRICS).exists() and not overwrite:
-        raise FileExistsError(
-            f"{output_dir} already holds a finished run ({METRICS}). Choose another output_dir, or "
-            "pass overwrite=True (--overwrite) to replace it."
-        )
+    directory = RunDirectory(output_dir, names)
+    directory.check(model, overwrite=overwrite)
     splits = load_splits(tasks, data, settings)
     identity = {
-        "tasks": names,
+        "tasks": list(names),
         "model": str(model),
         "options": settings.recipe(),
         "data_files": describe_data(splits),
     }
-    restored = find_state(output_dir, identity, settings, overwrite)
-    run = prepare(tasks, model, splits, settings)
-    chief = is_chief(run.strategy)
-    if chief and restored is None:
-        replaces = overwrite or has_begun(output_dir, identity, settings)
-        clear(output_dir, names, replaces)
-    directories = task_directories(output_dir, names)
-
-    counter = StepCounter(run.sampler.steps_per_epoch)
-    best = SaveBest(
-        directories, run.tokenizer, _scorer(tasks), counter, settings.early_stopping_patience
+    state = find_state(directory, identity, settings, overwrite=overwrite)
+    training = set_up_finetuning(tasks, model, splits, settings)
+    progress, record = run_training(
+        training,
+        directory,
+        identity,
+        state,
+        overwrite=overwrite,
+        about={"data": str(data)},
+        callbacks=callbacks,
     )
-    curve = LossCurve(counter, settings.epochs)
-    saver = SaveState(
-        output_dir / CHECKPOINTS,
-        counter,
-        best,
-        curve,
-        every=settings.save_steps,
-        keep=settings.keep_states,
-        run=identity,
-        restored=restored,
-    )
-    if restored is None:
-        before = {name: found.values for name, found in run.score(VALIDATION).items()}
-    else:
-        logging.info("Going on after step %d of %s.", counter.step, output_dir)
-        before = restored[1]["run"]["scores_before"]
-    saver.run["scores_before"] = before
-    for name, values in before.items():
-        logging.info("%s before: %s.", name, ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
-    record = {
-        "status": "running",
-        **identity,
-        "options": dataclasses.asdict(settings),
-        **describe_process(),
-        "data": str(data),
-        "strategy": type(run.strategy).__name__,
-        "replicas": run.strategy.num_replicas_in_sync,
-        "dtype": run.model.dtype_policy.name,
-        "parameters": run.parameters,
-        "steps_per_epoch": counter.steps_per_epoch,
-        "total_steps": settings.epochs * counter.steps_per_epoch,
-        "scores_before": before,
-        "resumed_at_step": counter.step,
-        "started_at": _now(),
-    }
-    if chief:
-        write_json(output_dir / RUN, record)
-    _fit(run, counter, best, curve, saver, callbacks, output_dir if chief else None)
-
     scores: dict[str, dict[str, Scores]] = {name: {} for name in names}
     for split in dict.fromkeys(key for found in splits.values() for key in found if key != "train"):
-        for name, found in run.score(split).items():
+        for name, found in training.score_split(split).items():
             scores[name][split] = found
-    steps = counter.step
-    record |= {
-        "status": "finished",
-        "finished_at": _now(),
-        "steps": steps,
-        "best": best.best,
-        "train_time_s": saver.train_time_s,
-        "examples_per_s": steps * settings.batch_size / saver.train_time_s,
-        "peak_memory_mib": peak_memory_mib(),
-    }
-    if chief:
-        write_record(
-            output_dir,
-            directories,
-            tasks,
-            scores,
-            record,
-            losses=curve.points,
-            evaluations=best.evaluations,
-            epochs=saver.epochs,
+    strategy = training.model.distribute_strategy
+    if is_chief(strategy):
+        write_results(directory, tasks, scores, progress, record)
+    end_run(directory, strategy)
+    history: dict[str, list[float]] = {}
+    for epoch in progress.epochs:
+        for key, value in epoch.items():
+            history.setdefault(key, []).append(value)
+    classifiers = dict(training.model.pretrained_models())
+    return FinetuneResult(classifiers, training.tokenizer, output_dir, scores, record, history)
+
+
+def parse_tasks(task: str | Task | Sequence[str | Task]) -> list[Task]:
+    """Reads `"sst2"`, `"sst2,mnli"`, a task, or several of them.
+
+    Raises:
+        ValueError: An unknown task, or one twice.
+    """
+    if isinstance(task, str):
+        task = task.split(",")
+    tasks = [get_task(one) for one in ([task] if isinstance(task, Task) else task)]
+    names = [one.name for one in tasks]
+    if not tasks or len(set(names)) != len(names):
+        raise ValueError(f"One or more different tasks are needed; got {', '.join(names) or None}.")
+    return tasks
+
+
+def load_splits(tasks: Sequence[Task], data: str | Path, options: FinetuneOptions) -> Splits:
+    """Reads training and validation data, and whatever else of validation data is there."""
+    splits: Splits = {}
+    for task in tasks:
+        found = {}
+        for split in task.splits:
+            if split != "train" and not split.startswith(VALIDATION):
+                continue
+            try:
+                found[split] = load_examples(task, data, split, bad_rows=options.bad_rows)
+            except FileNotFoundError:
+                if split in ("train", VALIDATION):
+                    raise
+        if options.max_train_examples is not None:
+            found["train"] = found["train"].take(options.max_train_examples)
+        splits[task.name] = found
+    return splits
+
+
+def set_up_finetuning(
+    tasks: list[Task], model: str | Path, splits: Splits, options: FinetuneOptions
+) -> Finetuning:
+    """Makes strategy, tokenizer, classifiers and optimizer, and tokenizes the training rows.
+
+    Args:
+        tasks: What to train for.
+        model: Checkpoint to start from.
+        splits: The tasks' examples.
+        options: The run's settings.
+
+    Returns:
+        All that `fit` needs.
+
+    Raises:
+        CheckpointError: The checkpoint has a head for other labels, or does not fit.
+        FileNotFoundError: No such checkpoint.
+        ValueError: The batch cannot be shared evenly, there are too few positions or examples.
+    """
+    strategy = start_training(options)
+    tokenizer = DistilBertTokenizer.from_pretrained(model)
+    tokenizer.model_max_length = options.max_length  # evaluation and export truncate alike
+    with strategy.scope():
+        classifiers = start_classifiers(
+            model, tasks, fresh_head=options.fresh_head, dtype=options.dtype
         )
-        shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)
-    meet_workers(run.strategy)  # a worker that leaves early takes the others with it
-    history = {
-        key: [epoch[key] for epoch in saver.epochs if key in epoch]
-        for key in dict.fromkeys(key for epoch in saver.epochs for key in epoch)
-    }
-    return FinetuneResult(run.model.classifiers, run.tokenizer, output_dir, scores, record, history)
-
-
-def _fit(
-    run: PreparedRun,
-    counter: StepCounter,
-    best: SaveBest,
-    curve: LossCurve,
-    saver: SaveState,
-    callbacks: Sequence[keras.callbacks.Callback],
-    log_dir: Path | None,
-) -> None:
-    settings = run.options
-    validation, validation_steps = run.evaluation(VALIDATION)
-    first_epoch, first_step = divmod(counter.step, counter.steps_per_epoch)
-    own: list[keras.callbacks.Callback] = [counter]
-    if log_dir is not None:
-        if not sys.stdout.isatty():
-            own.append(ProgressLog(counter, settings.batch_size))
-        own.append(
-            keras.callbacks.TensorBoard(
-                log_dir / "tensorboard", write_graph=False, update_freq=50, profile_batch=0
-            )
+        trainer = MultiTaskModel(classifiers, {task.name: task.metrics for task in tasks})
+    positions = trainer.distilbert.config.max_position_embeddings
+    if options.max_length > positions:
+        raise ValueError(
+            f"max_length is {options.max_length}, but {model} has {positions} positions."
         )
-    own.append(curve)
-    if settings.eval_steps is not None:
-
-        def evaluate() -> dict[str, float]:
-            return run.model.evaluate(
-                validation, steps=validation_steps, verbose=0, return_dict=True
-            )
-
-        own.append(EvaluateWithin(settings.eval_steps, evaluate, counter, best))
-    data = training_batches(
-        run.rows,
-        run.sampler,
-        run.strategy,
-        width=run.width,
-        first_epoch=first_epoch,
-        first_step=first_step,
+    tokenize = tokenizer.as_layer(max_length=options.max_length)
+    rows = collect_rows([splits[task.name]["train"] for task in tasks], tokenize)
+    sampler = EpochSampler(
+        rows.lengths(),
+        tuple(len(splits[task.name]["train"]) for task in tasks),
+        options.batch_size,
+        options.seed,
+        options.temperature,
+        step_multiple=options.steps_per_execution,
     )
-    with saver.watching_signals():
-        try:
-            run.model.fit(
-                data,
-                validation_data=validation,
-                validation_steps=validation_steps,
-                epochs=first_epoch if best.is_over else settings.epochs,
-                initial_epoch=first_epoch,
-                steps_per_epoch=counter.steps_per_epoch,
-                # The best weights are put back last, whatever another callback does to them.
-                callbacks=[*own, *callbacks, best, saver],
-                shuffle=False,  # the sampler does
-                verbose=0 if log_dir is None else 1 if sys.stdout.isatty() else 2,
-            )
-        except tf.errors.InvalidArgumentError as error:
-            if NOT_FINITE not in str(error):
-                raise
-            raise TrainingDivergedError(_describe_divergence(run, counter, best)) from error
-
-
-def _describe_divergence(run: PreparedRun, counter: StepCounter, best: SaveBest) -> str:
-    epoch, step = divmod(counter.current - 1, counter.steps_per_epoch)
-    rows = run.sampler.batches(epoch)[step]
-    starts, named = 0, []
-    for task, size in zip(run.tasks, run.sampler.task_sizes, strict=True):
-        own = sorted(int(row - starts) for row in rows if starts <= row < starts + size)
-        if own:
-            named.append(f"rows {', '.join(map(str, own))} of {task.name}'s training examples")
-        starts += size
-    last = counter.current + run.options.steps_per_execution - 1
-    steps = f"step {counter.current}" + (f" to {last}" if last > counter.current else "")
-    kept = (
-        f"The checkpoint of step {best.best['step']} is kept."
-        if best.best
-        else "Nothing was saved."
-    )
-    return (
-        f"The gradients of {steps} (epoch {epoch + 1}, batch {step + 1}: {' and '.join(named)}, "
-        f"counted from 0) are not finite: the training diverged. Try a lower learning rate. {kept}"
-    )
-
-
-def _scorer(tasks: Sequence[Task]) -> Callable[[Mapping[str, float]], float]:
-    """Gives the function that judges an evaluation: the mean of the tasks' main metrics."""
-    names = [log_prefix(task.name, len(tasks)) + task.metrics[0] for task in tasks]
-    return lambda logs: sum(float(logs[name]) for name in names) / len(names)
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    compile_trainer(trainer, options, sampler.steps_per_epoch)
+    return Finetuning(options, tokenizer, trainer, sampler, tasks, splits, rows, tokenize)

@@ -1,4 +1,4 @@
-"""Several workers on one machine, watched over: if one dies, all start anew from the last state.
+"""Starts several workers on one machine; if one dies, restarts all from the last state.
 
 Needs no TensorFlow itself. On several machines a cluster manager does this: `deploy/tfjob.yaml`.
 """
@@ -13,11 +13,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
 from absl import logging
 
-from distilbert_tf.training.stop_signals import stop_signals
+from distilbert_tf.training.stop_signals import handling_stop_signals
 
 TF_CONFIG = "TF_CONFIG"
 # The exit code of a worker that lost another one. To Kubernetes' training operator, all codes from
@@ -30,17 +30,17 @@ GRACE_S = 300.0  # from being told to stop to being killed: an evaluation may be
 def launch(
     arguments: Sequence[str], num_workers: int, log_dir: Path, *, max_restarts: int = 10
 ) -> int:
-    """Runs `distilbert-tf` in several processes, and sees it through to its end.
+    """Runs `distilbert-tf` in several processes until the run has ended.
 
     The first worker, the chief, writes to this process' output; each other one to a log file. If a
-    worker is killed, the others cannot go on: all are ended, and started again with the same
+    worker is killed, the others cannot continue: all are ended, and restarted with the same
     arguments. A worker that ends with an error of its own ends the run.
 
     Args:
         arguments: The command line after the program's name.
         num_workers: How many processes.
         log_dir: Where the logs of all but the first go: `worker-1.log` and so on.
-        max_restarts: How often all may be started again.
+        max_restarts: How often all may be restarted.
 
     Returns:
         The exit code of the run.
@@ -49,12 +49,12 @@ def launch(
     for restarts_left in reversed(range(max_restarts + 1)):
         with _started(arguments, num_workers, log_dir) as workers, _forwarding(workers) as told:
             code = _wait(workers)
-        if code == 0 or told or not _can_go_on(code):
+        if code == 0 or told or not _may_restart(code):
             break
         logging.warning(
             "A worker was killed or lost (%s). %s",
             _describe(code),
-            f"All {num_workers} are started again from the last state."
+            f"All {num_workers} are restarted from the last state."
             if restarts_left
             else f"Giving up after {max_restarts} restarts.",
         )
@@ -62,7 +62,7 @@ def launch(
 
 
 def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Waits until all have ended well, or one has not; gives the exit code that tells most."""
+    """Waits until all have ended well, or one has not; returns the exit code that tells most."""
     while True:
         codes = [worker.poll() for worker in workers]
         if all(code == 0 for code in codes):
@@ -76,7 +76,7 @@ def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int:
         time.sleep(POLL_S)
 
 
-def _can_go_on(code: int) -> bool:
+def _may_restart(code: int) -> bool:
     """Whether an exit code tells of a signal, of TensorFlow's own abort, or of a lost worker."""
     return code < 0 or code == LOST_WORKER
 
@@ -141,26 +141,22 @@ def _end(workers: Sequence[subprocess.Popen[bytes]]) -> None:
 
 @contextlib.contextmanager
 def _forwarding(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
-    """Hands the `stop_signals` on, so that the workers save their state; gives those that came."""
+    """Passes on what tells the process to stop, so that the workers save; yields what came."""
     told: list[int] = []
 
-    def forward(number: int, frame: FrameType | None) -> None:
+    def forward(number: int, _: Any) -> None:
         told.append(number)
         for worker in workers:
             if worker.poll() is None:
                 worker.send_signal(number if len(told) == 1 else signal.SIGKILL)
 
-    before = {number: signal.signal(number, forward) for number in stop_signals()}
-    try:
+    with handling_stop_signals(forward):
         yield told
         deadline_s = time.monotonic() + GRACE_S
         while told and any(worker.poll() is None for worker in workers):
             if time.monotonic() > deadline_s:
                 break
             time.sleep(POLL_S)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def free_ports(count: int) -> list[int]:

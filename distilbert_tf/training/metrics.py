@@ -12,12 +12,12 @@ import tensorflow as tf
 
 
 def accuracy(confusion: tf.Tensor) -> tf.Tensor:
-    """Gives the share of rows whose label is predicted: scalar."""
+    """Returns the share of rows whose label is predicted: scalar."""
     return tf.math.divide_no_nan(tf.linalg.trace(confusion), tf.reduce_sum(confusion))
 
 
 def f1_by_label(confusion: tf.Tensor) -> tf.Tensor:
-    """Gives each label's F1, the harmonic mean of precision and recall: (C,).
+    """Returns each label's F1, the harmonic mean of precision and recall: (C,).
 
     A label that neither occurs nor is predicted has 0, as in scikit-learn.
     """
@@ -27,17 +27,17 @@ def f1_by_label(confusion: tf.Tensor) -> tf.Tensor:
 
 
 def f1(confusion: tf.Tensor) -> tf.Tensor:
-    """Gives the F1 of label 1, the positive one of two: scalar."""
+    """Returns the F1 of label 1, the positive one of two: scalar."""
     return f1_by_label(confusion)[1]
 
 
 def macro_f1(confusion: tf.Tensor) -> tf.Tensor:
-    """Gives the mean F1 of the labels: scalar."""
+    """Returns the mean F1 of the labels: scalar."""
     return tf.reduce_mean(f1_by_label(confusion))
 
 
 def matthews_correlation(confusion: tf.Tensor) -> tf.Tensor:
-    """Gives the correlation of true and predicted labels, for any number of them: scalar.
+    """Returns the correlation of true and predicted labels, for any number of them: scalar.
 
     0 if all rows have one label, or get one.
 
@@ -64,7 +64,7 @@ METRICS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 
 
 def log_prefix(task: str, num_tasks: int) -> str:
-    """Gives what a task's figures begin with in logs: nothing if it is the only one."""
+    """Returns what a task's figures begin with in logs: nothing if it is the only one."""
     return "" if num_tasks == 1 else f"{task}_"
 
 
@@ -118,7 +118,7 @@ class ClassificationMetrics(keras.metrics.Metric):
         self.total_loss.assign_add(tf.reduce_sum(losses * weights))
 
     def result(self) -> dict[str, tf.Tensor]:
-        """Gives the mean loss and the scores by name."""
+        """Returns the mean loss and the scores by name."""
         confusion = tf.convert_to_tensor(self.confusion)
         rows = tf.reduce_sum(confusion)
         loss = tf.math.divide_no_nan(tf.convert_to_tensor(self.total_loss), rows)

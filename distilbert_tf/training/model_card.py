@@ -12,8 +12,7 @@ from distilbert_tf.data.examples import HUB
 from distilbert_tf.data.tasks import GLUE_ON_THE_HUB, Task
 from distilbert_tf.files import replacing
 from distilbert_tf.training.evaluation import Scores
-
-CARD, CURVES, CONFUSION = "README.md", "learning_curves.png", "confusion_matrix.png"
+from distilbert_tf.training.run_directory import CARD, CONFUSION, CURVES
 
 _TEMPLATE = """
 # {title}

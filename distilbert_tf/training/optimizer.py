@@ -41,7 +41,7 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.peak, self.total_steps, self.warmup_steps = peak, total_steps, warmup_steps
 
     def __call__(self, step: Any) -> tf.Tensor:
-        """Gives the rate at a step, counted from 0: float32 scalar."""
+        """Returns the rate at a step, counted from 0: float32 scalar."""
         step = tf.cast(step, tf.float32)
         rising = (step + 1) / max(self.warmup_steps, 1)
         falling = (self.total_steps - step) / (self.total_steps - self.warmup_steps)

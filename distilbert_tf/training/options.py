@@ -1,9 +1,8 @@
-"""The settings of a fine-tuning run: one list for Python, command line and record."""
+"""The settings of a run: one list for Python, command line and record."""
 
 import dataclasses
 import math
 import typing
-from pathlib import Path
 from typing import Any
 
 from distilbert_tf.data.file_formats import BadRows
@@ -16,11 +15,12 @@ def _option(default: Any, text: str, **limits: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class FinetuneOptions:
-    """Settings of `finetune`; each is a flag of `distilbert-tf finetune` too.
+class TrainingOptions:
+    """Settings of every training; those of a kind of training are a subclass.
 
-    `batch_size` is that of an optimizer's step, on however many devices and in however many
-    micro-batches it is computed: the recipe stays the same.
+    `batch_size` is that of an optimizer step, over all devices and all
+    `gradient_accumulation_steps`: these change how a step is computed, and not the recipe. In
+    transformers, a step has as many times the batch instead.
 
     Raises:
         TypeError: A value of another type.
@@ -28,7 +28,7 @@ class FinetuneOptions:
     """
 
     epochs: int = _option(3, "passes over the data", minimum=1)
-    batch_size: int = _option(32, "rows of a step, over all devices", minimum=1)
+    batch_size: int = _option(32, "rows of an optimizer step, over all devices", minimum=1)
     learning_rate: float = _option(5e-5, "peak learning rate", minimum=0.0)
     warmup_ratio: float = _option(
         0.1, "share of the steps with a rising rate", minimum=0.0, maximum=0.99
@@ -37,20 +37,8 @@ class FinetuneOptions:
     max_gradient_norm: float = _option(
         1.0, "gradients are scaled down to this global norm", minimum=1e-6
     )
-    max_length: int = _option(128, "longest row in tokens; longer text is cut", minimum=3)
-    max_train_examples: int | None = _option(
-        None, "use only the first so many of each task", minimum=1
-    )
-    temperature: float = _option(
-        1.0,
-        "of several tasks: 1 gives each a share by its size, more evens the shares out",
-        minimum=1.0,
-    )
-    seed: int = _option(42, "seed of heads, shuffles and dropout", minimum=0)
-    fresh_head: bool = _option(False, "start with new heads even if the checkpoint has one")
-    bad_rows: BadRows = _option(  # noqa: RUF009  (a field as the others; its type is an alias)
-        "error", "what to do with rows that cannot be read", choices=typing.get_args(BadRows)
-    )
+    max_length: int = _option(128, "longest row in tokens; longer text is truncated", minimum=3)
+    seed: int = _option(42, "seed of new weights, shuffles and dropout", minimum=0)
     dtype: str = _option(
         "float32",
         "what to compute in; weights are float32 always",
@@ -60,75 +48,94 @@ class FinetuneOptions:
         False, "compile with XLA, all rows padded to max_length (for GPUs and TPUs)"
     )
     strategy: str = _option("auto", "devices to train on", choices=STRATEGIES)
-    micro_batches: int = _option(
-        1, "compute each device's rows in so many parts, to save memory", minimum=1
+    gradient_accumulation_steps: int = _option(
+        1,
+        "compute each device's rows of a batch in this many parts, to save memory; batch_size "
+        "stays that of the whole step",
+        minimum=1,
     )
-    steps_per_execution: int = _option(1, "steps between two returns to Python", minimum=1)
+    steps_per_execution: int = _option(
+        1, "optimizer steps between two returns to Python", minimum=1
+    )
     deterministic: bool = _option(
-        False, "only repeatable kernels, also on GPUs (slower; a CPU needs no such thing)"
+        False, "only repeatable kernels, also on GPUs (slower; a CPU has no others)"
     )
     eval_steps: int | None = _option(
         None, "evaluate every so many steps as well as after each epoch", minimum=1
     )
     early_stopping_patience: int | None = _option(
-        None, "end after so many evaluations without a better score", minimum=1
+        None, "stop early after so many evaluations without a better score", minimum=1
     )
     save_steps: int = _option(500, "save the state every so many steps", minimum=1)
     keep_states: int = _option(2, "how many of these states to keep", minimum=1)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value, limits = getattr(self, field.name), field.metadata
-            if value is None and field.default is None:
-                continue
-            if value is None:
-                raise ValueError(f"{field.name} must have a value; got None.")
-            _check_type(field, value)
-            if "choices" in limits and value not in limits["choices"]:
-                raise ValueError(
-                    f"{field.name} must be one of {', '.join(limits['choices'])}; got {value!r}."
-                )
-            if "minimum" in limits and not value >= limits["minimum"]:
-                raise ValueError(
-                    f"{field.name} must be at least {limits['minimum']}; got {value!r}."
-                )
-            if "maximum" in limits and not value <= limits["maximum"]:
-                raise ValueError(
-                    f"{field.name} must be at most {limits['maximum']}; got {value!r}."
-                )
-
-    def differences(self, other: dict[str, Any]) -> list[str]:
-        """Says in which settings that matter for the result a run's record differs from these."""
-        return [
-            f"{name}={other.get(name)!r}, now {value!r}"
-            for name, value in self.recipe().items()
-            if other.get(name) != value
-        ]
+            value = getattr(self, field.name)
+            if value is not None or field.default is not None:
+                _check(field, value)
 
     def recipe(self) -> dict[str, Any]:
-        """Gives the settings that the result depends on."""
+        """Returns the settings that the result depends on."""
         return {
             name: value
             for name, value in dataclasses.asdict(self).items()
             if name not in ("strategy", "save_steps", "keep_states")
         }
 
+    def differences(self, recipe: dict[str, Any]) -> list[str]:
+        """Says in which settings the recipe of another run differs from this one's."""
+        ours = self.recipe()
+        if missing := sorted(ours.keys() - recipe.keys()):
+            return [f"it is of another release, without the setting {', '.join(missing)}"]
+        return [
+            f"{name}={recipe[name]!r}, now {value!r}"
+            for name, value in ours.items()
+            if recipe[name] != value
+        ]
 
-def _check_type(field: dataclasses.Field[Any], value: Any) -> None:
-    kind = option_type(field)
-    allowed: tuple[type, ...] = (int, float) if kind is float else (kind,)
-    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
-        raise TypeError(f"{field.name} must be of type {kind.__name__}; got {value!r}.")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{field.name} must be finite; got {value!r}.")
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneOptions(TrainingOptions):
+    """Settings of `finetune`; each is a flag of `distilbert-tf finetune` too.
+
+        FinetuneOptions(epochs=4, learning_rate=3e-5).recipe()
+
+    See `TrainingOptions` for what every training has.
+    """
+
+    max_train_examples: int | None = _option(
+        None, "use only the first so many of each task", minimum=1
+    )
+    temperature: float = _option(
+        1.0,
+        "of several tasks: 1 gives each a share by its size, more evens the shares out",
+        minimum=1.0,
+    )
+    fresh_head: bool = _option(False, "start with new heads even if the checkpoint has one")
+    bad_rows: BadRows = _option(  # noqa: RUF009  (a field as the others; its type is an alias)
+        "error", "what to do with rows that cannot be read", choices=typing.get_args(BadRows)
+    )
 
 
 def option_type(field: dataclasses.Field[Any]) -> type:
-    """Gives the type of a setting: `int` of `int | None`, `str` of choices."""
+    """Returns the type of a setting: `int` of `int | None`, `str` of choices."""
     kind = (typing.get_args(field.type) or (field.type,))[0]
     return kind if isinstance(kind, type) else type(kind)
 
 
-def default_output_dir(task: str) -> Path:
-    """Gives a run's directory if none is named; `task` may be several with commas."""
-    return Path("runs", task.replace(",", "-"))
+def _check(field: dataclasses.Field[Any], value: Any) -> None:
+    name, limits, kind = field.name, field.metadata, option_type(field)
+    if value is None:
+        raise ValueError(f"{name} must have a value; got None.")
+    allowed: tuple[type, ...] = (int, float) if kind is float else (kind,)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"{name} must be of type {kind.__name__}; got {value!r}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} must be finite; got {value!r}.")
+    if "choices" in limits and value not in limits["choices"]:
+        raise ValueError(f"{name} must be one of {', '.join(limits['choices'])}; got {value!r}.")
+    if "minimum" in limits and value < limits["minimum"]:
+        raise ValueError(f"{name} must be at least {limits['minimum']}; got {value!r}.")
+    if "maximum" in limits and value > limits["maximum"]:
+        raise ValueError(f"{name} must be at most {limits['maximum']}; got {value!r}.")

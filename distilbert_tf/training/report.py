@@ -16,15 +16,19 @@ import tensorflow as tf
 from distilbert_tf.data.examples import Examples
 from distilbert_tf.data.tasks import Task
 from distilbert_tf.files import replacing
-from distilbert_tf.models.shared_encoder import RUN
 from distilbert_tf.training.evaluation import Scores
 from distilbert_tf.training.metrics import log_prefix
-from distilbert_tf.training.model_card import CARD, CONFUSION, CURVES, write_card
+from distilbert_tf.training.model_card import write_card
+from distilbert_tf.training.run_directory import (
+    CARD,
+    CURVES,
+    METRICS,
+    RUN,
+    RunDirectory,
+    confusion_picture,
+)
+from distilbert_tf.training.state import Progress
 from distilbert_tf.version import __version__
-
-VALIDATION = "validation"  # the split by which the best weights are chosen
-METRICS = "metrics.json"
-PICTURES = (CURVES, "confusion_*.png")  # other splits than validation have a confusion_<split>.png
 
 _LIBRARIES = ("tensorflow", "keras", "transformers", "tokenizers", "numpy")
 
@@ -61,7 +65,7 @@ def _device_name(device: Any) -> str:
 
 
 def peak_memory_mib() -> float:
-    """Gives the most memory that this process has held, in MiB."""
+    """Returns the most memory that this process has held, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
@@ -145,45 +149,38 @@ def plot_confusion(path: Path, confusion: np.ndarray, labels: Sequence[str], tit
         figure.savefig(temporary, format="png", dpi=110)
 
 
-def write_record(
-    output_dir: Path,
-    directories: Mapping[str, Path],
+def write_results(
+    directory: RunDirectory,
     tasks: Sequence[Task],
     scores: Mapping[str, Mapping[str, Scores]],
-    run: Mapping[str, Any],
-    *,
-    losses: Sequence[tuple[int, float]],
-    evaluations: Sequence[Mapping[str, Any]],
-    epochs: Sequence[Mapping[str, float]],
+    progress: Progress,
+    record: Mapping[str, Any],
 ) -> None:
     """Writes all that a finished run leaves beside its checkpoints.
 
     Args:
-        output_dir: The run's directory.
-        directories: Where each task's classifier is.
+        directory: The run's directory.
         tasks: The tasks.
         scores: By task and split.
-        run: The record of the run.
-        losses: See `plot_curves`.
-        evaluations: All of the run.
-        epochs: What `fit` logged of each.
+        progress: What happened.
+        record: What `run.json` holds.
     """
     metrics = [log_prefix(task.name, len(tasks)) + name for task in tasks for name in task.metrics]
     for task in tasks:
-        directory = directories[task.name]
-        plot_curves(directory / CURVES, losses, evaluations, metrics, run["best"]["step"])
+        place, best_step = directory.models[task.name], record["best"]["step"]
+        plot_curves(place / CURVES, progress.losses, progress.evaluations, metrics, best_step)
         for split, found in scores[task.name].items():
-            name = CONFUSION if split == VALIDATION else CONFUSION.replace("matrix", split)
-            plot_confusion(directory / name, found.confusion, task.labels, f"{task.name}, {split}")
-        write_card(directory / CARD, task, scores[task.name], run)
-    write_json(output_dir / RUN, run)
+            path = place / confusion_picture(split)
+            plot_confusion(path, found.confusion, task.labels, f"{task.name}, {split}")
+        write_card(place / CARD, task, scores[task.name], record)
+    write_json(directory.path / RUN, record)
     content = {
         "scores": {
             task: {split: found.record() for split, found in by_split.items()}
             for task, by_split in scores.items()
         },
-        "best": run["best"],
-        "evaluations": list(evaluations),
-        "epochs": list(epochs),
+        "best": record["best"],
+        "evaluations": progress.evaluations,
+        "epochs": progress.epochs,
     }
-    write_json(output_dir / METRICS, content)  # last: it says that the run is finished
+    write_json(directory.path / METRICS, content)  # last: it says that the run is finished

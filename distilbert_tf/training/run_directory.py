@@ -1,108 +1,167 @@
-"""A run's directory: whose it is, whether a run may begin or go on in it, what it is rid of."""
+"""The files of a run's directory: their names, and which of them a new run replaces.
 
-import itertools
+Needs no TensorFlow.
+"""
+
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 
 from distilbert_tf.checkpoints.hub import CONFIG, WEIGHTS
-from distilbert_tf.checkpoints.tensor_files import Tensors
-from distilbert_tf.models.shared_encoder import RUN
-from distilbert_tf.training.model_card import CARD
-from distilbert_tf.training.options import FinetuneOptions
-from distilbert_tf.training.report import METRICS, PICTURES
-from distilbert_tf.training.state import CHECKPOINTS, read_newest_state
+from distilbert_tf.checkpoints.tensor_files import CheckpointError
+
+RUN, METRICS, CARD = "run.json", "metrics.json", "README.md"
+CURVES, CONFUSION = "learning_curves.png", "confusion_matrix.png"
+STATES, TENSORBOARD, LOGS = "checkpoints", "tensorboard", "logs"
+VALIDATION = "validation"  # the split by which the best weights are chosen
 
 
-def find_state(
-    output_dir: Path, identity: Mapping[str, Any], settings: FinetuneOptions, overwrite: bool
-) -> tuple[Tensors, dict[str, Any]] | None:
-    """Reads the state of this very run, if it was interrupted.
+def default_output_dir(task: str) -> Path:
+    """Returns a run's directory if none is given; `task` may be several with commas."""
+    return Path("runs", task.replace(",", "-"))
+
+
+def confusion_picture(split: str) -> str:
+    """Returns the name of the file with a split's confusion matrix."""
+    return CONFUSION if split == VALIDATION else CONFUSION.replace("matrix", split)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The directory of a run.
+
+    Attributes:
+        path: The directory.
+        names: The names of the models that the run trains.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+
+    @property
+    def models(self) -> dict[str, Path]:
+        """Where each model goes: a single one into the directory itself, several below it."""
+        return {name: self.path / name if self.names[1:] else self.path for name in self.names}
+
+    @property
+    def states(self) -> Path:
+        """Where the states of a run that has not ended are."""
+        return self.path / STATES
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it holds a finished run: `metrics.json` is written last."""
+        return (self.path / METRICS).exists()
+
+    def check(self, model: str | Path, *, overwrite: bool) -> None:
+        """Refuses a directory with something that the run would destroy.
+
+        Args:
+            model: The checkpoint that the run starts from.
+            overwrite: Whether a finished run may be replaced.
+
+        Raises:
+            FileExistsError: There is a finished run, and `overwrite` is false.
+            ValueError: The directory is that of the model.
+        """
+        if self.path.exists() and self.path.resolve() == Path(model).expanduser().resolve():
+            raise ValueError(
+                f"model and output_dir are both {self.path}: a run that fails would lose the "
+                "model. Choose another output_dir."
+            )
+        if self.is_finished and not overwrite:
+            raise FileExistsError(
+                f"{self.path} already holds a finished run ({METRICS}). Choose another "
+                "output_dir, or pass overwrite=True (--overwrite) to replace it."
+            )
+
+    def read_run(self) -> dict[str, Any]:
+        """Reads `run.json`; empty if there is none, or a damaged one."""
+        try:
+            return _read_json_object(self.path / RUN)
+        except (OSError, CheckpointError):
+            return {}
+
+    def clear(self, *, overwrite: bool) -> None:
+        """Makes the directory, and removes what an earlier run left in it.
+
+        Its scores and pictures would otherwise stand beside another run's weights, and its
+        `config.json` where a run with several models has none.
+
+        Raises:
+            FileExistsError: There is a checkpoint, and `overwrite` is false.
+        """
+        places = [self.path, *self.models.values()]
+        results = [place / name for place in places for name in (*WEIGHTS, METRICS)]
+        earlier = [path for path in results if path.exists()]
+        if earlier and not overwrite:
+            raise FileExistsError(
+                f"{self.path} already holds a checkpoint ({earlier[0].name}). Choose another "
+                "output_dir, or pass overwrite=True (--overwrite) to replace it."
+            )
+        if earlier:
+            for place in places:
+                for pattern in (CONFIG, CARD, CURVES, confusion_picture("*")):
+                    earlier += place.glob(pattern)
+            for path in earlier:
+                path.unlink(missing_ok=True)
+        for name in (STATES, TENSORBOARD):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+
+
+def find_task_directories(directory: str | os.PathLike[str]) -> list[Path]:
+    """Finds the classifiers that a run on several tasks left in a directory.
 
     Args:
-        output_dir: The run's directory.
-        identity: What tells this run from others.
-        settings: Its settings.
-        overwrite: Whether the state of another run may be passed over.
+        directory: Holds one directory for each task, named as the task, whose `config.json` says
+            so (`task_name`), and no `config.json` itself.
 
     Returns:
-        The newest state that is whole, as `read_state` gives it; None if there is none.
+        The tasks' directories: those in the list `tasks` of `run.json`, in its order, if there is
+        one, otherwise all by name. Empty if it is no such directory.
 
     Raises:
-        CheckpointError: All states are damaged.
-        FileExistsError: The state is another run's, and `overwrite` is false.
+        CheckpointError: A `config.json` cannot be read or names another task than its directory,
+            or `run.json` cannot be read or lists a task that has no directory.
     """
-    if (output_dir / METRICS).exists():
-        return None  # finished, and to be replaced
-    state = read_newest_state(output_dir / CHECKPOINTS)
-    if state is None:
-        return None
-    differences = _differences(state[1]["run"], identity, settings)
-    if not differences:
-        return state
-    if overwrite:
-        logging.warning("The interrupted run in %s was another one; it is replaced.", output_dir)
-        return None
-    raise FileExistsError(
-        f"{output_dir} holds the state of another run that was interrupted: "
-        f"{'; '.join(differences)}. Go on with the same settings, choose another output_dir, or "
-        "pass overwrite=True (--overwrite) to replace it."
-    )
-
-
-def _differences(
-    before: Mapping[str, Any], identity: Mapping[str, Any], settings: FinetuneOptions
-) -> list[str]:
-    """Says in what a run that was begun differs from this one."""
-    found = [
-        f"{name} was {before[name]}, now {identity[name]}"
-        for name in ("tasks", "model")
-        if before[name] != identity[name]
-    ]
-    found += settings.differences(before["options"])
-    if before["data_files"] != identity["data_files"]:
-        found.append("the data files have changed")
-    return found
-
-
-def task_directories(output_dir: Path, names: Sequence[str]) -> dict[str, Path]:
-    """Says where the classifier of each task goes: several have a directory each."""
-    return {name: output_dir / name if len(names) > 1 else output_dir for name in names}
-
-
-def has_begun(output_dir: Path, identity: Mapping[str, Any], settings: FinetuneOptions) -> bool:
-    """Says whether this very run was ended before its first state was saved."""
-    try:
-        before = json.loads((output_dir / RUN).read_text(encoding="utf-8"))
-        return before["status"] == "running" and not _differences(before, identity, settings)
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def clear(output_dir: Path, names: Sequence[str], overwrite: bool) -> None:
-    """Removes what an earlier run left, or the new one would be mixed with it if interrupted.
-
-    Raises:
-        FileExistsError: There is a checkpoint, and `overwrite` is false.
-    """
-    places = [output_dir, *task_directories(output_dir, names).values()]
-    results = [place / name for place in places for name in (*WEIGHTS, METRICS)]
-    earlier = [path for path in results if path.exists()]
-    if earlier and not overwrite:
-        raise FileExistsError(
-            f"{output_dir} already holds a checkpoint ({earlier[0].name}). Choose another "
-            "output_dir, or pass overwrite=True (--overwrite) to replace it."
+    parent = Path(directory).expanduser()
+    if not parent.is_dir() or (parent / CONFIG).exists():
+        return []
+    found = {path.parent.name: path.parent for path in sorted(parent.glob(f"*/{CONFIG}"))}
+    for name, path in found.items():
+        named = _read_json_object(path / CONFIG).get("task_name")
+        if named != name:
+            raise CheckpointError(
+                f"{path / CONFIG} has task_name={named!r}; in a directory of several tasks it must "
+                f"be the name of its own directory, {name!r}. To choose the names yourself, list "
+                "the checkpoints one by one."
+            )
+    if not found or not (parent / RUN).is_file():
+        return list(found.values())
+    names = _read_json_object(parent / RUN).get("tasks")
+    if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+        return list(found.values())
+    if missing := [name for name in names if name not in found]:
+        raise CheckpointError(
+            f"{parent / RUN} lists the task {missing[0]!r}, but there is no "
+            f"{parent / missing[0] / CONFIG}; there are {', '.join(found)}."
         )
-    if earlier:
-        # Its scores and pictures would stand beside another run's weights, and its config.json
-        # where a run on several tasks has none.
-        record = [place.glob(pattern) for place in places for pattern in (CONFIG, CARD, *PICTURES)]
-        for path in [*earlier, *itertools.chain(*record)]:
-            path.unlink(missing_ok=True)
-    for name in (CHECKPOINTS, "tensorboard"):
-        shutil.rmtree(output_dir / name, ignore_errors=True)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    if others := sorted(found.keys() - set(names)):
+        logging.warning("Left out, since %s does not list them: %s.", parent / RUN, others)
+    return [found[name] for name in names]
+
+
+def _read_json_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not a JSON file: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is not a JSON object but {type(content).__name__}.")
+    return content

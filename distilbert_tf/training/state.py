@@ -1,15 +1,16 @@
-"""The whole state of a training in files, so that it can go on after whatever ended it.
+"""The whole state of a run in files, from which it resumes whatever ended it.
 
 One safetensors file holds all variables (weights, dropout's steps, the optimizer's moments, running
-metrics) and, in its header, a JSON record of where the run stands and a digest of the rest.
+metrics) and, in its header, a JSON record of how far the run has come and a digest of the rest.
 """
 
+import dataclasses
 import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -21,8 +22,74 @@ from safetensors.numpy import save_file
 from distilbert_tf.checkpoints.tensor_files import CheckpointError, Tensors
 from distilbert_tf.files import replacing
 
-CHECKPOINTS = "checkpoints"  # where in a run's directory its states are
 _FILE = re.compile(r"step-(\d+)\.safetensors")
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run has come. The callbacks of a run share one, and keep it up to date.
+
+    Steps are counted over the whole run, from 1.
+
+    Attributes:
+        steps_per_epoch: Optimizer steps in an epoch.
+        step: Steps taken.
+        previous_step: Steps taken before the last execution, which may have several.
+        train_time_s: Seconds of training, evaluations included, in all processes of the run.
+        epochs: What `fit` logged of each epoch.
+        evaluations: Each with its `score`, `epoch` (counted from 1), `step` and figures.
+        losses: Pairs of a step and the mean training loss since the pair before.
+    """
+
+    steps_per_epoch: int
+    step: int = 0
+    previous_step: int = 0
+    train_time_s: float = 0.0
+    epochs: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    evaluations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    losses: list[tuple[int, float]] = dataclasses.field(default_factory=list)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the last step, counted from 1."""
+        return -(-self.step // self.steps_per_epoch)
+
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether no step of an epoch is left."""
+        return self.step % self.steps_per_epoch == 0
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The first of the evaluations with the best score; None before the first."""
+        return max(self.evaluations, key=lambda found: found["score"], default=None)
+
+    def advance(self, batch: int) -> None:
+        """Counts the steps of an execution up to one of this number within its epoch, from 0."""
+        self.previous_step = self.step
+        self.step += batch + 1 - self.step % self.steps_per_epoch
+
+    def passed(self, every: int) -> bool:
+        """Whether a multiple of so many steps is among those of the last execution."""
+        return self.step // every > self.previous_step // every
+
+    def is_out_of_patience(self, patience: int | None) -> bool:
+        """Whether so many evaluations have not had a better score; never if None."""
+        if patience is None or self.best is None:
+            return False
+        return len(self.evaluations) - 1 - self.evaluations.index(self.best) >= patience
+
+
+class State(NamedTuple):
+    """A state of a run.
+
+    Attributes:
+        tensors: All variables.
+        record: How far the run had come, and what tells it from others; JSON.
+    """
+
+    tensors: Tensors
+    record: dict[str, Any]
 
 
 def read_variables(groups: Mapping[str, Sequence[keras.Variable]]) -> Tensors:
@@ -46,7 +113,7 @@ def read_variables(groups: Mapping[str, Sequence[keras.Variable]]) -> Tensors:
 
 
 def write_variables(groups: Mapping[str, Sequence[keras.Variable]], tensors: Tensors) -> None:
-    """Puts back what `read_variables` gave.
+    """Puts back what `read_variables` returned.
 
     Raises:
         CheckpointError: Another number of variables, or another shape or type.
@@ -79,7 +146,7 @@ def save_state(
         directory: Where states are; made if missing.
         step: Steps taken since the run began; the file's name has it.
         tensors: All variables.
-        record: What else there is to know; JSON.
+        record: See `State`.
         keep: How many states to keep.
 
     Returns:
@@ -94,7 +161,7 @@ def save_state(
         save_file(tensors, temporary, {"record": text, "digest": _digest(tensors, text)})
     states = list_states(directory)
     place = states.index(path)
-    # Those of later steps are damaged: the run has gone on from one before them.
+    # Those of later steps are damaged: the run was resumed from one before them.
     for old in states[:place] + states[place + keep :]:
         old.unlink(missing_ok=True)
     for leftover in directory.glob(".step-*.tmp"):  # of a process that was killed as it wrote
@@ -111,11 +178,8 @@ def list_states(directory: Path) -> list[Path]:
     return sorted(steps, key=steps.__getitem__, reverse=True)
 
 
-def read_state(path: Path) -> tuple[Tensors, dict[str, Any]]:
+def read_state(path: Path) -> State:
     """Reads a state and checks it.
-
-    Returns:
-        The variables, and the record.
 
     Raises:
         CheckpointError: The file is damaged.
@@ -128,14 +192,14 @@ def read_state(path: Path) -> tuple[Tensors, dict[str, Any]]:
         raise CheckpointError(f"{path} cannot be read: {error}.") from error
     if header.get("digest") != _digest(tensors, header.get("record", "")):
         raise CheckpointError(f"{path} is damaged: its contents do not have the digest it states.")
-    return tensors, json.loads(header["record"])
+    return State(tensors, json.loads(header["record"]))
 
 
-def read_newest_state(directory: Path) -> tuple[Tensors, dict[str, Any]] | None:
+def read_newest_state(directory: Path) -> State | None:
     """Reads the newest state that is whole; warns of each that is not.
 
     Returns:
-        The variables and the record; None if there is no state.
+        The state; None if there is none.
 
     Raises:
         CheckpointError: There are states, and all are damaged.
@@ -148,7 +212,7 @@ def read_newest_state(directory: Path) -> tuple[Tensors, dict[str, Any]] | None:
             logging.warning("%s The one before it is tried.", error)
     if paths:
         raise CheckpointError(
-            f"All states in {directory} are damaged. Delete the directory to start anew."
+            f"All states in {directory} are damaged. Delete the directory to start over."
         )
     return None
 

@@ -24,7 +24,8 @@ from safetensors.numpy import load_file, save_file
 from distilbert_tf import cli
 from distilbert_tf.checkpoints.tensor_files import CheckpointError
 from distilbert_tf.models.heads import TFDistilBertForMaskedLM
-from distilbert_tf.models.shared_encoder import find_task_directories, load_classifiers
+from distilbert_tf.models.shared_encoder import load_classifiers
+from distilbert_tf.training.run_directory import find_task_directories
 
 LABELS = {
     "sst2": ["schlecht", "gut 👍"],

@@ -8,9 +8,10 @@ from tiny_task import tiny_checkpoint, tiny_data
 
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
-from distilbert_tf.training.callbacks import ProgressLog, SaveBest, StepCounter, format_duration
+from distilbert_tf.training.callbacks import CountSteps, ProgressLog, SaveBest, format_duration
 from distilbert_tf.training.finetuning import finetune
 from distilbert_tf.training.multitask import MultiTaskModel
+from distilbert_tf.training.state import Progress
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +29,17 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         (3, 3, [3, 6, 9, 12, 15]),
     ],
 )
-def test_the_counter_tells_which_executions_pass_a_multiple(
+def test_progress_tells_which_executions_pass_a_multiple(
     execution: int, every: int, expected: list[int]
 ) -> None:
-    """Two epochs of nine steps: `fit` names the first and the last step of each execution."""
-    counter, passed, ends = StepCounter(steps_per_epoch=9), [], []
-    for epoch in range(2):
-        counter.on_epoch_begin(epoch)
+    """Two epochs of nine steps: `fit` names the last step of each execution."""
+    progress, passed, ends = Progress(steps_per_epoch=9), [], []
+    for epoch in (1, 2):
         for first in range(0, 9, execution):
-            counter.on_train_batch_begin(first)
-            counter.on_train_batch_end(first + execution - 1)
-            passed += [counter.step] if counter.passed(every) and counter.step <= 15 else []
-            ends += [counter.step] if counter.ends_epoch else []
+            progress.advance(first + execution - 1)
+            assert progress.epoch == epoch
+            passed += [progress.step] if progress.passed(every) and progress.step <= 15 else []
+            ends += [progress.step] if progress.ends_epoch else []
     assert passed == expected
     assert ends == [9, 18]
 
@@ -51,24 +51,24 @@ class Scripted:
         classifier = TFDistilBertForSequenceClassification.from_pretrained(encoder)
         self.model = MultiTaskModel({"sst2": classifier})
         self.model.stop_training = False
-        self.classifier, self.counter = classifier, StepCounter(steps_per_epoch=3)
-        self.best = SaveBest(
+        self.classifier, self.progress = classifier, Progress(steps_per_epoch=3)
+        self.saver = SaveBest(
             {"sst2": directory},
             DistilBertTokenizer.from_pretrained(encoder),
             lambda logs: logs["accuracy"],
-            self.counter,
+            self.progress,
             patience,
         )
-        self.best.set_model(self.model)
+        self.saver.set_model(self.model)
 
     def play(self, accuracies: list[float]) -> int:
         for epoch, accuracy in enumerate(accuracies):
             self.classifier.classifier.bias.assign([epoch + 1.0, -epoch])
-            self.counter.epoch, self.counter.step = epoch, 3 * (epoch + 1)
-            self.best.on_epoch_end(epoch, {"loss": 1.0, "val_accuracy": accuracy})
+            self.progress.advance(2)
+            self.saver.on_epoch_end(epoch, {"loss": 1.0, "val_accuracy": accuracy})
             if self.model.stop_training:
                 break
-        self.best.on_train_end()
+        self.saver.on_train_end()
         return epoch + 1
 
 
@@ -80,8 +80,8 @@ def test_save_best_keeps_the_first_best_epoch(
 ) -> None:
     script = Scripted(paths[0], tmp_path)
     script.play(accuracies)
-    assert script.best.best is not None
-    found = {name: script.best.best[name] for name in ("epoch", "step", "score")}
+    assert script.progress.best is not None
+    found = {name: script.progress.best[name] for name in ("epoch", "step", "score")}
     assert found == {"epoch": best, "step": 3 * best, "score": max(accuracies)}
     assert script.classifier.classifier.bias.numpy().tolist() == [best, -(best - 1)]
     saved = TFDistilBertForSequenceClassification.from_pretrained(tmp_path)
@@ -94,18 +94,16 @@ def test_patience_runs_out(
 ) -> None:
     script = Scripted(paths[0], tmp_path, patience)
     assert script.play([0.5, 0.6, 0.4, 0.6, 0.5, 0.3]) == epochs
-    assert script.best.is_over == (patience is not None)
+    assert script.progress.is_out_of_patience(patience) == (patience is not None)
 
 
 def test_progress_is_logged_with_rate_and_time_left(
     paths: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    counter = StepCounter(steps_per_epoch=12)
-    progress = ProgressLog(counter, batch_size=8, interval_s=0.0)
+    progress = Progress(steps_per_epoch=12)
+    added = [CountSteps(progress), ProgressLog(progress, batch_size=8, interval_s=0.0)]
     with caplog.at_level("INFO", logger="absl"):
-        finetune(
-            "sst2", *paths, tmp_path / "out", epochs=2, batch_size=8, callbacks=[counter, progress]
-        )
+        finetune("sst2", *paths, tmp_path / "out", epochs=2, batch_size=8, callbacks=added)
     lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("epoch")]
     assert len(lines) == 23  # none after the first step, which traces the graph
     assert re.match(r"epoch 1/2, step 2/12, [\d.]+ examples/s, loss 0\.\d{4}, \d+ s left", lines[0])

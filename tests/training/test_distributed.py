@@ -43,7 +43,7 @@ def check_equal(found: dict[str, float]) -> None:
     "options",
     [
         {},
-        {"steps_per_execution": 2, "micro_batches": 2, "jit_compile": True},
+        {"steps_per_execution": 2, "gradient_accumulation_steps": 2, "jit_compile": True},
     ],
     ids=lambda options: ", ".join(options) or "plain",
 )
@@ -55,7 +55,12 @@ def test_two_devices_equal_one(options: dict) -> None:
 @pytest.mark.slow
 def test_bfloat16_and_dropout_work_on_two_devices() -> None:
     """Rounding and masks differ there, so results are only alike."""
-    options = {"dtype": "mixed_bfloat16", "dropout": 0.1, "jit_compile": True, "micro_batches": 4}
+    options = {
+        "dtype": "mixed_bfloat16",
+        "dropout": 0.1,
+        "jit_compile": True,
+        "gradient_accumulation_steps": 4,
+    }
     found = train_on_one_and_two("tasks", options)
     assert 0 < found["history"] < 0.5
     assert found["learnt"] > 0.01

@@ -19,7 +19,6 @@ from distilbert_tf.training.classifiers import load_classifier
 from distilbert_tf.training.evaluation import (
     Scores,
     evaluate,
-    evaluate_pretrained,
     predict_labels,
     predict_submission,
     score_pretrained,
@@ -91,7 +90,7 @@ def test_scores_are_those_of_the_predictions(run: Path, data: Path, batch_size: 
     )
     assert scores.confusion.tolist() == confusion_matrix(true, predicted).tolist()
     assert scores.rows == 31
-    assert evaluate_pretrained(run, "sst2", data, batch_size=batch_size) == scores.values
+    assert score_pretrained(run, "sst2", data, batch_size=batch_size).values == scores.values
 
 
 def test_a_task_of_ones_own_with_three_labels(run: Path, moods: Path) -> None:
@@ -128,7 +127,7 @@ def test_the_score_of_the_classifier_alone_is_the_same(run: Path, data: Path) ->
     examples = load_examples(SST2, data, "validation")
     tokenize = DistilBertTokenizer.from_pretrained(run / "sst2").as_layer()
     found = evaluate(load_classifier(run, SST2), make_dataset(examples, tokenize, 9))
-    assert found == near(evaluate_pretrained(run, SST2, data), COUNT, size=1.0)
+    assert found == near(score_pretrained(run, SST2, data).values, COUNT, size=1.0)
 
 
 def test_splits_and_bad_rows_can_be_chosen(run: Path, data: Path, tmp_path: Path) -> None:

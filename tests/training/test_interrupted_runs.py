@@ -60,7 +60,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
     kill_all(process)
     assert not (output / "metrics.json").exists()
     printed = finish(start(devices, *paths, output))
-    assert "Going on after step" in printed
+    assert "Resuming" in printed
     assert largest_difference(output, whole[devices]) == 0
     assert records(output)[1] == records(whole[devices])[1]
     assert saved_steps(output) == []
@@ -76,8 +76,8 @@ def test_a_killed_worker_takes_the_run_back_to_its_last_state(
     assert len(workers) == 2
     workers[1].kill()
     printed = finish(process)
-    assert "A worker was killed or lost (SIGKILL). All 2 are started again" in printed
-    assert "Going on after step" in printed
+    assert "A worker was killed or lost (SIGKILL). All 2 are restarted" in printed
+    assert "Resuming" in printed
     assert largest_difference(output, whole["two processes"]) == 0
 
 
@@ -133,7 +133,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(
     path.write_bytes(content)
     printed = finish(start("one device", *paths, output))
     assert f"step-{newest:08d}.safetensors is damaged" in printed
-    assert f"Going on after step {before} " in printed
+    assert f"after step {before}." in printed
     assert largest_difference(output, whole["one device"]) == 0
 
 
@@ -150,7 +150,7 @@ def test_a_run_with_other_settings_does_not_go_on_from_it(paths: Paths, tmp_path
 
 def test_evaluations_within_epochs_are_resumed_too(paths: Paths, tmp_path: Path) -> None:
     outputs = [tmp_path / "whole", tmp_path / "killed"]
-    flags = ["--eval_steps=5", "--steps_per_execution=3", "--micro_batches=2"]
+    flags = ["--eval_steps=5", "--steps_per_execution=3", "--gradient_accumulation_steps=2"]
     finish(start("one device", *paths, outputs[0], *flags))
     process = start("one device", *paths, outputs[1], *flags)
     wait_for_step(outputs[1], 27, process)

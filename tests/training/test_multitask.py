@@ -12,7 +12,6 @@ from transformers import DistilBertConfig
 
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.training.batches import LABEL, TASK
-from distilbert_tf.training.evaluation import compile_classifier
 from distilbert_tf.training.multitask import MultiTaskModel
 
 LABELS = {"tone": 2, "kind": 4}
@@ -146,9 +145,9 @@ def usual() -> tuple[MultiTaskModel, dict[str, float]]:
 @pytest.mark.parametrize(
     "options",
     [
-        {"micro_batches": 4},
+        {"gradient_accumulation_steps": 4},
         {"jit_compile": True},
-        {"jit_compile": True, "micro_batches": 4},
+        {"jit_compile": True, "gradient_accumulation_steps": 4},
         {"steps_per_execution": 3},
         {"run_eagerly": True},
     ],
@@ -170,7 +169,11 @@ def test_one_task_is_what_keras_makes_of_the_classifier() -> None:
     results = fit(model, batches, epochs=2)
 
     plain = make_classifiers(one)["tone"]
-    compile_classifier(plain, keras.optimizers.SGD(0.1, momentum=0.9))
+    plain.compile(
+        keras.optimizers.SGD(0.1, momentum=0.9),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
     data = dataset([(inputs, targets[LABEL]) for inputs, targets in batches])
     history = plain.fit(data, shuffle=False, verbose=0, epochs=2).history
     assert_same_training(model.classifiers["tone"], plain, steps=8)

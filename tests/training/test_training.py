@@ -14,13 +14,14 @@ from tiny_task import CONFIG, tiny_checkpoint, tiny_data
 from distilbert_tf.checkpoints.tensor_files import CheckpointError
 from distilbert_tf.data.tasks import Task
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.models.shared_encoder import find_task_directories, load_classifiers
+from distilbert_tf.models.shared_encoder import load_classifiers
 from distilbert_tf.pipelines import pipeline
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
-from distilbert_tf.training.callbacks import TrainingDivergedError
-from distilbert_tf.training.evaluation import evaluate_pretrained, score_pretrained
+from distilbert_tf.training.evaluation import score_pretrained
 from distilbert_tf.training.finetuning import FinetuneResult, finetune
 from distilbert_tf.training.plan import plan_finetuning
+from distilbert_tf.training.run import TrainingDivergedError
+from distilbert_tf.training.run_directory import find_task_directories
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def test_the_record_is_complete(result: FinetuneResult, paths: tuple[Path, Path]
 
 
 def test_what_is_saved_scores_the_same(result: FinetuneResult, paths: tuple[Path, Path]) -> None:
-    scores = evaluate_pretrained(result.output_dir, "sst2", paths[1], batch_size=5)
+    scores = score_pretrained(result.output_dir, "sst2", paths[1], batch_size=5).values
     found = score_pretrained(result.output_dir, "sst2", paths[1])
     saved = result.scores["sst2"]["validation"]
     np.testing.assert_array_equal(found.confusion, saved.confusion)
@@ -155,7 +156,7 @@ def test_a_task_with_other_labels_is_refused(
     result: FinetuneResult, paths: tuple[Path, Path]
 ) -> None:
     with pytest.raises(CheckpointError, match=r"labels negative, positive; the task 'qqp' has"):
-        evaluate_pretrained(result.output_dir, "qqp", paths[1])
+        score_pretrained(result.output_dir, "qqp", paths[1])
 
 
 def test_a_diverged_run_ends_with_an_error(paths: tuple[Path, Path], tmp_path: Path) -> None:
@@ -263,7 +264,7 @@ def test_two_tasks_on_one_encoder(paths: tuple[Path, Path], tmp_path: Path) -> N
     assert classifiers["mood"].config.id2label == {0: "glad", 1: "sad"}
     for task in ("sst2", mood):
         name = task if isinstance(task, str) else task.name
-        scores = evaluate_pretrained(tmp_path / "out", task, tmp_path / "data")
+        scores = score_pretrained(tmp_path / "out", task, tmp_path / "data").values
         saved = run.scores[name]["validation"].values
         assert scores == near(saved, roundings(CONFIG), size=largest_logit(classifiers[name]))
         assert (
@@ -282,8 +283,10 @@ def test_the_plan_is_what_then_happens(paths: tuple[Path, Path], tmp_path: Path)
 
 
 def test_batches_must_be_shared_evenly(paths: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"batch_size is 9, which 1 replica\(s\) x 2 micro-batch"):
-        finetune("sst2", *paths, tmp_path / "out", batch_size=9, micro_batches=2)
+    with pytest.raises(
+        ValueError, match=r"batch_size is 9, which 1 replica\(s\) x 2 gradient accum"
+    ):
+        finetune("sst2", *paths, tmp_path / "out", batch_size=9, gradient_accumulation_steps=2)
 
 
 def test_the_length_of_the_training_is_that_of_the_evaluation(result: FinetuneResult) -> None:

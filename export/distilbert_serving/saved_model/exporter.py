@@ -44,9 +44,10 @@ from distilbert_tf.models.heads import (
     TFDistilBertForSequenceClassification,
 )
 from distilbert_tf.models.pretrained import PreTrainedModel
-from distilbert_tf.models.shared_encoder import find_task_directories, load_classifiers
+from distilbert_tf.models.shared_encoder import load_classifiers
 from distilbert_tf.models.weight_names import slots
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
+from distilbert_tf.training.run_directory import find_task_directories
 from distilbert_tf.version import __version__
 
 EXPORT_RECORD = "export.json"
