@@ -84,7 +84,7 @@ def test_a_worker_that_lost_another_is_started_again_and_other_errors_end_the_jo
     assert fail_with(lost) == 1  # alone, there is no other worker
     monkeypatch.setenv(TF_CONFIG, "{}")
     assert fail_with(lost) == LOST_WORKER >= 128
-    assert "goes on from the last saved state" in capsys.readouterr().err
+    assert "resumes from the last saved state" in capsys.readouterr().err
     assert fail_with(InterruptedRunError("stopped", 15)) == 143
     assert fail_with(tf.errors.InvalidArgumentError(None, None, "wrong")) == 1
     assert fail_with(DataError("row 3 has no label")) == 1
