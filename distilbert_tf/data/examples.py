@@ -6,10 +6,10 @@ This is the only place where the contents of rows are checked, whatever format t
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from absl import logging
@@ -225,96 +225,78 @@ def read_files(
     """
     if bad_rows not in get_args(BadRows):
         raise ValueError(f"bad_rows is {bad_rows!r}; it must be one of {get_args(BadRows)}.")
-    texts: list[list[str]] = [[] for _ in task.text_columns]
-    labels: list[int] = []
-    ids: list[str] | None = []
-    faults = _Faults(bad_rows)
+    rows: list[_Row] = []
+    faults: list[Fault] = []
     for path in files:
-        count = len(labels)
-        names = _read_file(path, task, labelled, faults, texts, labels)
-        ids = None if ids is None or len(names) != len(labels) - count else ids + names
-    where = ", ".join(map(str, files))
-    if not labels:
-        if faults.count:
-            raise DataError(f"{where} has no usable row: {faults.summary()}.")
-        raise DataError(f"{where} has no rows.")
-    if faults.count:
-        total = faults.count + len(labels)
+        for row in _read_rows(path, task, labelled):
+            if not isinstance(row, Fault):
+                rows.append(row)
+            elif bad_rows == "error":
+                raise DataError(f"{row.detail}.")
+            else:
+                faults.append(row)
+    names = ", ".join(map(str, files))
+    if not rows:
+        reason = f"no usable row: {_summarize(faults)}" if faults else "no rows"
+        raise DataError(f"{names} has {reason}.")
+    if faults:
+        total = len(faults) + len(rows)
         logging.warning(
-            "Skipped %d of %d rows of %s: %s.", faults.count, total, where, faults.summary()
+            "Skipped %d of %d rows of %s: %s.", len(faults), total, names, _summarize(faults)
         )
+    ids = [row.id for row in rows if row.id is not None]
     return Examples(
-        tuple(map(tuple, texts)),
-        np.array(labels, np.int32),
-        None if ids is None else tuple(ids),
+        tuple(zip(*(row.texts for row in rows), strict=True)),
+        np.array([row.label for row in rows], np.int32),
+        tuple(ids) if len(ids) == len(rows) else None,
         tuple(files),
-        faults.count,
+        len(faults),
     )
 
 
-@dataclass
-class _Faults:
-    """The bad rows of a split."""
-
-    bad_rows: BadRows
-    kinds: Counter[str] = field(default_factory=Counter)
-    first: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def count(self) -> int:
-        return self.kinds.total()
-
-    def add(self, where: str, fault: Fault) -> None:
-        if self.bad_rows == "error":
-            raise DataError(f"{where}: {fault.detail}.")
-        self.kinds[fault.kind] += 1
-        self.first.setdefault(fault.kind, f"{where}: {fault.detail}")
-
-    def summary(self) -> str:
-        return "; ".join(
-            f"{kind} {count} times, first in {self.first[kind]}"
-            for kind, count in self.kinds.most_common()
-        )
+def _summarize(faults: Sequence[Fault]) -> str:
+    kinds = Counter(fault.kind for fault in faults)
+    first = {fault.kind: fault.detail for fault in reversed(faults)}
+    return "; ".join(
+        f"{kind} {count} times, first in {first[kind]}" for kind, count in kinds.most_common()
+    )
 
 
-def _read_file(
-    path: Path,
-    task: Task,
-    labelled: bool,
-    faults: _Faults,
-    texts: list[list[str]],
-    labels: list[int],
-) -> list[str]:
-    """Appends a file's rows to `texts` and `labels`; returns their ids, as far as they have any."""
+class _Row(NamedTuple):
+    texts: Sequence[str]
+    label: int
+    id: str | None
+
+
+def _read_rows(path: Path, task: Task, labelled: bool) -> Iterator[_Row | Fault]:
+    """Yields the rows of a file; the detail of a fault begins with its place."""
     table = open_table(path)
-    taken = [_column(path, table, task.names_of(name)) for name in task.text_columns]
+    columns = [_column(path, table, task.names_of(name)) for name in task.text_columns]
+    count = len(columns)
     class_names: Sequence[str] = ()
     if labelled:
         hint = " A split without labels is read with labelled=False."
-        taken.append(_column(path, table, task.label_columns, hint))
-        class_names = table.class_names(taken[-1])
-    id_column = [n for n in ID_COLUMNS if n not in taken and table.columns.count(n) == 1][:1]
+        columns.append(_column(path, table, task.label_columns, hint))
+        class_names = table.class_names(columns[-1])
+    id_column = [n for n in ID_COLUMNS if n not in columns and table.columns.count(n) == 1][:1]
 
-    def check(values: Sequence[Any]) -> int | Fault:
-        for name, text in zip(taken[: len(texts)], values, strict=False):
+    def check(values: Sequence[Any] | Fault) -> _Row | Fault:
+        if isinstance(values, Fault):
+            return values
+        for name, text in zip(columns[:count], values, strict=False):
             if (fault := _text_fault(name, text)) is not None:
                 return fault
-        if not labelled:
-            return UNLABELLED
-        return _label(task, taken[-1], values[len(texts)], class_names)
-
-    ids = []
-    for number, values, fault in table.rows([*taken, *id_column]):
-        label = fault or check(values)
+        label = _label(task, columns[-1], values[count], class_names) if labelled else UNLABELLED
         if isinstance(label, Fault):
-            faults.add(f"{path}, {table.unit} {number}", label)
-            continue
-        labels.append(label)
-        for column, text in zip(texts, values, strict=False):
-            column.append(text)
-        if id_column and isinstance(values[-1], str | int):
-            ids.append(str(values[-1]))
-    return ids
+            return label
+        row_id = values[-1] if id_column else None
+        return _Row(values[:count], label, str(row_id) if isinstance(row_id, str | int) else None)
+
+    for number, values in table.rows([*columns, *id_column]):
+        row = check(values)
+        if isinstance(row, Fault):
+            row = Fault(row.kind, f"{path}, {table.unit} {number}: {row.detail}")
+        yield row
 
 
 def _column(path: Path, table: Table, names: Sequence[str], hint: str = "") -> str:

@@ -32,12 +32,8 @@ class Fault:
     detail: str
 
 
-class Row(NamedTuple):
-    """Values of the requested columns, or why there are none."""
-
-    number: int  # of the line or the row, from 1
-    values: Sequence[Any]
-    fault: Fault | None = None
+# The number of the line or the row, from 1, and the values of the requested columns.
+Row = tuple[int, Sequence[Any] | Fault]
 
 
 class Table(NamedTuple):
@@ -86,14 +82,14 @@ def _open_tsv(path: Path) -> Table:
     return _with_header(
         path,
         (
-            Row(number, line.split("\t"), None if is_unicode(line) else _NOT_UTF8)
+            (number, line.split("\t") if is_unicode(line) else _NOT_UTF8)
             for number, line in enumerate(_lines(_decoded(path)), 1)
         ),
     )
 
 
 def _open_csv(path: Path) -> Table:
-    rows = []
+    rows: list[Row] = []
     # This limit is global, so it is raised only while reading: no field is longer than its file.
     limit = csv.field_size_limit(max(path.stat().st_size, csv.field_size_limit()))
     try:
@@ -106,10 +102,9 @@ def _open_csv(path: Path) -> Table:
                 except StopIteration:
                     break
                 except csv.Error as error:
-                    rows.append(Row(number, (), Fault("not CSV", f"not CSV: {error}")))
+                    rows.append((number, Fault("not CSV", f"not CSV: {error}")))
                 else:
-                    fault = None if all(map(is_unicode, fields)) else _NOT_UTF8
-                    rows.append(Row(number, fields, fault))
+                    rows.append((number, fields if all(map(is_unicode, fields)) else _NOT_UTF8))
     finally:
         csv.field_size_limit(limit)
     return _with_header(path, iter(rows))
@@ -117,23 +112,22 @@ def _open_csv(path: Path) -> Table:
 
 def _with_header(path: Path, records: Iterator[Row]) -> Table:
     """Makes a table of rows of strings; the first row names the columns."""
-    header = next(records, Row(1, []))
-    if header.fault is not None:
-        raise DataError(f"{path}, line 1: the header is {header.fault.detail}.")
-    names = list(header.values)
+    _, header = next(records, (1, []))
+    if isinstance(header, Fault):
+        raise DataError(f"{path}, line 1: the header is {header.detail}.")
+    names = list(header)
 
     def rows(columns: Sequence[str]) -> Iterator[Row]:
         places = [names.index(column) for column in columns]
-        for number, fields, fault in records:
-            if fault is None and len(fields) != len(names):
-                fault = Fault(
-                    "not as many fields as the header has",
-                    f"{len(fields)} fields, but the header has {len(names)} ({', '.join(names)})",
-                )
-            if fault is None:
-                yield Row(number, [fields[place] for place in places])
+        for number, fields in records:
+            if isinstance(fields, Fault):
+                yield number, fields
+            elif len(fields) != len(names):
+                detail = f"{len(fields)} fields, but the header has {len(names)}"
+                kind = "not as many fields as the header has"
+                yield number, Fault(kind, f"{detail} ({', '.join(names)})")
             else:
-                yield Row(number, (), fault)
+                yield number, [fields[place] for place in places]
 
     return Table(names, rows)
 
@@ -175,10 +169,10 @@ def _of_objects(path: Path, values: Iterable[Any], unit: str) -> Table:
 
     def rows(columns: Sequence[str]) -> Iterator[Row]:
         for number, value in enumerate(records, 1):
-            if isinstance(value, Fault):
-                yield Row(number, (), value)
+            if isinstance(value, dict):
+                yield number, [value.get(column) for column in columns]
             else:
-                yield Row(number, [value.get(column) for column in columns])
+                yield number, value
 
     return Table(list(names), rows, unit)
 
@@ -241,16 +235,17 @@ def _of_batches(
     def rows(columns: Sequence[str]) -> Iterator[Row]:
         found = batches(columns)
         next(found)
-        lists = (
-            [_python_values(arrow, batch.column(column)) for column in columns] for batch in found
+        values = (
+            row
+            for batch in found
+            for row in zip(*(_values(arrow, batch.column(name)) for name in columns), strict=True)
         )
-        values = (row for batch in lists for row in zip(*batch, strict=True))
-        return (Row(number, row) for number, row in enumerate(values, 1))
+        return enumerate(values, 1)
 
     return Table(schema.names, rows, "row", lambda column: _class_names(schema, column))
 
 
-def _python_values(arrow: ModuleType, column: Any) -> list:
+def _values(arrow: ModuleType, column: Any) -> list:
     try:
         return column.to_pylist()
     except UnicodeDecodeError:
