@@ -215,7 +215,7 @@ class TFDistilBertForMaskedLM(_ModelWithHead):
         tokenizer = DistilBertTokenizer.from_pretrained("distilbert-base-uncased")
         model = TFDistilBertForMaskedLM.from_pretrained("distilbert-base-uncased")
         inputs = tokenizer("The kettle is [MASK].", return_tensors="tf")
-        best = model({**inputs, "mask_positions": [[4]]})[0, 0].numpy().argmax()
+        best = model({**inputs, "mask_positions": tf.constant([[4]])})[0, 0].numpy().argmax()
         tokenizer.convert_ids_to_tokens(int(best))
 
     Reference:

@@ -1,11 +1,11 @@
 """BERT's clean-up and word splitting as TensorFlow ops, equal to Hugging Face's to the code point.
 
 Rows of plain ASCII take a short path: lowercase, then spaces around punctuation. Other rows go code
-point by code point through the stored Unicode table. Both end in words divided by spaces.
+point by code point through the stored Unicode table. Both end in words separated by spaces.
 
-Special tokens are found in the raw text, before any clean-up. Each becomes a private-use code point
-of its own, which the rest of the way treats as punctuation; private-use code points of the text
-itself mean nothing to BERT, which deletes them.
+Special tokens are found in the raw text, before any clean-up. Each is replaced by a private-use
+code point of its own, its marker, which later steps treat as punctuation; private-use code points
+of the text itself are deleted, as BERT does.
 
 Invalid UTF-8 counts as U+FFFD, as in `bytes.decode("utf-8", errors="replace")`. The two decoders
 may disagree on how many U+FFFD a run of invalid bytes makes, but BERT deletes them all.
@@ -37,8 +37,8 @@ from distilbert_tf.tokenizers.unicode_table import (
 PRINTABLE_ASCII = [chr(code_point) for code_point in range(0x20, 0x7F)]
 ASCII_PUNCTUATION = r"[!-/:-@\[-`{-~]"
 SPACE = ord(" ")
-# What a slot holds for a deleted code point: NO_OUTPUT (-1), or this if combining marks must not be
-# reordered across the place where it stood.
+# A slot of a deleted code point holds NO_OUTPUT (-1), or this if combining marks must not be
+# reordered across it.
 NO_OUTPUT_STARTER = -2
 FIRST_MARKER = 0xF0000  # a private-use plane, rarely seen in text
 MAX_MARKERS = 0xFFF0
@@ -49,15 +49,15 @@ class BasicTokenizer:
     """Splits texts into clean words.
 
     Args:
-        special_tokens: Tokens that are kept whole wherever they stand in the raw text; where two
+        special_tokens: Tokens that are kept whole wherever they occur in the raw text; of two that
             overlap, the leftmost and then the longest wins.
         lowercase: Whether to lowercase.
         strip_accents: Whether to decompose and drop non-spacing marks; None means `lowercase`.
         tokenize_chinese_chars: Whether each Chinese character is a word.
 
     Raises:
-        ValueError: If a special token is empty or holds one of the private-use code points that
-            this class needs, or if there are more of them than those.
+        ValueError: A special token is empty or contains one of the code points used as markers, or
+            there are more special tokens than markers.
     """
 
     def __init__(
@@ -113,12 +113,12 @@ class BasicTokenizer:
         return split.values, tf.cast(split.indices[:, 0], tf.int32)
 
     def _clean_plain(self, texts: tf.Tensor) -> tf.Tensor:
-        """Cleans printable ASCII without special tokens: string (B,) -> string (B,)."""
+        """Cleans printable ASCII without special tokens: string (B,) to string (B,)."""
         lowered = tf.strings.lower(texts) if self.lowercase else texts
         return tf.strings.regex_replace(lowered, ASCII_PUNCTUATION, r" \0 ")
 
     def _clean_any(self, texts: tf.Tensor) -> tf.Tensor:
-        """Cleans any text: string (B,) -> string (B,)."""
+        """Cleans any text: string (B,) to string (B,)."""
         decoded = tf.raw_ops.UnicodeDecode(
             input=self._mark_special_tokens(texts),
             input_encoding="UTF-8",
@@ -145,10 +145,10 @@ class BasicTokenizer:
         )
 
     def _mark_special_tokens(self, texts: tf.Tensor) -> tf.Tensor:
-        """Puts each special token's marker in its place: string (B,) -> string (B,).
+        """Replaces each special token by its marker: string (B,) to string (B,).
 
-        One regex finds them all, so that overlaps are settled from the left; the brackets it leaves
-        keep the replacements of single tokens from finding any other occurrence.
+        One regex finds them all, so that overlaps are settled from the left. It puts brackets
+        around each, so that the replacement of single tokens finds no other occurrence.
         """
         if not self.markers:
             return texts
@@ -162,9 +162,10 @@ class BasicTokenizer:
         return marked
 
     def _fill_slots(self, code_points: tf.Tensor, entries: tf.Tensor) -> tf.Tensor:
-        """Writes each code point's output: int32 (N,), (N,) -> int32 (N, EXPANSION_WIDTH).
+        """Writes the output of each code point: int32 (N,), (N,) to int32 (N, EXPANSION_WIDTH).
 
-        An isolated code point needs three, for a space on each side; an expansion up to three.
+        An isolated code point needs three slots, for a space on each side; an expansion up to
+        three.
         """
         kinds = tf.bitwise.right_shift(entries, KIND_SHIFT)
         values = tf.bitwise.bitwise_and(entries, VALUE_MASK)
@@ -185,7 +186,7 @@ class BasicTokenizer:
     def _reorder_marks(self, slots: tf.Tensor, slot_splits: tf.Tensor) -> tf.Tensor:
         """Sorts each run of combining marks by class, as canonical decomposition does.
 
-        Only marks that survive the stripping of accents matter: int32 (S,), int64 (B + 1,) -> (S,).
+        Only marks that survive the stripping of accents matter: int32 (S,), int64 (B + 1,) to (S,).
         """
         nearest = tf.minimum(tf.searchsorted(self._marks, slots), self._marks.shape[0] - 1)
         is_mark = tf.gather(self._marks, nearest) == slots
@@ -200,9 +201,9 @@ class BasicTokenizer:
 
 
 def _plain_text_regex(special_tokens: Sequence[str]) -> str:
-    """Matches printable ASCII and ASCII white space that cannot hold any of the special tokens.
+    """Matches printable ASCII and ASCII white space that cannot contain any special token.
 
-    Of each token one character is left out of the class, the one least missed in plain text.
+    The class lacks one character of each token, the one that is rarest in plain text.
     """
 
     def frequency(char: str) -> int:

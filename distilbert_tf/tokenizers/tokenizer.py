@@ -1,6 +1,6 @@
-"""The DistilBERT tokenizer: transformers' own, with TensorFlow tensors and an in-graph twin.
+"""DistilBertTokenizer: transformers' own, with TensorFlow tensors and an in-graph twin.
 
-Shapes: B texts, T longest row.
+Shapes: B texts, T tokens of the longest row.
 """
 
 import os
@@ -15,10 +15,9 @@ from distilbert_tf.checkpoints.hub import find_tokenizer
 from distilbert_tf.tokenizers.truncation import Padding, Truncation
 from distilbert_tf.tokenizers.wordpiece import WordPieceTokenizer
 
-# DistilBERT's table of positions ends here.
-DEFAULT_MAX_LENGTH = 512
-# What a directory may prescribe about each call, and a tokenizer should leave to the call.
-BAKED_IN_ARGUMENTS = (
+DEFAULT_MAX_LENGTH = 512  # the positions of a pretrained DistilBERT
+# Settings of a directory that are arguments of each call here.
+CALL_SETTINGS = (
     "_json_padding",
     "_json_truncation",
     "tokenizer_padding",
@@ -34,17 +33,22 @@ BAKED_IN_ARGUMENTS = (
 class DistilBertTokenizer(transformers.DistilBertTokenizer):
     """transformers' DistilBERT tokenizer that also returns TensorFlow tensors.
 
-    `return_tensors="tf"` gives int32 tensors; `as_layer` gives the same tokenizer as a Keras layer.
-    A truncation or padding fixed in a directory's `tokenizer.json` is dropped, and the outputs are
-    always `input_ids` and `attention_mask`, whatever class the directory was saved from.
+    `return_tensors="tf"` returns int32 tensors; `as_layer` returns the same tokenizer as a Keras
+    layer. Truncation and padding fixed in the `tokenizer.json` of a directory are ignored, and the
+    outputs are always `input_ids` and `attention_mask`, whatever class saved the directory.
 
     Args:
         *args: transformers' arguments.
         **kwargs: transformers' arguments.
+
+    Example:
+        tokenizer = DistilBertTokenizer.from_pretrained("demo")
+        tokenizer(["A red kite.", "Rain"], padding=True, return_tensors="tf")
+        tokenizer.as_layer(max_length=64)(tf.constant(["A red kite.", "Rain"]))  # the same
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        for name in BAKED_IN_ARGUMENTS:
+        for name in CALL_SETTINGS:
             kwargs.pop(name, None)
         super().__init__(*args, **kwargs)
 
@@ -64,8 +68,8 @@ class DistilBertTokenizer(transformers.DistilBertTokenizer):
             The tokenizer.
 
         Raises:
-            FileNotFoundError: There is no vocabulary within reach. transformers would fall back on
-                five special tokens.
+            FileNotFoundError: There is no vocabulary within reach. (transformers would make a
+                tokenizer of five special tokens.)
         """
         directory = find_tokenizer(os.fspath(pretrained_model_name_or_path), kwargs.get("revision"))
         return super().from_pretrained(directory, *args, **kwargs)
@@ -76,15 +80,15 @@ class DistilBertTokenizer(transformers.DistilBertTokenizer):
         """Tokenizes as transformers does; `return_tensors` may also be "tf".
 
         Args:
-            *args: transformers' arguments, above all `text` and `text_pair`.
-            return_tensors: "tf" for int32 tensors (B, T), B being 1 for a single text.
+            *args: transformers' arguments, such as `text` and `text_pair`.
+            return_tensors: "tf" for int32 tensors (B, T); B is 1 for a single text.
             **kwargs: transformers' arguments.
 
         Returns:
             The encoding.
 
         Raises:
-            ValueError: If "tf" is asked for and rows differ in length.
+            ValueError: With "tf", if rows differ in length.
         """
         if return_tensors != "tf":
             return super().__call__(*args, return_tensors=return_tensors, **kwargs)
@@ -94,7 +98,7 @@ class DistilBertTokenizer(transformers.DistilBertTokenizer):
         """Tokenizes to ids alone, as transformers does; `return_tensors` may also be "tf".
 
         Args:
-            *args: transformers' arguments, above all `text` and `text_pair`.
+            *args: transformers' arguments, such as `text` and `text_pair`.
             return_tensors: "tf" for an int32 tensor (1, T).
             **kwargs: transformers' arguments.
 
@@ -109,7 +113,7 @@ class DistilBertTokenizer(transformers.DistilBertTokenizer):
         """Pads encodings as transformers does; `return_tensors` may also be "tf".
 
         Args:
-            *args: transformers' arguments, above all the encodings.
+            *args: transformers' arguments, such as the encodings.
             return_tensors: "tf" for int32 tensors (B, T).
             **kwargs: transformers' arguments.
 
@@ -129,16 +133,17 @@ class DistilBertTokenizer(transformers.DistilBertTokenizer):
         """Builds this tokenizer as a Keras layer of core TensorFlow ops.
 
         Args:
-            max_length: Longest row; None means `model_max_length`, at most 512.
+            max_length: Longest row in tokens, special tokens included; by default
+                `model_max_length`, at most 512.
             truncation: "longest_first", "only_first" or "only_second".
-            padding: Up to the "longest" row of a batch, or to "max_length".
+            padding: To the "longest" row of a batch, or to "max_length".
 
         Returns:
-            The layer, string (B,) -> `input_ids` and `attention_mask`, int32 (B, T).
+            The layer: string (B,) to `input_ids` and `attention_mask`, int32 (B, T).
 
         Raises:
-            ValueError: For a setting that the graph does not have: padding or truncation on the
-                left, or added tokens that match only single words or cleaned-up text.
+            ValueError: The tokenizer pads or truncates on the left, or has added tokens that match
+                only single words or normalized text; the graph supports neither.
         """
         for name in ("padding_side", "truncation_side"):
             if getattr(self, name) != "right":
@@ -163,7 +168,7 @@ class DistilBertTokenizer(transformers.DistilBertTokenizer):
         )
 
     def _raw_text_tokens(self) -> dict[str, int]:
-        """Returns the ids of the tokens matched in the raw text."""
+        """Returns the ids of the added tokens, which are matched in the raw text."""
         tokens = {}
         for token_id, token in self.added_tokens_decoder.items():
             if token.special and self.split_special_tokens:
@@ -179,12 +184,11 @@ class DistilBertTokenizer(transformers.DistilBertTokenizer):
 
 
 def _to_tensorflow(encoding: BatchEncoding) -> BatchEncoding:
-    """Replaces NumPy arrays by int32 tensors."""
     for name, array in encoding.items():
         if np.asarray(array).dtype == object:
             raise ValueError(
                 f"the rows of {name} differ in length, so they make no tensor: pass padding=True, "
-                "and truncation=True to bound them"
+                "and truncation=True to limit them"
             )
         encoding[name] = tf.constant(array, tf.int32)
     return encoding

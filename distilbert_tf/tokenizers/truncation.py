@@ -1,8 +1,8 @@
-"""Truncation and padding: the pieces of texts or pairs of texts to rows of token ids.
+"""Truncation and padding: from the pieces of texts, or pairs of texts, to rows of token ids.
 
-Both follow Hugging Face's `tokenizers` to the token. Where that raises because the text to cut is
+Both equal Hugging Face's `tokenizers` to the token. Where that raises because the text to cut is
 too short, so does this graph; where it silently ignores a `max_length` below the number of special
-tokens, `check_max_length` refuses.
+tokens, `check_max_length` raises.
 
 Shapes: B texts or pairs, V pieces of all texts together, S sequences of a row (1, or 2 for a pair),
 T padded length.
@@ -18,7 +18,7 @@ Padding = Literal["longest", "max_length"]
 
 
 class SpecialIds(NamedTuple):
-    """Token ids that do not come from a text."""
+    """Ids of the tokens that do not come from a text."""
 
     cls: int
     sep: int
@@ -43,10 +43,10 @@ def check_max_length(max_length: int, num_sequences: int) -> None:
 def truncate(
     lengths: Sequence[tf.Tensor], max_length: int, truncation: Truncation
 ) -> list[tf.Tensor]:
-    """Says how many pieces of each sequence to keep.
+    """Computes how many pieces of each sequence to keep.
 
     Args:
-        lengths: S tensors, int32 (B,): pieces of each sequence.
+        lengths: S tensors, int32 (B,): how many pieces each sequence has.
         max_length: Longest row, special tokens included.
         truncation: Which sequence to cut.
 
@@ -73,14 +73,14 @@ def truncate(
     return [length - excess if i == target else length for i, length in enumerate(lengths)]
 
 
-def pack(
+def build_rows(
     pieces: tf.Tensor,
     starts: Sequence[tf.Tensor],
     lengths: Sequence[tf.Tensor],
     special_ids: SpecialIds,
     padded_length: int | None,
 ) -> dict[str, tf.Tensor]:
-    """Lays out rows: [CLS], then each sequence followed by [SEP], then padding.
+    """Builds rows: [CLS], then each sequence followed by [SEP], then padding.
 
     Args:
         pieces: int32 (V,): token ids of all texts.
@@ -116,7 +116,7 @@ def pack(
 
 
 def _truncate_longest_first(first: tf.Tensor, second: tf.Tensor, room: int) -> list[tf.Tensor]:
-    """Cuts the longer text down to the shorter one, then both alike: the Rust library's rule."""
+    """Cuts the longer text to the length of the shorter, then both alike, as `tokenizers` does."""
     shorter = tf.minimum(first, second)
     kept_longer = tf.where(shorter > room, shorter, tf.maximum(shorter, room - shorter))
     cut_both = shorter + kept_longer > room

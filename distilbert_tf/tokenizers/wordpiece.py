@@ -1,8 +1,8 @@
 """The in-graph tokenizer: strings to token ids with core TensorFlow ops, equal to Hugging Face's.
 
 The steps are BERT's: clean up and split into words (`basic_tokenizer`), split words into pieces,
-then truncate, add [CLS] and [SEP] and pad (`truncation`). Most words are in the vocabulary, so
-whole words are looked up first; only misses enter the loop over pieces.
+truncate, add [CLS] and [SEP], and pad (`truncation`). Most words are in the vocabulary, so whole
+words are looked up first; only misses enter the loop over pieces.
 
 Shapes: B texts, W words, V pieces of all texts together, M words that the vocabulary lacks, P of
 those still being split, R pieces found so far, L longest key of a table in bytes, T padded length.
@@ -20,8 +20,8 @@ from distilbert_tf.tokenizers.truncation import (
     Padding,
     SpecialIds,
     Truncation,
+    build_rows,
     check_max_length,
-    pack,
     truncate,
 )
 
@@ -35,24 +35,24 @@ TEXTS = tf.TensorSpec([None], tf.string)
 class WordPieceTokenizer(keras.layers.Layer):
     """Turns a batch of strings into token ids and their attention mask.
 
-    Works eagerly, in `tf.function`, in `tf.data`, in a Keras model and from a SavedModel, always as
-    the same graph. That graph holds the vocabulary; it needs neither this package nor a custom op.
+    Runs the same graph eagerly, in `tf.function`, in `tf.data`, in a Keras model and in a
+    SavedModel. The graph holds the vocabulary, and needs neither this package nor a custom op.
 
     Args:
-        vocabulary: Id of each piece, "##" in front of those that continue a word.
+        vocabulary: Id of each piece; those that continue a word begin with "##".
         added_tokens: Id of each token that is matched in the raw text, before any clean-up.
         unk_token: Token for words that the vocabulary cannot spell.
         cls_token: Token before the text.
         sep_token: Token after each text.
-        pad_token: Token that fills rows up.
+        pad_token: Padding token.
         lowercase: Whether to lowercase.
         strip_accents: Whether to drop accents; None means `lowercase`.
         tokenize_chinese_chars: Whether each Chinese character is a word.
-        max_length: Longest row, special tokens included.
-        truncation: What is cut from a pair that is too long: "longest_first", "only_first" or
+        max_length: Longest row in tokens, special tokens included.
+        truncation: What to cut from a pair that is too long: "longest_first", "only_first" or
             "only_second".
-        padding: Fill rows up to the "longest" of the batch or to "max_length".
-        **kwargs: `keras.layers.Layer`'s arguments.
+        padding: To the "longest" row of the batch, or to "max_length".
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
         text: string (B,): a tensor, an array or a list of str.
@@ -63,14 +63,20 @@ class WordPieceTokenizer(keras.layers.Layer):
         at padding.
 
     Raises:
-        ValueError: For texts that are not a batch, a `max_length` without room for the special
-            tokens (2, or 3 with `text_pair`), an unknown `truncation` or `padding`, or a special
-            token without id.
-        tf.errors.InvalidArgumentError: With "only_first" or "only_second", naming the rows that
-            stay too long with all but one piece of that text cut. Hugging Face raises there too.
+        ValueError: The texts are not a batch, `max_length` has no room for the special tokens (2,
+            or 3 with `text_pair`), `truncation` or `padding` is unknown, or a special token has no
+            id.
+        tf.errors.InvalidArgumentError: With "only_first" or "only_second", rows stay too long with
+            all but one piece of that text cut; the message names them. Hugging Face raises too.
 
-    Reference: the longest-match-first rule of
-    https://github.com/google-research/bert/blob/master/tokenization.py
+    Example:
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "kite", "##s"]
+        layer = WordPieceTokenizer({word: i for i, word in enumerate(words)})
+        layer(["Kites"])["input_ids"]  # [[2, 4, 5, 3]]
+
+    Reference:
+        The longest-match-first rule of
+        https://github.com/google-research/bert/blob/master/tokenization.py.
     """
 
     def __init__(
@@ -122,7 +128,7 @@ class WordPieceTokenizer(keras.layers.Layer):
         )
         marker_ids = {basic_tokenizer.markers[token]: id_ for token, id_ in added_tokens.items()}
         matcher = PieceMatcher(vocabulary, marker_ids, ids[unk_token])
-        # Tracked, so that a SavedModel initialises them.
+        # Tracked, so that a SavedModel initializes them.
         self._tables = [matcher.word_starts, matcher.continuations]
         self._encoder = _Encoder(
             basic_tokenizer,
@@ -148,7 +154,7 @@ class WordPieceTokenizer(keras.layers.Layer):
             return self._encoder.encode_pairs(first, _as_batch(text_pair, "text_pair"))
 
     def compute_output_spec(self, text: Any, text_pair: Any = None) -> dict[str, keras.KerasTensor]:
-        """Describes the output for a functional model: int32 (B, T)."""
+        """Returns the output's shapes for a functional model: int32 (B, T)."""
         length = self.max_length if self.padding == "max_length" else None
         return {
             name: keras.KerasTensor((text.shape[0], length), dtype="int32")
@@ -171,14 +177,14 @@ class PieceMatcher:
 
     Args:
         vocabulary: Id of each piece.
-        marker_ids: Id of each special token, by the marker that stands for it in the words.
+        marker_ids: Id of each special token, by its marker in the words.
         unk_id: Id of a word that the vocabulary cannot spell.
     """
 
     def __init__(
         self, vocabulary: Mapping[str, int], marker_ids: Mapping[str, int], unk_id: int
     ) -> None:
-        # Longer words are unknown as a whole, even those that the vocabulary has.
+        # Longer words are unknown as a whole, even if the vocabulary has them.
         short = {piece: id_ for piece, id_ in vocabulary.items() if len(piece) <= MAX_WORD_CHARS}
         starts = {**short, **marker_ids}
         prefix = CONTINUATION_PREFIX
@@ -210,7 +216,7 @@ class PieceMatcher:
         )
 
     def _split_misses(self, words: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """As `split`, given the whole words' ids, NOT_FOUND for M of them."""
+        """As `split`, given the ids of the whole words, NOT_FOUND for M of them."""
         missed = tf.cast(tf.where(ids == NOT_FOUND)[:, 0], tf.int32)  # (M,)
         owner, order, piece = self._find_pieces(tf.gather(words, missed))  # (R,) each
         num_missed = tf.size(missed)
@@ -227,10 +233,10 @@ class PieceMatcher:
         return tf.tensor_scatter_nd_update(spread, places[:, tf.newaxis], piece), counts
 
     def _find_pieces(self, words: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Matches round after round: string (M,) -> three int32 (R,).
+        """Matches in rounds, each the next piece of all words: string (M,) to three int32 (R,).
 
-        Each match is a word's index, the round and the piece's id, NOT_FOUND for a word that cannot
-        go on. A word leaves the loop when it is spelled or cannot go on.
+        A match is the index of a word, the round and the id of the piece, NOT_FOUND if none
+        fits. A word leaves the loop when it is split completely or none fits.
         """
         word_bytes = tf.strings.length(words)
         piece, position = self._match_longest(
@@ -245,9 +251,9 @@ class PieceMatcher:
             owner, word, num_bytes, position, piece = active  # (P,) each
             matches = (owner, tf.fill(tf.shape(owner), order), piece)
             found = tuple(tf.concat([old, new], 0) for old, new in zip(found, matches, strict=True))
-            going_on = tf.where((piece != NOT_FOUND) & (position < num_bytes))[:, 0]
+            unfinished = tf.where((piece != NOT_FOUND) & (position < num_bytes))[:, 0]
             owner, word, num_bytes, position = (
-                tf.gather(tensor, going_on) for tensor in (owner, word, num_bytes, position)
+                tf.gather(tensor, unfinished) for tensor in (owner, word, num_bytes, position)
             )
             piece, position = self._match_longest(
                 self.continuations, self._continuation_lengths, word, position, num_bytes
@@ -289,7 +295,7 @@ class PieceMatcher:
             The ids, int32 (P,), NOT_FOUND if no key fits, and the positions after the keys.
         """
         shape = [tf.size(positions), lengths.shape[1]]
-        # Lengths beyond the word's end give its rest, several times over; the first match is it.
+        # Lengths beyond the end of a word all yield its rest; the first match is it.
         candidates = tf.strings.substr(
             tf.broadcast_to(words[:, tf.newaxis], shape),
             tf.broadcast_to(positions[:, tf.newaxis], shape),
@@ -302,10 +308,10 @@ class PieceMatcher:
 
 
 class _Encoder:
-    """The compiled graph behind the layer.
+    """The compiled graph of the layer.
 
     A plain object, because Keras and TensorFlow would trace and save the `tf.function`s of a layer
-    once more on their own.
+    once more.
     """
 
     def __init__(
@@ -327,7 +333,7 @@ class _Encoder:
         ) -> dict[str, tf.Tensor]:
             kept = truncate(lengths, max_length, truncation)
             padded_length = max_length if padding == "max_length" else None
-            return pack(pieces, starts, kept, special_ids, padded_length)
+            return build_rows(pieces, starts, kept, special_ids, padded_length)
 
         def encode_texts(texts: tf.Tensor) -> dict[str, tf.Tensor]:
             pieces, lengths = find_pieces(texts)
