@@ -14,7 +14,7 @@ from distilbert_tf.models.heads import (
     TFDistilBertForMaskedLM,
     TFDistilBertForSequenceClassification,
 )
-from distilbert_tf.models.weight_names import slots
+from distilbert_tf.models.weight_names import list_slots
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -31,7 +31,7 @@ KINDS = ("loss", "logits", "hidden_states", "attentions", "gradient")
 def run(model: keras.Model, arrays: Arrays) -> dict[str, np.ndarray]:
     """Does with TensorFlow what `make_references.run_torch` does, under the same names."""
     inputs = {name: arrays[name] for name in ("input_ids", "attention_mask")}
-    found = slots(model)
+    found = list_slots(model)
     with tf.GradientTape() as tape:
         output = model(inputs, output_hidden_states=True, output_attentions=True)
         loss = compute_loss(output, arrays)

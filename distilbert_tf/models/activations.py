@@ -1,5 +1,6 @@
 """Activation functions under the names that Hugging Face configurations use."""
 
+import functools
 from collections.abc import Callable
 
 import keras
@@ -8,41 +9,24 @@ import tensorflow as tf
 Activation = Callable[[tf.Tensor], tf.Tensor]
 
 
-def _gelu_tanh(x: tf.Tensor) -> tf.Tensor:
-    return tf.nn.gelu(x, approximate=True)
-
-
-def _quick_gelu(x: tf.Tensor) -> tf.Tensor:
-    return x * tf.sigmoid(1.702 * x)
-
-
-def _gelu_10(x: tf.Tensor) -> tf.Tensor:
-    return tf.clip_by_value(tf.nn.gelu(x), -10.0, 10.0)
-
-
-def _leaky_relu(x: tf.Tensor) -> tf.Tensor:
-    return tf.nn.leaky_relu(x, alpha=0.01)  # PyTorch's slope; TensorFlow's default is 0.2
-
-
-def _laplace(x: tf.Tensor) -> tf.Tensor:
-    return 0.5 * (1.0 + tf.math.erf((x - 0.707107) / (0.282095 * 2.0**0.5)))
-
+_GELU_TANH = functools.partial(tf.nn.gelu, approximate=True)
 
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": tf.nn.gelu,
     "gelu_python": tf.nn.gelu,
-    "gelu_new": _gelu_tanh,
-    "gelu_fast": _gelu_tanh,
-    "gelu_accurate": _gelu_tanh,
-    "gelu_pytorch_tanh": _gelu_tanh,
-    "gelu_python_tanh": _gelu_tanh,
-    "gelu_10": _gelu_10,
+    "gelu_new": _GELU_TANH,
+    "gelu_fast": _GELU_TANH,
+    "gelu_accurate": _GELU_TANH,
+    "gelu_pytorch_tanh": _GELU_TANH,
+    "gelu_python_tanh": _GELU_TANH,
+    "gelu_10": lambda x: tf.clip_by_value(tf.nn.gelu(x), -10.0, 10.0),
     "hardswish": keras.activations.hard_silu,
-    "laplace": _laplace,
-    "leaky_relu": _leaky_relu,
+    "laplace": lambda x: 0.5 * (1.0 + tf.math.erf((x - 0.707107) / (0.282095 * 2.0**0.5))),
+    # PyTorch's slope; TensorFlow's default is 0.2.
+    "leaky_relu": functools.partial(tf.nn.leaky_relu, alpha=0.01),
     "linear": keras.activations.linear,
     "mish": keras.activations.mish,
-    "quick_gelu": _quick_gelu,
+    "quick_gelu": lambda x: x * tf.sigmoid(1.702 * x),
     "relu": tf.nn.relu,
     "relu2": lambda x: tf.square(tf.nn.relu(x)),
     "relu6": tf.nn.relu6,
@@ -61,7 +45,7 @@ def get_activation(name: str) -> Activation:
         name: A Hugging Face activation name, such as `"gelu"` (the exact one, by erf).
 
     Returns:
-        A function from a tensor to a tensor of the same shape.
+        The function; its output has the shape of its input.
 
     Raises:
         ValueError: The name is unknown, or names an activation with weights of its own.

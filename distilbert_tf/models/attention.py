@@ -1,4 +1,4 @@
-"""Self-attention, whole: the joint projection of queries, keys and values, weights and output.
+"""Self-attention, with one projection for queries, keys and values.
 
 Shapes: N tokens of a batch in flat rows, B its rows, R rows of a group with T tokens in the longest
 (see `unpadding`), D = config.dim, H = config.n_heads, K = D / H.
@@ -11,15 +11,22 @@ import tensorflow as tf
 from transformers import DistilBertConfig
 
 from distilbert_tf.models.layers import Dropout, Linear
+from distilbert_tf.models.slot import Slot
 from distilbert_tf.models.unpadding import Layout
 
 
 class Projection(NamedTuple):
-    """One of the parts of a `JointLinear`: rows `start` to `stop` of its kernel and bias."""
+    """One of the parts of a `JointLinear`: some rows of its kernel and bias."""
 
     layer: "JointLinear"
-    start: int
-    stop: int
+    rows: slice
+
+    def slots(self) -> dict[str, Slot]:
+        """Returns its kernel and bias."""
+        return {
+            "weight": Slot(self.layer.kernel, rows=self.rows),
+            "bias": Slot(self.layer.bias, rows=self.rows),
+        }
 
 
 class JointLinear(keras.layers.Layer):
@@ -27,13 +34,13 @@ class JointLinear(keras.layers.Layer):
 
     Args:
         parts: How many.
-        config: Model configuration: `dim` is the width of input and of each part.
-        **kwargs: `keras.layers.Layer`'s arguments.
+        config: Model configuration: `dim` is the width of the input and of each part.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
         x: Float (N, D).
         first: The first part to compute.
-        last: The last one.
+        last: The last part to compute.
 
     Returns:
         Float (N, parts, D), flattened to (N, parts * D).
@@ -45,8 +52,8 @@ class JointLinear(keras.layers.Layer):
 
     def build(self, input_shape: Any = None) -> None:
         """Makes kernel and bias."""
-        # One row an output, as in PyTorch: a range of parts is then a range of whole rows, which
-        # TensorFlow takes without copying.
+        # One row an output, as in PyTorch, so that a range of parts is a range of whole rows, which
+        # TensorFlow slices without copying.
         self.kernel = self.add_weight(
             name="kernel",
             shape=(self.parts * self.dim, self.dim),
@@ -57,8 +64,8 @@ class JointLinear(keras.layers.Layer):
         )
 
     def part(self, index: int) -> Projection:
-        """Says where in kernel and bias a part is."""
-        return Projection(self, index * self.dim, (index + 1) * self.dim)
+        """Returns one part, for its name in a checkpoint."""
+        return Projection(self, slice(index * self.dim, (index + 1) * self.dim))
 
     def call(self, x: tf.Tensor, first: int = 0, last: int | None = None) -> tf.Tensor:
         """Computes the parts `first` to `last`."""
@@ -73,11 +80,12 @@ class JointLinear(keras.layers.Layer):
 class MultiHeadSelfAttention(keras.layers.Layer):
     """Scaled dot-product self-attention with H heads.
 
-    Query, key and value are one product; `q_lin`, `k_lin` and `v_lin` name their parts, as a
+    Query, key and value are one product; `q_lin`, `k_lin` and `v_lin` name its parts as a
     checkpoint does.
 
     Args:
         config: Model configuration; `dim` must be a multiple of `n_heads`.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
         x: Float (N, D).
@@ -160,10 +168,10 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         # Product, scale and mask in this order are one kernel for TensorFlow's graph optimizer.
         scores = tf.matmul(query, key, transpose_b=True) * self.head_dim**-0.5
         # In float32 at least: bfloat16 sums of exponentials lose 2 digits, and the lowest float16
-        # plus a score is -inf. The lowest finite number rather than -inf, since a row without any
-        # token then spreads its attention evenly, where -inf gives NaN.
+        # plus a score is -inf. The lowest finite number rather than -inf, so that a row without any
+        # token spreads its attention evenly, where -inf makes NaN.
         dtype = tf.as_dtype(keras.backend.result_type(self.compute_dtype, "float32"))
         bias = tf.where(mask, tf.zeros([], dtype), dtype.min)
-        # To the optimizer the kernel's output has no rank; it would log a line for each softmax.
+        # The optimizer knows no rank of the kernel's output, and would log a line for each softmax.
         scores = tf.ensure_shape(tf.cast(scores, dtype) + bias, [None, self.n_heads, None, None])
         return tf.cast(tf.nn.softmax(scores, axis=-1), self.compute_dtype)

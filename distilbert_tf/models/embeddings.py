@@ -1,4 +1,4 @@
-"""Words and positions to vectors.
+"""Embeddings of words and positions.
 
 Shapes: N tokens of a batch in flat rows (see `unpadding`), D = config.dim, V = config.vocab_size.
 """
@@ -11,6 +11,7 @@ import tensorflow as tf
 from transformers import DistilBertConfig
 
 from distilbert_tf.models.layers import Dropout, LayerNorm
+from distilbert_tf.models.slot import Slot
 
 
 def gather_with_dense_gradient(
@@ -18,14 +19,14 @@ def gather_with_dense_gradient(
 ) -> tf.Tensor:
     """Gathers rows of a table; the gradient is dense, with repeated rows summed.
 
-    `tf.gather` gives its gradient as `IndexedSlices`, and Keras' Adam squares those slices
-    before it adds up the ones of the same row: its second moment is then too small for every
-    word that occurs twice in a batch.
+    The gradient of `tf.gather` is `IndexedSlices`, and Keras' Adam squares the slices before it
+    adds up those of the same row, which makes its second moment too small for every word that
+    occurs twice in a batch.
 
     Args:
         table: Float (V, D).
         ids: Integers of any shape, in [0, V).
-        padding_id: A row that gets no gradient, like the `padding_idx` of PyTorch.
+        padding_id: A row without gradient, like PyTorch's `padding_idx`.
 
     Returns:
         Float of shape `ids.shape + (D,)`.
@@ -38,8 +39,8 @@ def gather_with_dense_gradient(
             segments = tf.reshape(ids, [-1])
             if padding_id is not None:  # the sum leaves out negative segments
                 segments = tf.where(segments == padding_id, tf.cast(-1, ids.dtype), segments)
-            # In float32 under any policy: a frequent word has hundreds of terms to add up, and
-            # bfloat16 stands still once the sum is 256 times the next term.
+            # In float32 under any policy: a frequent word has hundreds of terms, and a sum in
+            # bfloat16 stops growing once it is 256 times the next term.
             flat = tf.cast(tf.reshape(upstream, [-1, width]), tf.float32)
             total = tf.math.unsorted_segment_sum(flat, segments, rows)
             return tf.cast(total, upstream.dtype), None
@@ -84,17 +85,22 @@ class Embedding(keras.layers.Embedding):
         rows = gather_with_dense_gradient(table, ids, self.padding_id)
         return tf.cast(rows, self.compute_dtype)
 
+    def slots(self) -> dict[str, Slot]:
+        """Returns the table."""
+        return {"weight": Slot(self.embeddings)}
+
 
 class Embeddings(keras.layers.Layer):
     """Word plus position embeddings, LayerNorm, dropout.
 
     Args:
-        config: Model configuration. With `sinusoidal_pos_embds` the positions start as sines
-            and are not trained, as in the reference.
+        config: Model configuration. With `sinusoidal_pos_embds` the positions are sines and are not
+            trained, as in the reference.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
         input_ids: Integers (N,).
-        positions: Integers (N,), where in their rows the tokens stand.
+        positions: Integers (N,), the column of each token in its row.
 
     Returns:
         Float (N, D).
@@ -142,7 +148,7 @@ class Embeddings(keras.layers.Layer):
         return self.dropout(self.LayerNorm(x), training=training)
 
     def check_length(self, input_ids: tf.Tensor) -> tf.Tensor:
-        """Refuses rows that are longer than there are positions.
+        """Refuses rows that have more tokens than there are positions.
 
         Args:
             input_ids: Integers (B, W).
@@ -152,7 +158,7 @@ class Embeddings(keras.layers.Layer):
 
         Raises:
             ValueError: W, when known, exceeds `max_position_embeddings`.
-            tf.errors.InvalidArgumentError: The same, when W is only known at run time.
+            tf.errors.InvalidArgumentError: The same when W is only known at run time.
         """
         message = (
             f"A row of input_ids is longer than the {self.max_length} positions that this model "

@@ -15,6 +15,7 @@ from distilbert_tf.models.activations import get_activation
 from distilbert_tf.models.encoder import TFDistilBertModel, split_inputs
 from distilbert_tf.models.layers import Dropout, LayerNorm, Linear
 from distilbert_tf.models.pretrained import ModelInputs, PreTrainedModel
+from distilbert_tf.models.slot import Slot
 from distilbert_tf.models.unpadding import make_layout
 from distilbert_tf.models.weight_names import HEADS
 
@@ -67,11 +68,8 @@ class TFDistilBertForSequenceClassification(_ModelWithHead):
         **kwargs: See `PreTrainedModel`.
 
     Call arguments:
-        inputs: See `TFDistilBertModel`.
-        training: Whether dropout acts.
-        output_hidden_states: Whether to return all hidden states.
-        output_attentions: Whether to return the attention weights.
-        skip_padding: Whether to leave out what no token sees; by default as the model was made.
+        inputs, training, output_hidden_states, output_attentions, skip_padding: See
+            `TFDistilBertModel`.
 
     Returns:
         Logits, float32 (B, C); a `HeadOutput` if hidden states or attentions are asked for.
@@ -183,6 +181,11 @@ class VocabProjector(keras.layers.Layer):
         scores = tf.matmul(x, tf.cast(kernel, x.dtype), transpose_b=True)
         return tf.nn.bias_add(scores, self.bias)
 
+    def slots(self) -> dict[str, Slot]:
+        """Returns the bias, and the kernel if it is not shared."""
+        slots = {"bias": Slot(self.bias)}
+        return slots if self.kernel is None else slots | {"weight": Slot(self.kernel)}
+
 
 @keras.saving.register_keras_serializable(package="distilbert_tf")
 class TFDistilBertForMaskedLM(_ModelWithHead):
@@ -199,10 +202,7 @@ class TFDistilBertForMaskedLM(_ModelWithHead):
     Call arguments:
         inputs: See `TFDistilBertModel`; a mapping may also hold `mask_positions`, integers (B, P),
             the columns to predict. A row with fewer of them repeats one, with weight 0 in the loss.
-        training: Whether dropout acts.
-        output_hidden_states: Whether to return all hidden states.
-        output_attentions: Whether to return the attention weights.
-        skip_padding: Whether to leave out what no token sees; by default as the model was made.
+        training, output_hidden_states, output_attentions, skip_padding: See `TFDistilBertModel`.
 
     Returns:
         Logits, float32 (B, T, V), zeros at positions that were not computed, or (B, P, V) at

@@ -1,14 +1,14 @@
 """Between KerasHub's `DistilBertBackbone` and this package's encoder.
 
-KerasHub (`keras_nlp`, `keras_hub`) is imported only when one of these functions is called: that
-takes many seconds. The two encoders compute the same thing, so outputs agree; what one of them
-cannot express is refused, or said:
+KerasHub (`keras_nlp`) is imported only when one of these functions is called, which takes many
+seconds. The two encoders compute the same, so their outputs agree, but for what one cannot express:
 
-* KerasHub has one dropout rate, DistilBERT two. `dropout` is the one that counts: coming here
-  it gives `attention_dropout` too, going there a different `attention_dropout` is dropped with
-  a warning. In training KerasHub also drops elements of the attention's output, as BERT does,
-  where DistilBERT does not. Neither changes a prediction.
-* KerasHub's activation is always the exact GELU, and its positions are always trained.
+* KerasHub has one dropout rate, DistilBERT two. From KerasHub, its rate becomes both; to KerasHub,
+  an `attention_dropout` of another rate than `dropout` is dropped with a warning. In training
+  KerasHub also drops elements of the attention's output, as BERT does and DistilBERT does not.
+  Neither changes a prediction.
+* KerasHub's activation is always the exact GELU, and its positions are always trained. Other
+  configurations are refused.
 """
 
 from collections.abc import Iterator
@@ -23,10 +23,10 @@ from transformers import DistilBertConfig
 
 from distilbert_tf.checkpoints.config import override
 from distilbert_tf.checkpoints.tensor_files import Tensors
-from distilbert_tf.models.weight_names import export_tensors
+from distilbert_tf.models.weight_names import expand, export_tensors, find_layer
 
-# Our module -> KerasHub's, from the backbone down, or from `transformer_layers` down where `{i}`
-# counts layers.
+# Our layer -> KerasHub's: a path from the backbone, or from its `transformer_layers` where `{i}`
+# counts blocks.
 KERAS_HUB = {
     "embeddings.word_embeddings": "embeddings.token_embedding",
     "embeddings.position_embeddings": "embeddings.position_embedding",
@@ -67,14 +67,14 @@ def load_preset(preset: str | Path, dtype: Any = None) -> keras.Model:
 
     Raises:
         FileNotFoundError: The preset is out of reach. The message says what works offline.
-        ValueError: No preset of that name, or another kind of model.
+        ValueError: There is no preset of that name, or it is another kind of model.
     """
     import keras_nlp
 
     offline = (
-        "Offline, give a directory that KerasHub's `save_to_preset` wrote, or copy Kaggle's "
-        "cache from a machine that has loaded the preset (KAGGLEHUB_CACHE names its place); or "
-        "take the same weights from a Hugging Face checkpoint with `from_pretrained`."
+        "Offline, give a directory that KerasHub's `save_to_preset` wrote, copy Kaggle's cache "
+        "(KAGGLEHUB_CACHE says where it is) from a machine that has loaded the preset, or load the "
+        "same weights from a Hugging Face checkpoint with `from_pretrained`."
     )
     options = {} if dtype is None else {"dtype": dtype}
     load = keras_nlp.models.DistilBertBackbone.from_preset
@@ -88,7 +88,7 @@ def load_preset(preset: str | Path, dtype: Any = None) -> keras.Model:
             f"KerasHub says: {error}"
         ) from error
     except ValueError as error:
-        # KerasHub also reports a `hf://` handle out of reach in this way.
+        # So does KerasHub report a `hf://` handle out of reach.
         raise ValueError(
             f"KerasHub cannot load the preset {str(preset)!r}: {error}\n{offline}"
         ) from error
@@ -122,11 +122,11 @@ def backbone_tensors(backbone: keras.Model) -> Tensors:
         backbone: A `keras_nlp.models.DistilBertBackbone`.
 
     Returns:
-        float32 arrays by name, for `checkpoint.load_tensors`.
+        float32 arrays by name, for `load_tensors`.
 
     Raises:
         TypeError: Another kind of object.
-        ValueError: The backbone has weights that DistilBERT has not.
+        ValueError: The backbone has weights that DistilBERT does not have.
     """
     _check_backbone(backbone)
     weights = list(_weights(backbone))
@@ -134,7 +134,7 @@ def backbone_tensors(backbone: keras.Model) -> Tensors:
     if extra := sorted(weight.path for weight in backbone.weights if id(weight) not in known):
         more = f" and {len(extra) - 4} more" if len(extra) > 4 else ""
         raise ValueError(
-            "The KerasHub backbone has weights that DistilBERT does not have, as after "
+            "The KerasHub backbone has weights that DistilBERT does not have, for example from "
             f"`quantize` or `enable_lora`: {', '.join(extra[:4])}{more}."
         )
     tensors = {}
@@ -145,17 +145,17 @@ def backbone_tensors(backbone: keras.Model) -> Tensors:
 
 
 def make_backbone(model: keras.Model) -> keras.Model:
-    """Makes KerasHub's backbone with an encoder's weights.
+    """Makes a KerasHub backbone with the weights of an encoder.
 
     Args:
         model: A `TFDistilBertModel`.
 
     Returns:
-        A `keras_nlp.models.DistilBertBackbone` of the same dtype policy. It takes `token_ids`
-        and `padding_mask` and gives the last hidden state.
+        A `keras_nlp.models.DistilBertBackbone` of the same dtype policy: `token_ids` and
+        `padding_mask` in, the last hidden state out.
 
     Raises:
-        ValueError: The configuration has what KerasHub cannot express.
+        ValueError: KerasHub cannot express the configuration.
     """
     import keras_nlp
 
@@ -172,7 +172,7 @@ def make_backbone(model: keras.Model) -> keras.Model:
         )
     if config.attention_dropout != config.dropout:
         logging.warning(
-            "KerasHub has one dropout rate for all layers: config.dropout=%s is taken, "
+            "KerasHub has one dropout rate for all layers: config.dropout=%s is used, "
             "config.attention_dropout=%s is left out.",
             config.dropout,
             config.attention_dropout,
@@ -193,35 +193,32 @@ def _check_backbone(backbone: object) -> None:
         return
     hint = " Give its `.backbone`." if hasattr(backbone, "backbone") else ""
     raise TypeError(
-        "Only a keras_nlp.models.DistilBertBackbone can be turned into a DistilBERT; got "
+        "Only a keras_nlp.models.DistilBertBackbone can become a DistilBERT; got "
         f"{type(backbone).__name__}.{hint}"
     )
 
 
 def _weights(backbone: keras.Model) -> Iterator[tuple[str, keras.Variable, tuple[int, ...]]]:
-    """Walks a backbone's weights: our name, KerasHub's variable, its shape without heads.
+    """Yields the weights of a backbone: our name, KerasHub's variable, its shape without heads.
 
-    KerasHub keeps attention heads on an axis of their own: the query's kernel is (D, H, K) and
-    its bias (H, K), the output's kernel is (H, K, D) and its bias (D,).
+    KerasHub keeps attention heads on an axis of their own: the kernel of a query is (D, H, K) and
+    its bias (H, K), the kernel of the output is (H, K, D) and its bias (D,).
     """
     for pattern, path in KERAS_HUB.items():
-        per_layer = "{i}" in pattern
-        for i in range(backbone.num_layers if per_layer else 1):
-            module = backbone.transformer_layers if per_layer else backbone
-            for part in path.format(i=i).split("."):
-                module = module[int(part)] if part.isdigit() else getattr(module, part)
-            name = pattern.format(i=i)
-            if hasattr(module, "kernel"):
-                outputs = len(module.bias.shape)
-                inputs = int(np.prod(module.kernel.shape[:-outputs]))
-                yield f"{name}.weight", module.kernel, (inputs, -1)
-                yield f"{name}.bias", module.bias, (-1,)
-            elif hasattr(module, "gamma"):
-                yield f"{name}.weight", module.gamma, tuple(module.gamma.shape)
-                yield f"{name}.bias", module.beta, tuple(module.beta.shape)
+        root = backbone.transformer_layers if "{i}" in pattern else backbone
+        for i, name in expand(pattern, backbone.num_layers):
+            layer = find_layer(root, path.format(i=i))
+            if hasattr(layer, "kernel"):
+                outputs = len(layer.bias.shape)
+                inputs = int(np.prod(layer.kernel.shape[:-outputs]))
+                yield f"{name}.weight", layer.kernel, (inputs, -1)
+                yield f"{name}.bias", layer.bias, (-1,)
+            elif hasattr(layer, "gamma"):
+                yield f"{name}.weight", layer.gamma, tuple(layer.gamma.shape)
+                yield f"{name}.bias", layer.beta, tuple(layer.beta.shape)
             else:
                 attribute = "position_embeddings" if "position" in name else "embeddings"
-                table = getattr(module, attribute)
+                table = getattr(layer, attribute)
                 yield f"{name}.weight", table, tuple(table.shape)
 
 

@@ -1,10 +1,10 @@
-"""The bricks of DistilBERT: dense layers, LayerNorm, dropout.
+"""The layers that others are made of: dense layers, LayerNorm, dropout.
 
-Every layer works on flat rows, one row a token, float (N, D): see `unpadding` for how the tokens
-of a batch get there. Shapes: N tokens, D = config.dim.
+Every layer works on flat rows, one row a token, float (N, D): see `unpadding` for how the tokens of
+a batch get there. Shapes: N tokens, D = config.dim.
 
-Models build their layers from the top down (`model.build()` in the constructor), so every
-variable exists as soon as the model does, and its path tells where it stands.
+Models build their layers from the top down (`model.build()` in the constructor), so every variable
+exists as soon as the model does, and its path tells where it is.
 """
 
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 from transformers import DistilBertConfig
+
+from distilbert_tf.models.slot import Slot
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -23,15 +25,15 @@ LAYER_NORM_EPSILON = 1e-12  # not a field of DistilBertConfig: the reference fix
 
 
 class Linear(keras.layers.Dense):
-    """A Dense layer in the two ops that TensorFlow's graph optimizer fuses into one.
+    """A Dense layer in two ops that TensorFlow's graph optimizer fuses into one.
 
-    Keras' own ends in an addition, which is left alone: with a `BiasAdd` the product, the bias, and
-    an activation or a residual behind it become one kernel.
+    Keras' own ends in an addition, which is not fused. With a `BiasAdd`, the product, the bias, and
+    an activation or a residual that follows become one kernel.
 
     Args:
         units: Width of the output.
         config: Model configuration: `initializer_range`.
-        **kwargs: `keras.layers.Layer`'s arguments.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
         x: Float (N, width of the input).
@@ -48,9 +50,13 @@ class Linear(keras.layers.Dense):
         """Multiplies by the kernel, and adds the bias."""
         return tf.nn.bias_add(tf.matmul(x, self.kernel), self.bias)
 
+    def slots(self) -> dict[str, Slot]:
+        """Returns kernel and bias; PyTorch's kernel is (outputs, inputs)."""
+        return {"weight": Slot(self.kernel, transposed=True), "bias": Slot(self.bias)}
+
 
 class LayerNorm(keras.layers.LayerNormalization):
-    """LayerNormalization with the reference's epsilon, in few passes over the rows.
+    """LayerNormalization with the epsilon of the reference, in few passes over the rows.
 
     Statistics are float32 under any mixed policy.
 
@@ -79,9 +85,13 @@ class LayerNorm(keras.layers.LayerNormalization):
         x = centered * inverse * tf.cast(self.gamma, dtype) + tf.cast(self.beta, dtype)
         return tf.cast(x, self.compute_dtype)
 
+    def slots(self) -> dict[str, Slot]:
+        """Returns scale and shift."""
+        return {"weight": Slot(self.gamma), "bias": Slot(self.beta)}
+
 
 class Dropout(keras.layers.Layer):
-    """Dropout whose mask is a function of (seed, step, replica), the step a saved weight.
+    """Dropout whose mask is a function of seed, step and replica, with the step a saved weight.
 
     Keras' own Dropout draws the same mask on every replica of a strategy, and its state is not
     among the weights, so a resumed run differs from an uninterrupted one.
@@ -90,6 +100,7 @@ class Dropout(keras.layers.Layer):
         rate: Fraction of elements set to zero in training, in [0, 1).
         seed: Base seed; by default drawn from Keras' global random state, so
             `keras.utils.set_random_seed` makes runs repeatable.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
         x: Float tensor of any shape.
@@ -111,8 +122,8 @@ class Dropout(keras.layers.Layer):
 
     def build(self, input_shape: Any = None) -> None:
         """Makes the step counter."""
-        # Each replica counts for itself (they agree): a variable that is kept in step at each
-        # change could not be counted up inside a loop or an XLA function.
+        # Each replica counts for itself (they agree): a variable that is synchronized at each
+        # change could not be incremented inside a loop or an XLA function.
         self.step = keras.Variable(
             "zeros",
             shape=(),

@@ -17,7 +17,7 @@ from distilbert_tf.checkpoints.hub import CONFIG, find_checkpoint
 from distilbert_tf.checkpoints.tensor_files import CheckpointError, Tensors, read_tensors
 from distilbert_tf.models.encoder import TFDistilBertModel
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.models.weight_names import HEADS, load_tensors, to_distilbert
+from distilbert_tf.models.weight_names import is_head, load_tensors, to_distilbert
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
 # Equal tensors compute the same only with equal values of these.
@@ -83,7 +83,7 @@ def load_classifiers(
         shared = _Shared(
             path,
             config,
-            _select_encoder(to_distilbert(tensors, family)),
+            {n: a for n, a in to_distilbert(tensors, family).items() if not is_head(n)},
             DistilBertTokenizer.from_pretrained(path),
         )
         if first is None:
@@ -102,11 +102,6 @@ def load_classifiers(
         )
         classifiers[name], sources[name] = model, path
     return classifiers
-
-
-def _select_encoder(tensors: Tensors) -> Tensors:
-    heads = {module for modules in HEADS.values() for module in modules}
-    return {name: array for name, array in tensors.items() if name.split(".")[0] not in heads}
 
 
 def _check_same(first: _Shared, other: _Shared) -> None:

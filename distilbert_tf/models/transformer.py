@@ -1,4 +1,4 @@
-"""Feed-forward, blocks and their stack, with Hugging Face's names for every part.
+"""Feed-forward layers, blocks and their stack, with Hugging Face's names for every part.
 
 Shapes: N tokens of a batch in flat rows, B its rows, R rows of a group with T tokens in the longest
 (see `unpadding`), D = config.dim, H = config.n_heads, F = config.hidden_dim.
@@ -17,10 +17,11 @@ from distilbert_tf.models.unpadding import Layout
 
 
 class FeedForward(keras.layers.Layer):
-    """Two dense layers with an activation between and dropout behind.
+    """Two dense layers with an activation between them, then dropout.
 
     Args:
         config: Model configuration.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
         x: Float (N, D).
@@ -44,21 +45,22 @@ class FeedForward(keras.layers.Layer):
         self.dropout.build()
 
     def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Transforms each token alone: (N, D) to (N, D)."""
+        """Transforms each token on its own: (N, D) to (N, D)."""
         hidden = self.activation(self.lin1(x))  # (N, F)
         return self.dropout(self.lin2(hidden), training=training)
 
 
 class TransformerBlock(keras.layers.Layer):
-    """Self-attention and feed-forward, each with a residual and a LayerNorm behind it.
+    """Self-attention and feed-forward, each followed by a residual and LayerNorm.
 
     Args:
         config: Model configuration.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
         x: Float (N, D).
         layout: Where the tokens are.
-        first_token_only: Whether to compute the output of each row's first token alone.
+        first_token_only: Whether to compute only the first token of each row.
 
     Returns:
         The pair of the block's output, (N, D) or (B, D), and the attention weights: see
@@ -95,7 +97,7 @@ class TransformerBlock(keras.layers.Layer):
 
 
 class TransformerOutput(NamedTuple):
-    """What the stack gives, in flat rows.
+    """The output of the stack, in flat rows.
 
     Attributes:
         last: Float (N, D), or (B, D) of the first tokens alone.
@@ -113,11 +115,12 @@ class Transformer(keras.layers.Layer):
 
     Args:
         config: Model configuration.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
         x: Float (N, D), the embedded tokens.
         layout: Where they are.
-        first_token_only: Whether the last block is to compute the first token of each row alone.
+        first_token_only: Whether the last block computes only the first token of each row.
 
     Returns:
         A `TransformerOutput`.
@@ -142,7 +145,7 @@ class Transformer(keras.layers.Layer):
         first_token_only: bool = False,
         training: bool | None = None,
     ) -> TransformerOutput:
-        """Runs the stack, and keeps what every block gave."""
+        """Runs the stack, and keeps the output of every block."""
         hidden_states, attentions = [x], []
         for block in self.layer:
             is_last = block is self.layer[-1]

@@ -253,17 +253,11 @@ class UnpaddedLayout(Layout):
 
 
 class _Rectangle(NamedTuple):
-    """Where the tokens of a group stand among the flat rows.
+    """Which tokens a group is made of."""
 
-    Attributes:
-        rows: Integers (R,), the numbers of its rows in the batch.
-        tokens: Integers (R, T), which of the N tokens stands in each place.
-        is_token: Booleans (R, T), false at the places of padding.
-    """
-
-    rows: tf.Tensor
-    tokens: tf.Tensor
-    is_token: tf.Tensor
+    rows: tf.Tensor  # integers (R,), the numbers of its rows in the batch
+    tokens: tf.Tensor  # integers (R, T), the number of the token in each place
+    is_token: tf.Tensor  # booleans (R, T), false in the places of padding
 
 
 def make_layout(

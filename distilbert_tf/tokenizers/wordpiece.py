@@ -107,7 +107,6 @@ class WordPieceTokenizer(keras.layers.Layer):
         if missing:
             raise ValueError(f"no ids for the special tokens {sorted(missing)}")
         self.max_length = max_length
-        self.truncation = truncation
         self.padding = padding
         self._config = {
             "vocabulary": dict(vocabulary),
@@ -119,6 +118,9 @@ class WordPieceTokenizer(keras.layers.Layer):
             "lowercase": lowercase,
             "strip_accents": strip_accents,
             "tokenize_chinese_chars": tokenize_chinese_chars,
+            "max_length": max_length,
+            "truncation": truncation,
+            "padding": padding,
         }
         basic_tokenizer = BasicTokenizer(
             list(added_tokens),
@@ -163,13 +165,7 @@ class WordPieceTokenizer(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, vocabulary included."""
-        return {
-            **super().get_config(),
-            **self._config,
-            "max_length": self.max_length,
-            "truncation": self.truncation,
-            "padding": self.padding,
-        }
+        return {**super().get_config(), **self._config}
 
 
 class PieceMatcher:

@@ -14,14 +14,24 @@ from recorded import (
     recorded_outputs,
 )
 from safetensors.numpy import load_file, save_file
+from transformers import DistilBertConfig
 
+from distilbert_tf.checkpoints.config import load_config
 from distilbert_tf.checkpoints.tensor_files import CheckpointError
 from distilbert_tf.models.encoder import TFDistilBertModel
 from distilbert_tf.models.heads import (
     TFDistilBertForMaskedLM,
     TFDistilBertForSequenceClassification,
 )
-from distilbert_tf.models.weight_names import export_tensors, load_tensors, slots, to_distilbert
+from distilbert_tf.models.layers import Linear
+from distilbert_tf.models.pretrained import PreTrainedModel
+from distilbert_tf.models.weight_names import (
+    HEADS,
+    export_tensors,
+    list_slots,
+    load_tensors,
+    to_distilbert,
+)
 
 WORDS = "embeddings.word_embeddings.weight"
 POSITIONS = "embeddings.position_embeddings.weight"
@@ -133,7 +143,7 @@ def test_half_precision_files(dtype, numpy_dtype, error, name, references, tmp_p
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == dtype
     model = CLASSES[name].from_pretrained(tmp_path)
     assert {variable.dtype for variable in model.trainable_weights} == {"float32"}
-    for tensor, slot in slots(model).items():
+    for tensor, slot in list_slots(model).items():
         array = saved[tensor if tensor in saved else f"distilbert.{tensor}"].astype("float32")
         np.testing.assert_array_equal(slot.read(), array)
     expected = recorded_outputs(references / name)
@@ -146,6 +156,26 @@ def test_training_goes_on_in_float32_after_a_half_precision_file(references, tmp
     TFDistilBertModel.from_pretrained(tmp_path).save_pretrained(tmp_path)
     assert {a.dtype.name for a in load_file(tmp_path / "model.safetensors").values()} == {"float32"}
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "float32"
+
+
+class WithPooler(PreTrainedModel):
+    def __init__(self, config: DistilBertConfig, **kwargs):
+        super().__init__(config, **kwargs)
+        self.distilbert = TFDistilBertModel(config, name="distilbert")
+        self.pooler_lin = Linear(5, config, name="pooler_lin")
+        self.pooler_lin.build((None, config.dim))
+
+
+def test_a_new_layer_needs_one_row_of_the_table(references, tmp_path, monkeypatch):
+    monkeypatch.setitem(HEADS, "pooling", {"pooler_lin": None})
+    saved = WithPooler(load_config(references / "base/config.json")[0])
+    saved.save_pretrained(tmp_path)
+    kernel = load_file(tmp_path / "model.safetensors")["pooler_lin.weight"]
+    np.testing.assert_array_equal(kernel, saved.pooler_lin.kernel.numpy().T)
+    loaded = WithPooler.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(loaded.pooler_lin.kernel, saved.pooler_lin.kernel)
+    with pytest.raises(CheckpointError, match="no head for WithPooler .none of pooler_lin.bias"):
+        WithPooler.from_pretrained(references / "base")
 
 
 # From one kind of model to another.
@@ -176,7 +206,7 @@ def test_classifier_from_a_checkpoint_without_one_is_fresh_and_says_so(name, ref
     model = TFDistilBertForSequenceClassification.from_pretrained(references / name, num_labels=4)
     warnings = [r.getMessage() for r in absl_log.records if r.levelname == "WARNING"]
     assert len(warnings) == 1
-    assert "freshly initialised head (classifier.bias, classifier.weight, pre_cl" in warnings[0]
+    assert "freshly initialized head (classifier.bias, classifier.weight, pre_cl" in warnings[0]
     assert_encodes_as_recorded(model.distilbert, references / name)
     assert np.std(model.classifier.kernel) == pytest.approx(0.02, rel=0.4)
     np.testing.assert_array_equal(model.classifier.bias, np.zeros(4))
@@ -210,7 +240,7 @@ def test_another_number_of_labels_suggests_a_fresh_head(references, absl_log):
         source, num_labels=5, fresh_head=True
     )
     assert model.classifier.kernel.shape == (12, 5)
-    assert "freshly initialised" in absl_log.text
+    assert "freshly initialized" in absl_log.text
     stored = load_file(source / "model.safetensors")["pre_classifier.weight"]
     assert not np.any(stored == np.asarray(model.pre_classifier.kernel).T)
 
@@ -261,7 +291,7 @@ def test_bert_loses_segments_and_pooler_and_nothing_else(references):
     tensors = load_file(references / "bert/model.safetensors")
     renamed = to_distilbert(tensors, "bert")
     model = TFDistilBertModel.from_pretrained(references / "bert")
-    assert renamed.keys() == slots(model).keys()
+    assert renamed.keys() == list_slots(model).keys()
     segments = tensors["embeddings.token_type_embeddings.weight"]
     assert np.abs(segments[0]).max() > 0.1
     np.testing.assert_array_equal(

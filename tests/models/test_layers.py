@@ -9,7 +9,6 @@ from transformers import DistilBertConfig
 from distilbert_tf.models.attention import MultiHeadSelfAttention
 from distilbert_tf.models.embeddings import (
     Embedding,
-    Embeddings,
     gather_with_dense_gradient,
     sinusoidal_positions,
 )
@@ -178,14 +177,3 @@ def test_sinusoidal_positions_equal_pytorchs(references):
     recorded = load_file(references / "base_sinusoidal/model.safetensors")
     positions = recorded["embeddings.position_embeddings.weight"]
     assert_close(sinusoidal_positions(*positions.shape), positions, FEW)
-
-
-def test_sinusoidal_positions_are_not_trained():
-    config = DistilBertConfig(vocab_size=5, dim=4, max_position_embeddings=6)
-    config.sinusoidal_pos_embds = True
-    layer = Embeddings(config)
-    layer.build()
-    assert "position_embeddings/embeddings" not in {v.path for v in layer.trainable_variables}
-    np.testing.assert_array_equal(
-        layer.position_embeddings.get_weights()[0], sinusoidal_positions(6, 4)
-    )

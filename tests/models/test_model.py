@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import keras
@@ -9,14 +8,13 @@ from comparing import assert_close, largest, roundings
 from recorded import at_tokens, largest_differences, run
 from transformers import BatchEncoding, DistilBertConfig
 
+from distilbert_tf.models.embeddings import sinusoidal_positions
 from distilbert_tf.models.encoder import TFDistilBertModel
 from distilbert_tf.models.heads import (
     HeadOutput,
     TFDistilBertForMaskedLM,
     TFDistilBertForSequenceClassification,
 )
-from distilbert_tf.models.layers import Dropout
-from distilbert_tf.models.unpadding import LENGTH_GROUPS
 
 CASES = {
     "base": TFDistilBertModel,
@@ -224,20 +222,6 @@ def test_keras_file_keeps_weights_configuration_and_policy(name, load, recorded,
     np.testing.assert_array_equal(output_of(model, inputs), output_of(loaded, inputs))
 
 
-def test_weights_file_keeps_the_step_of_dropout(load, recorded, tmp_path):
-    inputs = inputs_of(recorded("classifier"))
-    model = load("classifier")
-    for _ in range(3):
-        model(inputs, training=True)
-    model.save_weights(tmp_path / "step.weights.h5")
-    other = load("classifier")
-    other.load_weights(tmp_path / "step.weights.h5")
-    dropouts = [x for x in other._flatten_layers() if isinstance(x, Dropout)]
-    assert len(dropouts) == 2 + 2 * other.config.n_layers
-    # Attention drops once for each group of rows.
-    assert {int(layer.step) for layer in dropouts} == {3, 3 * LENGTH_GROUPS}
-
-
 def tiny(cls: type, *, dtype: str = "float32", **fields) -> keras.Model:
     config = DistilBertConfig(
         vocab_size=11, dim=8, n_layers=1, n_heads=2, hidden_dim=6, max_position_embeddings=7,
@@ -291,6 +275,8 @@ def test_fit_leaves_sinusoidal_positions_alone():
     changed = fit_one_step(model, run_eagerly=True)
     unchanged = [path for path, did in changed.items() if not did]
     assert unchanged == ["position_embeddings/embeddings"]
+    positions = model.distilbert.embeddings.position_embeddings.embeddings
+    np.testing.assert_array_equal(positions, sinusoidal_positions(7, 8))
 
 
 def test_frozen_encoder_trains_the_head_alone():
@@ -394,7 +380,3 @@ def test_tied_projector_has_no_weights_of_its_own(tie):
     words.assign(new)
     changed = np.any(model(ids).numpy() != before, axis=(0, 1))
     assert changed.tolist() == [tie and word == 7 for word in range(9)]
-
-
-def test_configuration_of_a_keras_file_is_plain_json(load):
-    json.dumps(load("classifier").get_config())

@@ -226,11 +226,11 @@ def test_a_head_for_other_labels_is_refused_and_for_the_same_kept(
     other = finetune(
         own, result.output_dir, paths[1], tmp_path / "other", epochs=1, fresh_head=True
     )
-    assert "freshly initialised head" in caplog.text
+    assert "freshly initialized head" in caplog.text
     assert other.model.config.id2label == {0: "bad", 1: "good"}
     caplog.clear()
     same = finetune("sst2", result.output_dir, paths[1], tmp_path / "same", epochs=1)
-    assert "freshly initialised head" not in caplog.text
+    assert "freshly initialized head" not in caplog.text
     before = same.run["scores_before"]["sst2"]["accuracy"]
     assert before == near(result.metrics["accuracy"], FEW)
 

@@ -1,8 +1,8 @@
-"""The endpoints of an export: what each takes, computes and is expected to answer.
+"""The endpoints of an export: what each takes, computes and must return.
 
-A server merges the rows of many clients, and an op that fails, fails for all of them. So no op
-here may fail for what is in a row: a row that cannot be computed is replaced with a harmless one,
-and its answer is blank (see `signatures`). Only what is wrong with a whole request is an error.
+A server merges the rows of many clients, and an op that fails, fails for all of them. So no op may
+fail because of the contents of a row: a row that cannot be computed is replaced by a harmless one,
+and its outputs are blank (see `signatures`). Only a fault of the whole request is an error.
 
 Shapes: B rows, T tokens in the longest of them, L = max_length, C classes.
 """
@@ -35,7 +35,7 @@ MAX_TEXT_BYTES = 2**20
 
 
 class TextBatch(NamedTuple):
-    """Texts to try an endpoint with, and as many second texts for those that take pairs."""
+    """Texts to try an endpoint with, and as many second texts for endpoints that take pairs."""
 
     texts: list[str]
     text_pairs: list[str]
@@ -48,7 +48,7 @@ class Tokenization:
         tokenizer: The tokenizer.
         max_length: L, the longest row in tokens, special tokens included.
         max_text_bytes: The longest text that is tokenized, in bytes. The tokenizer works on whole
-            texts before it cuts them, and needs some hundred bytes of memory for each of theirs.
+            texts before it truncates, and needs some hundred bytes of memory for each of theirs.
 
     Raises:
         ValueError: `max_text_bytes` is less than 1.
@@ -79,7 +79,7 @@ class Tokenization:
         Returns:
             Token ids and mask, int32 (B, T), and which rows could be tokenized, bool (B,).
         """
-        # Of a request as a whole, and before the sizes are broadcast.
+        # An error of the whole request, found before the sizes are broadcast.
         sizes = [tf.size(text) for text in texts]
         check = tf.debugging.assert_equal(
             sizes[0], sizes[-1], "text and text_pair differ in length"
@@ -109,7 +109,7 @@ class Endpoint(abc.ABC):
         pair: Whether it takes pairs of texts.
 
     Attributes:
-        specs: Its inputs by name.
+        specs: The inputs by name.
     """
 
     specs: Mapping[str, tf.TensorSpec]
@@ -129,20 +129,20 @@ class Endpoint(abc.ABC):
 
     @abc.abstractmethod
     def call(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Gives its outputs by name."""
+        """Computes the outputs by name."""
 
     @abc.abstractmethod
     def expect(self, batch: TextBatch, tolerance: float) -> Expected:
-        """Computes eagerly what it must give; for a batch without texts, no rows of that kind."""
+        """Computes eagerly what it must return; without texts, outputs of no rows."""
 
     def feed(self, batch: TextBatch) -> Arrays:
-        """Writes texts as its inputs: strings as bytes."""
+        """Converts texts to its inputs; strings are bytes."""
         sides = (batch.texts, batch.text_pairs)
         return {name: encode(side) for name, side in zip(self.specs, sides, strict=False)}
 
 
 class FromText(Endpoint):
-    """Texts to a model's answer.
+    """Texts to the outputs of a model.
 
     Args:
         model: The model.
@@ -163,11 +163,10 @@ class FromText(Endpoint):
 
 
 class FromIds(FromText):
-    """Token ids to a model's answer, for clients that tokenize by themselves.
+    """Token ids to the outputs of a model, for clients that tokenize themselves.
 
-    What is in the columns beyond a row's number of tokens does not count, so that a server can
-    merge rows of different lengths and pad them with whatever it likes. There is no mask, whose
-    padding would count.
+    Columns beyond a row's number of tokens are ignored, so that a server can merge rows of
+    different lengths and pad them with anything. A mask, padded with anything, would not do.
     """
 
     def __init__(self, model: ServedModel, tokenization: Tokenization) -> None:
@@ -177,7 +176,7 @@ class FromIds(FromText):
     def call(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """See `Endpoint.call`."""
         input_ids, num_tokens = (inputs[name] for name in self.specs)
-        # Of a request as a whole; a server that merges has checked it before.
+        # An error of the whole request, which a server that merges rows has already checked.
         check = tf.debugging.assert_equal(
             tf.shape(input_ids)[0],
             tf.size(num_tokens),
@@ -187,10 +186,10 @@ class FromIds(FromText):
         with tf.control_dependencies([check]):
             input_ids = input_ids[:, : config.max_position_embeddings]
         columns = tf.shape(input_ids)[1]
-        # A column for rows without any, whose first token is computed as that of every row.
+        # A column if there is none, since the first token of every row is computed.
         input_ids = tf.pad(input_ids, [[0, 0], [0, tf.cast(columns == 0, tf.int32)]])
         counts = tf.sequence_mask(num_tokens, tf.shape(input_ids)[1])  # (B, T)
-        # Not left to the lookup, which on a GPU gives zeros for ids that do not exist.
+        # Not left to the lookup, which on a GPU returns zeros for ids that do not exist.
         is_word = (input_ids >= 0) & (input_ids < config.vocab_size)
         is_valid = (num_tokens >= 1) & (num_tokens <= columns)
         is_valid &= tf.reduce_all(is_word | ~counts, axis=1)  # (B,)
@@ -208,7 +207,7 @@ class FromIds(FromText):
 
 
 class _FromExamples(Endpoint):
-    """Serialized tf.Examples to a classifier's answer, as TF Serving's own calls want it.
+    """Serialized tf.Examples to the outputs of a classifier that a method of TF Serving expects.
 
     Args:
         model: The classifier.
@@ -241,14 +240,14 @@ class _FromExamples(Endpoint):
 
     @abc.abstractmethod
     def _select(self, probabilities: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Picks what the call wants from the probabilities (B, C)."""
+        """Makes the method's outputs from the probabilities (B, C)."""
 
 
 class Classify(_FromExamples):
     """TF Serving's Classify: every label with its probability."""
 
     def _select(self, probabilities: tf.Tensor) -> dict[str, tf.Tensor]:
-        # A row of labels for each example: the server wants it so, and can cut a batch up.
+        # A row of labels for each example: the server requires it, and can then split a batch.
         classes = tf.where(tf.math.is_nan(probabilities), "", tf.constant(self.model.labels))
         return {names.CLASSES: classes, names.SCORES: probabilities}
 
@@ -263,10 +262,9 @@ class Regress(_FromExamples):
 
 
 class Tokenize(Endpoint):
-    """Texts to token ids and tokens: to see what a model is really given.
+    """Texts to token ids and tokens, to see what a model really gets.
 
-    Rows are padded to L tokens, however many they have, since a server joins the answers to the
-    parts of a large request.
+    Rows are padded to L tokens, since a server joins the outputs of the parts of a large request.
     """
 
     def call(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -319,7 +317,7 @@ def make_endpoints(
         Endpoints by signature; those of the first model also under the plain names.
 
     Raises:
-        ValueError: Two endpoints would have one name.
+        ValueError: Two endpoints would have the same name.
     """
     first = next(iter(models.values()))
     by_task = {task: _make_own(model, tokenization) for task, model in models.items()}
@@ -336,7 +334,7 @@ def make_endpoints(
                 name = names.signature_of(task, kind)
                 if name in endpoints:
                     raise ValueError(
-                        f"Task {task!r} would have a signature {name!r}, but there is one already: "
+                        f"Task {task!r} would have a signature {name!r}, which exists already: "
                         "give the task another name."
                     )
                 endpoints[name] = endpoint
@@ -362,7 +360,7 @@ def _make_specs(kind: names.InputKind) -> dict[str, tf.TensorSpec]:
 
 
 def _cut(expected: Expected, batch: TextBatch) -> Expected:
-    """Takes away the row that stood in for a batch without texts."""
+    """Removes the row that stood in for a batch without texts."""
     rows = len(batch.texts)
     outputs = {name: array[:rows] for name, array in expected.outputs.items()}
     return Expected(outputs, expected.is_tie[:rows])

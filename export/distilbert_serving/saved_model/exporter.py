@@ -32,7 +32,7 @@ from distilbert_serving.saved_model.served_models import (
     ServedModel,
 )
 from distilbert_serving.saved_model.verification import measure_rounding, verify_saved_model
-from distilbert_serving.saved_model.weight_quantization import rounded_in_memory, stored_as
+from distilbert_serving.saved_model.weight_quantization import fake_quantized, saved_quantized
 from distilbert_serving.tf_serving.batching_parameters import batching_parameters
 from distilbert_serving.tf_serving.serving_files import write_serving_files
 from distilbert_serving.tf_serving.warmup import EXTRA_ASSETS
@@ -45,7 +45,7 @@ from distilbert_tf.models.heads import (
 )
 from distilbert_tf.models.pretrained import PreTrainedModel
 from distilbert_tf.models.shared_encoder import load_classifiers
-from distilbert_tf.models.weight_names import slots
+from distilbert_tf.models.weight_names import list_slots
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.training.run_directory import find_task_directories
 from distilbert_tf.version import __version__
@@ -185,7 +185,7 @@ def export_saved_model(
     with working_directory(base) as work:
         written, moved = work / "written", work / "moved"
         logging.info("Writing the SavedModel.")
-        with stored_as(module, module.weights, weights):
+        with saved_quantized(module, module.weights, weights):
             _write(module, signatures, written)
         with explained_errors(written):
             edit_graph(written)
@@ -201,7 +201,7 @@ def export_saved_model(
         difference = None
         if verify:
             logging.info("Reloading in a fresh process.")
-            with rounded_in_memory(module.weights, weights):
+            with fake_quantized(module.weights, weights):
                 difference = verify_saved_model(moved, endpoints, compute_dtype=compute_dtype)
         else:
             logging.warning("Not reloaded and compared, since verify=False.")
@@ -389,7 +389,7 @@ def _describe(served: ServedModel) -> dict[str, Any]:
 def _digest_weights(model: PreTrainedModel) -> str:
     """Hashes names and values of the weights, so that an export can be traced to its checkpoint."""
     digest = hashlib.sha256()
-    for name, slot in sorted(slots(model).items()):
+    for name, slot in sorted(list_slots(model).items()):
         array = np.ascontiguousarray(slot.read())
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())

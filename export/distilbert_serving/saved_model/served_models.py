@@ -1,6 +1,6 @@
-"""What each kind of model answers to token ids: as a graph to export, and eagerly to compare with.
+"""The outputs of each kind of model for token ids: as a graph to export, and eagerly.
 
-A row that cannot be computed is answered with blanks (see `signatures`), and costs one token.
+A row that cannot be computed gets blanks (see `signatures`), and costs one token.
 
 Shapes: B rows, T tokens in the longest of them, C classes, D = config.dim, V = config.vocab_size,
 M = max_masks, K answers for each, N masked tokens of all rows.
@@ -32,12 +32,12 @@ _BLANKS = {tf.float32: np.float32("nan"), tf.int32: np.int32(names.NO_NUMBER), t
 
 
 class Expected(NamedTuple):
-    """What an endpoint must answer.
+    """The outputs that an endpoint must return.
 
     Attributes:
         outputs: Arrays by name, first dimension B; strings as bytes.
-        is_tie: Where two answers are as good as equal, bool (B,): there a label, an id or a token
-            may differ.
+        is_tie: Rows in which two scores are nearly equal, bool (B,): a label, an id or a token may
+            differ there.
     """
 
     outputs: Arrays
@@ -45,7 +45,7 @@ class Expected(NamedTuple):
 
 
 class ServedModel(abc.ABC):
-    """A model, its tokenizer, and what an export answers with them.
+    """A model, its tokenizer, and the outputs of an export for them.
 
     Args:
         model: The model.
@@ -54,8 +54,7 @@ class ServedModel(abc.ABC):
 
     Attributes:
         answer: The traced part that all endpoints share: `input_ids` and `attention_mask`, int32
-            (B, T), and in which rows they are to be computed, bool (B,), to outputs by name. A
-            graph holds it once.
+            (B, T), and which rows to compute, bool (B,), to outputs by name. A graph holds it once.
 
     Raises:
         ValueError: The tokenizer has words that the model lacks.
@@ -91,21 +90,21 @@ class ServedModel(abc.ABC):
 
     @abc.abstractmethod
     def expect(self, inputs: Inputs, tolerance: float) -> Expected:
-        """Computes eagerly what `answer` must give.
+        """Computes eagerly what `answer` must return.
 
         Args:
             inputs: Token ids and mask.
-            tolerance: What two numbers may differ by and be taken for equal, relative to the
-                largest (or 1).
+            tolerance: By how much two scores may differ and count as equal, relative to the largest
+                (or 1).
         """
 
     @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Gives what the export's record says about it."""
+        """Returns what `export.json` says about the model."""
 
     @abc.abstractmethod
     def _trace(self, inputs: Inputs, is_valid: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        """Computes the outputs by name, and which rows count, bool (B,)."""
+        """Returns the outputs by name, and which rows could be computed, bool (B,)."""
 
 
 class ServedClassifier(ServedModel):
@@ -114,13 +113,13 @@ class ServedClassifier(ServedModel):
     Args:
         model: The classifier.
         tokenizer: Its tokenizer.
-        pair: Whether it takes pairs; by default what its `config.text_pair` says.
-        regress_label: The label whose probability REGRESS gives; by default the second of two
+        pair: Whether it takes pairs; by default as its `config.text_pair` says.
+        regress_label: The label whose probability REGRESS returns; by default the second of two
             labels ("positive", "duplicate"), and the first of more ("entailment").
 
     Raises:
-        ValueError: It is no single-label classifier, its labels have no names, there is no such
-            label, or `ServedModel`'s reasons.
+        ValueError: It is not a single-label classifier, its labels have no names, or there is no
+            such label; or see `ServedModel`.
     """
 
     main_signature = names.CLASSIFY_TEXT
@@ -180,9 +179,8 @@ class ServedClassifier(ServedModel):
 class ServedMaskedLM(ServedModel):
     """A masked-LM model: TOKENS, TOKEN_IDS and SCORES of the best words at each mask.
 
-    Where a text has fewer masks than M, there are empty strings and zeros; a text with more is one
-    that cannot be computed. M is fixed, since a server joins the answers to the parts of a large
-    request.
+    A text with fewer masks than M has empty strings and zeros for the rest; a text with more cannot
+    be computed. M is fixed, since a server joins the outputs of the parts of a large request.
 
     Args:
         model: The model.
@@ -192,7 +190,7 @@ class ServedMaskedLM(ServedModel):
 
     Raises:
         ValueError: There are fewer words than `top_k`, `max_masks` is less than 1, or there is no
-            mask token; or `ServedModel`'s reasons.
+            mask token; or see `ServedModel`.
     """
 
     main_signature = names.FILL_MASK
@@ -217,7 +215,7 @@ class ServedMaskedLM(ServedModel):
         super().__init__(model, tokenizer)
 
     def _trace(self, inputs: Inputs, is_valid: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        # Padding is no mask, whatever ids a client fills it up with.
+        # Padding is not a mask, whatever ids a client pads with.
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         is_mask = (ids == self.tokenizer.mask_token_id) & (mask != 0)  # (B, T)
         counts = tf.math.count_nonzero(is_mask, axis=1, dtype=tf.int32)  # (B,)
@@ -291,8 +289,8 @@ class ServedEncoder(ServedModel):
 
     def expect(self, inputs: Inputs, tolerance: float) -> Expected:
         """See `ServedModel.expect`."""
-        # Asked for all states, it computes every position, and the mean is taken by the mask.
-        output = self.model(inputs, training=False, output_hidden_states=True)
+        # Without unpadding, and the mean is taken by the mask.
+        output = self.model(inputs, training=False, skip_padding=False)
         hidden = tf.cast(output.last_hidden_state, tf.float32).numpy()
         weights = np.asarray(inputs["attention_mask"], np.float32)[..., np.newaxis]  # (B, T, 1)
         mean = (hidden * weights).sum(axis=1) / weights.sum(axis=1)
@@ -305,14 +303,14 @@ class ServedEncoder(ServedModel):
 
 
 def blank_rows(outputs: dict[str, tf.Tensor], is_valid: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Blanks what was computed for rows that cannot be computed.
+    """Blanks the outputs of rows that cannot be computed.
 
     Args:
         outputs: Tensors (B, ...) by name.
         is_valid: Which rows can be computed, bool (B,).
 
     Returns:
-        The same with NaN, "" or `signatures.NO_NUMBER` in the other rows.
+        The same tensors, with NaN, "" or `signatures.NO_NUMBER` in the other rows.
     """
     return {
         name: tf.where(
@@ -325,7 +323,7 @@ def blank_rows(outputs: dict[str, tf.Tensor], is_valid: tf.Tensor) -> dict[str, 
 
 
 def words_by_id(tokenizer: DistilBertTokenizer, size: int) -> list[str]:
-    """Lists the vocabulary; "" for ids that the model has and the tokenizer has not."""
+    """Lists the vocabulary by id; "" for ids of the model that the tokenizer lacks."""
     words = [""] * size
     for word, number in tokenizer.get_vocab().items():
         words[number] = word
@@ -333,7 +331,7 @@ def words_by_id(tokenizer: DistilBertTokenizer, size: int) -> list[str]:
 
 
 def encode(texts: Sequence[str]) -> np.ndarray:
-    """Makes an array of bytes, as TensorFlow gives strings."""
+    """Makes an array of bytes, which is how TensorFlow returns strings."""
     return np.array([text.encode() for text in texts], object)
 
 
@@ -355,7 +353,7 @@ def _list_labels(model: TFDistilBertForSequenceClassification) -> list[str]:
 
 
 def _has_ties(values: np.ndarray, count: int, tolerance: float) -> np.ndarray:
-    """Says in which rows (R, X) the `count` greatest are not clearly apart: bool (R,)."""
+    """Finds the rows of (R, X) whose `count` greatest numbers are nearly equal: bool (R,)."""
     ranked = -np.sort(-values, axis=1)[:, : count + 1]
     allowed = tolerance * max(1.0, float(np.abs(values).max(initial=0.0)))
     is_close: np.ndarray = -np.diff(ranked, axis=1) <= 2 * allowed

@@ -19,7 +19,7 @@ from distilbert_serving.output_comparison import DifferenceError, compare_output
 from distilbert_serving.sample_sentences import SENTENCES
 from distilbert_serving.saved_model.endpoints import Endpoint, TextBatch
 from distilbert_serving.saved_model.served_models import Expected
-from distilbert_serving.saved_model.weight_quantization import rounded_in_memory
+from distilbert_serving.saved_model.weight_quantization import fake_quantized
 from distilbert_serving.signatures import SERVING_DEFAULT
 
 # What numbers may differ by, relative to the largest of their output (or 1). Both sides do the same
@@ -109,7 +109,7 @@ def measure_rounding(
         return 0.0
     endpoint = endpoints[SERVING_DEFAULT]
     before = [endpoint.expect(batch, 0.0) for batch in BATCHES]
-    with rounded_in_memory(variables, weights):
+    with fake_quantized(variables, weights):
         after = [endpoint.expect(batch, 0.0) for batch in BATCHES]
     return max(
         float(np.abs(array - rounded.outputs[name]).max(initial=0.0))

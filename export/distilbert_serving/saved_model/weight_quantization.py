@@ -1,23 +1,21 @@
-"""Weights that take a half or a quarter of the room in an export, and are float32 once loaded.
+"""Weight quantization: exports of half or a quarter of the size, whose weights load as float32.
 
 `fp16` stores large variables as float16; `int8` stores matrices as int8, with a scale for each row
-or each column. Whatever is small (biases, layer norms, most heads) stays float32. The loader casts
-them back when it restores them, so a call costs what it costs with float32 weights. What it read
-goes back to TensorFlow's memory pool, where the first calls find it.
+or each column. Small variables (biases, layer norms, most heads) stay float32. The loader casts
+them back when it restores them, so a call costs what it costs with float32 weights. The memory for
+what it read goes back to TensorFlow's pool, where the first calls find it.
 
-How it works: while the SavedModel is written, the variables themselves save nothing. One object
-beside them does it, with functions of its own for saving and restoring, which TensorFlow traces
-into the SavedModel. The loader of Python calls the traced function through the object graph, and
-a session (that is what TF Serving runs) through the `saver_def`; neither needs this package. It
-takes an object of its own since TensorFlow traces no such functions of variables, so a loader
-would not have them. It is a resource, like a table, since of all objects only those come through
-when a loaded model is saved again.
-
-The alternative, float16 variables that an initializer copies into float32 ones and then empties,
-needs variables without a shape, and must keep the float32 ones out of the checkpoint all the same.
+While the SavedModel is written, the variables themselves save nothing. One object beside them saves
+and restores them, with functions of its own, which TensorFlow traces into the SavedModel. A loader
+in Python calls the traced function through the object graph, and a session (which is what TF
+Serving runs) through the `saver_def`; neither needs this package. It has to be an object of its
+own, since TensorFlow traces no such functions of variables, and a resource, like a table, since no
+other object is kept when a loaded model is saved again. (Float16 variables that an initializer
+copies into float32 ones would need variables without a shape to free them, and still have to keep
+the float32 ones out of the checkpoint.)
 
 All values come back to the bit on every machine: a float16 is a float32, and a scale has 8
-significant bits (bfloat16), so that its product with an int8 is exact. Rounding rounded values
+significant bits (bfloat16), so that its product with an int8 is exact. Quantizing quantized values
 changes nothing.
 """
 
@@ -32,12 +30,12 @@ WEIGHTS = ("fp32", "fp16", "int8")
 
 # Smaller variables are stored in float32: all together they are under 1% of a model.
 _FEWEST_ELEMENTS = 4096
-# A row of nothing but smaller values becomes zeros, or its scale would be no normal number, which
-# some processors take for zero and some do not.
+# A row of smaller values becomes zeros, since its scale would be a subnormal number, which some
+# processors take for zero.
 _SMALLEST_MAXIMUM = 2.0**-100
 _INT8_STEPS = 127
 
-# How a variable is stored. Of int8, the form says what shares a scale.
+# How a variable is stored; for int8, what shares a scale.
 _FP32, _FP16, _INT8_ROWS, _INT8_COLUMNS = "fp32", "fp16", "int8_rows", "int8_columns"
 
 # The largest values that can be stored. An int8 scale is rounded, by up to 1 in 256.
@@ -47,8 +45,8 @@ _INT8_LIMIT = float(np.finfo(np.float32).max) * (1 - 1 / 256)
 Tensors = dict[str, Any]  # of tf.Tensor
 
 
-def rounded(array: np.ndarray, weights: str) -> np.ndarray:
-    """Gives the values that a variable will have once loaded.
+def fake_quantize(array: np.ndarray, weights: str) -> np.ndarray:
+    """Computes the values that a variable will have once loaded.
 
     Args:
         array: The variable's values; other types than float32 are stored as they are.
@@ -58,110 +56,116 @@ def rounded(array: np.ndarray, weights: str) -> np.ndarray:
         Values of the same shape and type, to the bit.
 
     Raises:
-        ValueError: Unknown `weights`, or a value that is no number or too large to be stored so.
+        ValueError: `weights` is unknown, or a value is NaN or too large for them.
     """
-    form = _choose_form(array, weights)
-    return array if form == _FP32 else _round(array, form)
+    storage = _choose_storage(array, weights)
+    return array if storage == _FP32 else _fake_quantize(array, storage)
 
 
 @contextlib.contextmanager
-def rounded_in_memory(variables: Sequence[tf.Variable], weights: str) -> Iterator[None]:
-    """Gives variables the values that they will have once loaded, for the length of a block.
+def fake_quantized(variables: Sequence[tf.Variable], weights: str) -> Iterator[None]:
+    """Sets variables to the values that they will have once loaded, for the length of a block.
 
     Args:
         variables: What is saved.
         weights: One of `WEIGHTS`.
 
     Raises:
-        ValueError: See `rounded`; the message names the variable.
+        ValueError: See `fake_quantize`; the message names the variable.
     """
     with contextlib.ExitStack() as undo:
-        for variable, form in _choose_forms(variables, weights):
+        for variable, storage in _choose_storages(variables, weights):
             values = variable.numpy()
             undo.callback(variable.assign, values)
-            variable.assign(_round(values, form))
+            variable.assign(_fake_quantize(values, storage))
         yield
 
 
 @contextlib.contextmanager
-def stored_as(module: tf.Module, variables: Sequence[tf.Variable], weights: str) -> Iterator[None]:
-    """Lets `tf.saved_model.save` store variables in fewer bits, for the length of a block.
+def saved_quantized(
+    module: tf.Module, variables: Sequence[tf.Variable], weights: str
+) -> Iterator[None]:
+    """Has `tf.saved_model.save` quantize variables, for the length of a block.
 
     Args:
-        module: What is saved; it has the attribute `packed_weights` meanwhile.
-        variables: Those of its variables that may be stored in fewer bits.
+        module: What is saved; it has the attribute `quantized_weights` meanwhile.
+        variables: Those of its variables that may be quantized.
         weights: One of `WEIGHTS`; with "fp32" nothing changes.
 
     Raises:
-        ValueError: See `rounded`; the message names the variable.
+        ValueError: See `fake_quantize`; the message names the variable.
     """
-    packed = _choose_forms(sorted(variables, key=lambda variable: variable.name), weights)
-    if not packed:
+    quantized = _choose_storages(sorted(variables, key=lambda variable: variable.name), weights)
+    if not quantized:
         yield
         return
     with contextlib.ExitStack() as undo:
-        for variable, _ in packed:
+        for variable, _ in quantized:
             _leave_out(variable, undo)
-        module.packed_weights = PackedWeights(packed)
-        undo.callback(delattr, module, "packed_weights")
+        module.quantized_weights = QuantizedWeights(quantized)
+        undo.callback(delattr, module, "quantized_weights")
         yield
 
 
-class PackedWeights(tf.saved_model.experimental.TrackableResource):
-    """Saves variables in fewer bits, and restores them.
+class QuantizedWeights(tf.saved_model.experimental.TrackableResource):
+    """Saves variables quantized, and restores them.
 
     Args:
-        packed: Variables, each with the form in which it is stored.
+        quantized: Variables, each with how it is stored.
 
     Reference:
         `Trackable._serialize_to_tensors` in TensorFlow's trackable/base.py.
     """
 
-    def __init__(self, packed: Sequence[tuple[tf.Variable, str]]) -> None:
+    def __init__(self, quantized: Sequence[tuple[tf.Variable, str]]) -> None:
         super().__init__()
-        self.packed = packed
+        self.quantized = quantized
 
     def _create_resource(self) -> tf.Tensor:
-        # A resource must have a handle. Nothing is ever stored under this one.
-        return tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=[], shared_name="packed_weights")
+        # A resource must have a handle; nothing is stored under it.
+        return tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=[], shared_name="quantized_weights")
 
     def _serialize_to_tensors(self) -> Tensors:
-        # The loader of Python calls this before it restores, to learn the names. A reduction would
-        # fail on what is not initialized. All are restored together, so one speaks for all.
-        initialized = self.packed[0][0].is_initialized()
-        return tf.cond(initialized, self._pack_variables, self._pack_nothing)
+        # A loader in Python calls this before it restores, to learn the names, when a reduction
+        # would fail. All variables are restored together, so one tells for all.
+        initialized = self.quantized[0][0].is_initialized()
+        return tf.cond(initialized, self._quantize_variables, self._quantize_nothing)
 
-    def _pack_variables(self) -> Tensors:
-        return self._pack([tf.convert_to_tensor(variable) for variable, _ in self.packed])
+    def _quantize_variables(self) -> Tensors:
+        return self._quantize([tf.convert_to_tensor(variable) for variable, _ in self.quantized])
 
-    def _pack_nothing(self) -> Tensors:
-        return self._pack([tf.zeros([0, *variable.shape[1:]]) for variable, _ in self.packed])
+    def _quantize_nothing(self) -> Tensors:
+        return self._quantize(
+            [tf.zeros([0, *variable.shape[1:]]) for variable, _ in self.quantized]
+        )
 
-    def _pack(self, arrays: Sequence[tf.Tensor]) -> Tensors:
+    def _quantize(self, arrays: Sequence[tf.Tensor]) -> Tensors:
         return {
             f"weight_{number}_{part}": tensor
-            for number, (array, (_, form)) in enumerate(zip(arrays, self.packed, strict=True))
-            for part, tensor in _encode(array, form).items()
+            for number, (array, (_, storage)) in enumerate(zip(arrays, self.quantized, strict=True))
+            for part, tensor in _quantize_tensor(array, storage).items()
         }
 
     def _restore_from_tensors(self, restored_tensors: Tensors) -> None:
-        for number, (variable, form) in enumerate(self.packed):
-            names = ("fp16",) if form == _FP16 else ("int8", "scale")
+        for number, (variable, storage) in enumerate(self.quantized):
+            names = ("fp16",) if storage == _FP16 else ("int8", "scale")
             parts = {name: restored_tensors[f"weight_{number}_{name}"] for name in names}
-            variable.assign(_decode(parts))
+            variable.assign(_dequantize(parts))
 
     def _deserialization_dependencies(self, children: Any) -> dict[str, tf.Variable]:
-        return {f"weight_{number}": variable for number, (variable, _) in enumerate(self.packed)}
+        return {f"weight_{number}": variable for number, (variable, _) in enumerate(self.quantized)}
 
     def _export_to_saved_model_graph(self, object_map: Any, **options: Any) -> list[Any]:
         tensors = super()._export_to_saved_model_graph(object_map, **options)
-        # The graph of the SavedModel has variables of its own; its saver must use them.
-        object_map[self].packed = [(object_map[variable], form) for variable, form in self.packed]
+        # The graph of the SavedModel has variables of its own, which its saver must use.
+        object_map[self].quantized = [
+            (object_map[variable], storage) for variable, storage in self.quantized
+        ]
         return tensors
 
 
 def _leave_out(variable: tf.Variable, undo: contextlib.ExitStack) -> None:
-    """Lets a variable save nothing, nor its copy in the graph of the SavedModel."""
+    """Has a variable save nothing, nor its copy in the graph of the SavedModel."""
     export = variable._export_to_saved_model_graph
 
     def export_left_out(object_map: Any, **options: Any) -> list[Any]:
@@ -177,58 +181,60 @@ def _leave_out(variable: tf.Variable, undo: contextlib.ExitStack) -> None:
         undo.callback(delattr, variable, name)
 
 
-def _choose_forms(variables: Sequence[tf.Variable], weights: str) -> list[tuple[tf.Variable, str]]:
-    """Gives the variables that are not stored as they are, and how they are."""
-    packed = []
+def _choose_storages(
+    variables: Sequence[tf.Variable], weights: str
+) -> list[tuple[tf.Variable, str]]:
+    """Returns the variables that are not stored as they are, with how they are."""
+    quantized = []
     for variable in variables:
         try:
-            form = _choose_form(variable.numpy(), weights)
+            storage = _choose_storage(variable.numpy(), weights)
         except ValueError as error:
             raise ValueError(f"{variable.name}: {error}") from error
-        if form != _FP32:
-            packed.append((variable, form))
-    return packed
+        if storage != _FP32:
+            quantized.append((variable, storage))
+    return quantized
 
 
-def _choose_form(array: np.ndarray, weights: str) -> str:
-    """Decides how values are stored, and checks that they can be."""
+def _choose_storage(array: np.ndarray, weights: str) -> str:
+    """Chooses how values are stored, and checks that they can be."""
     if weights not in WEIGHTS:
         raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}; got {weights!r}.")
     if weights == "fp32" or array.dtype != np.float32 or array.size < _FEWEST_ELEMENTS:
         return _FP32
     is_int8 = weights == "int8" and array.ndim == 2
     largest, limit = np.abs(array).max(), _INT8_LIMIT if is_int8 else _FP16_LIMIT
-    if not largest <= limit:  # or it is not a number
+    if not largest <= limit:  # also true of NaN
         raise ValueError(
             f"The largest of these weights is {largest:.6g}, but {'int8' if is_int8 else 'fp16'} "
             f"holds up to {limit:.6g}. Export with weights='fp32'."
         )
     if not is_int8:
         return _FP16
-    # Output channels are rows in some layers here and columns in others; what fits better decides.
-    return min((_INT8_ROWS, _INT8_COLUMNS), key=lambda form: _squared_error(array, form))
+    # Output channels are rows in some layers and columns in others: choose what fits better.
+    return min((_INT8_ROWS, _INT8_COLUMNS), key=lambda storage: _squared_error(array, storage))
 
 
-def _squared_error(array: np.ndarray, form: str) -> float:
-    return float(np.square(_round(array, form) - array, dtype=np.float64).sum())
+def _squared_error(array: np.ndarray, storage: str) -> float:
+    return float(np.square(_fake_quantize(array, storage) - array, dtype=np.float64).sum())
 
 
-def _round(array: np.ndarray, form: str) -> np.ndarray:
-    return _decode(_encode(tf.constant(array), form)).numpy()
+def _fake_quantize(array: np.ndarray, storage: str) -> np.ndarray:
+    return _dequantize(_quantize_tensor(tf.constant(array), storage)).numpy()
 
 
-def _encode(values: tf.Tensor, form: str) -> Tensors:
-    if form == _FP16:
+def _quantize_tensor(values: tf.Tensor, storage: str) -> Tensors:
+    if storage == _FP16:
         return {"fp16": tf.cast(values, tf.float16)}
-    maximum = tf.reduce_max(tf.abs(values), axis=form == _INT8_ROWS, keepdims=True)
+    maximum = tf.reduce_max(tf.abs(values), axis=storage == _INT8_ROWS, keepdims=True)
     scale = tf.where(maximum < _SMALLEST_MAXIMUM, 0.0, maximum / _INT8_STEPS)
     scale = tf.cast(scale, tf.bfloat16)
-    # The largest may be 127.25 steps now, which is still 127.
+    # Rounding the scale can make the largest 127.25 steps, which is still 127.
     steps = tf.math.divide_no_nan(values, tf.cast(scale, tf.float32))
     return {"int8": tf.cast(tf.round(steps), tf.int8), "scale": scale}
 
 
-def _decode(parts: Tensors) -> tf.Tensor:
+def _dequantize(parts: Tensors) -> tf.Tensor:
     if "fp16" in parts:
         return tf.cast(parts["fp16"], tf.float32)
     return tf.cast(parts["int8"], tf.float32) * tf.cast(parts["scale"], tf.float32)
