@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from processes import finish
 
 import distilbert_tf
 from distilbert_tf.training.launcher import command_line
@@ -23,9 +24,17 @@ def test_every_public_name_is_there() -> None:
         _ = distilbert_tf.BertModel
 
 
+def run(*words: str, code: int = 0, cwd: Path = ROOT, **environment: str) -> tuple[str, str]:
+    """Runs Python to its end, and returns what it writes."""
+    process = subprocess.Popen(
+        [sys.executable, *words], cwd=cwd, env=os.environ | environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    return finish(process, code, timeout_s=120.0)
+
+
 def test_importing_the_package_alone_is_light() -> None:
-    code = "import sys, distilbert_tf; sys.exit('tensorflow' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    run("-c", "import sys, distilbert_tf; sys.exit('tensorflow' in sys.modules)")
 
 
 def test_another_keras_backend_is_refused() -> None:
@@ -33,11 +42,8 @@ def test_another_keras_backend_is_refused() -> None:
     code = (
         "import keras; keras.backend.backend = lambda: 'torch'; import distilbert_tf.models.layers"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 1
-    assert "its backend is 'torch': set KERAS_BACKEND=tensorflow" in result.stderr
+    _, errors = run("-c", code, code=1)
+    assert "its backend is 'torch': set KERAS_BACKEND=tensorflow" in errors
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +54,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in shipped_files("setup.py", "pyproject.toml", "README.md"):
         (build / name).parent.mkdir(parents=True, exist_ok=True)
         (build / name).write_bytes((ROOT / name).read_bytes())
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--wheel-dir", str(directory), str(build)], check=True)
+    options = ("--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(directory))
+    run("-m", "pip", "wheel", *options, str(build))
     (wheel,) = directory.glob("distilbert_tf-*.whl")
     return wheel
 
@@ -57,11 +63,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shipped_files(*others: str) -> list[str]:
     files = subprocess.run(
         ["git", "ls-files", "distilbert_tf", "export", *others],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
     if files.returncode:
         pytest.skip(f"needs a git checkout, to copy what ships: {files.stderr.strip()}")
     return files.stdout.splitlines()
@@ -75,12 +78,7 @@ def test_the_wheel_holds_code_and_data(wheel: Path) -> None:
         if re.match(r"(distilbert_tf|export/distilbert_serving)/", name)
     }
     assert shipped <= names
-    for name in (
-        "tokenizers/unicode_table.npz",
-        "py.typed",
-        "data/demo_data/sst2/train.tsv",
-        "cli.py",
-    ):
+    for name in ("tokenizers/unicode_table.npz", "py.typed", "data/demo_data/sst2/train.tsv"):
         assert f"distilbert_tf/{name}" in names
     assert {name.split("/")[0] for name in names if not name.split("/")[0].endswith("info")} == {
         "distilbert_tf",
@@ -114,19 +112,10 @@ def test_a_directory_with_names_of_its_own(wheel: Path, tmp_path: Path) -> None:
     assert any("distilbert_serving" in line for line in imports)
     check = f"import distilbert_tf, sys; assert distilbert_tf.__file__.startswith({str(site)!r})"
     runs = [["-c", "\n".join([*sorted(imports), check])]]
-    runs += [["-m", "distilbert_serving.smoke_test", "--help"]]
     runs += [command_line(name, "--help")[1:] for name in COMMANDS]
-    for run in runs:
-        process = subprocess.run(
-            [sys.executable, *run],
-            cwd=home,
-            env={**os.environ, "PYTHONPATH": str(site)},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        # absl ends with 1 after --help.
-        is_help = "smoke_test" in run[1]
-        assert process.returncode == (1 if is_help else 0), process.stderr
-        assert "was imported" not in process.stderr
+    for words in runs:
+        _, errors = run(*words, cwd=home, PYTHONPATH=str(site))
+        assert "was imported" not in errors
+    smoke_test = ("-m", "distilbert_serving.smoke_test", "--help")
+    _, errors = run(*smoke_test, code=1, cwd=home, PYTHONPATH=str(site))  # as absl does
+    assert "was imported" not in errors
