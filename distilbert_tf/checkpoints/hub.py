@@ -167,19 +167,23 @@ def _download(
             snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=list(files))
         )
     except (OSError, HFValidationError) as error:
+        what = f"{kind} repository {name!r}"
         if isinstance(error, HFValidationError):
-            problem = f"no {kind} repository on the hub can be named {name!r}"
+            problem = f"the hub cannot have a {what}"
         elif isinstance(error, RevisionNotFoundError):
-            problem = f"the {kind} repository {name!r} has no revision {revision!r} on the hub"
+            problem = f"the {what} on the hub has no revision {revision!r}"
         elif isinstance(error, RepositoryNotFoundError):
-            problem = f"the hub has no {kind} repository {name!r} that this machine may read"
+            problem = f"the hub has no {what} that this machine may read"
         else:
             problem = (
-                f"{' or '.join(files)} of the {kind} repository {name!r} is neither in the local "
-                f"cache nor can it be downloaded. {_offline_advice(name, kind)}"
+                f"the {what} is neither cached here nor can it be downloaded (asked for "
+                f"{' or '.join(files)}). {_offline_advice(name, kind)}"
             )
-        here = f"There is no directory {name!r} here, and " if kind == "model" else ""
-        raise FileNotFoundError(f"{here}{problem}. The hub library says: {error}") from error
+        if kind == "model":
+            problem = f"there is no directory {name!r} here, and {problem}"
+        raise FileNotFoundError(
+            f"{problem[0].upper()}{problem[1:]}. The hub library says: {error}"
+        ) from error
 
 
 def _offline_advice(name: str, kind: str = "model") -> str:

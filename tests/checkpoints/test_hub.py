@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """Answers the hub's library, about repositories with one commit and one branch each.
+    """Answers the hub's library about repositories, each of one branch with one commit.
 
     Attributes:
         repositories: Contents by file name, by path (`/me/model`, `/datasets/me/rows`).
@@ -48,29 +49,26 @@ class HubAnswers(http.server.BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def do_GET(self) -> None:
-        path = self.path.partition("?")[0].removeprefix("/api").replace("/models/", "/")
-        for repository, files in self.server.repositories.items():
-            if not path.startswith(f"{repository}/"):
-                continue
-            action, revision, *names = path.removeprefix(f"{repository}/").split("/")
-            file = "/".join(names)
-            if revision not in ("main", COMMIT):
-                return self.answer(404, X_Error_Code="RevisionNotFound")
-            if action == "revision":
-                return self.answer(200, json.dumps({"id": repository, "sha": COMMIT}).encode())
-            if action == "tree":
-                tree = [
-                    {"type": "file", "path": name, "size": len(content), "oid": name}
-                    for name, content in files.items()
-                ]
-                return self.answer(200, json.dumps(tree).encode())
-            if file not in files:
-                return self.answer(404, X_Error_Code="EntryNotFound")
-            if self.command == "GET":
-                self.server.sent.append(file)
-            tag = f'"{file.replace("/", "-")}"'
-            return self.answer(200, files[file], ETag=tag, X_Repo_Commit=COMMIT)
-        return self.answer(404, X_Error_Code="RepoNotFound")
+        path = re.match(r"(?:/api)?(?:/models)?((?:/datasets)?/[^/]+/[^/]+)/(.*?)(\?|$)", self.path)
+        files = self.server.repositories.get(path[1]) if path else None
+        if files is None:
+            return self.answer(404, X_Error_Code="RepoNotFound")
+        action, revision, *names = path[2].split("/")
+        file = "/".join(names)
+        if revision not in ("main", COMMIT):
+            return self.answer(404, X_Error_Code="RevisionNotFound")
+        if action == "revision":
+            return self.answer(200, json.dumps({"id": path[1], "sha": COMMIT}).encode())
+        if action == "tree":
+            tree = [
+                {"type": "file", "path": name, "size": len(content), "oid": name}
+                for name, content in files.items()
+            ]
+            return self.answer(200, json.dumps(tree).encode())
+        if self.command == "GET":
+            self.server.sent.append(file)
+        tag = f'"{file.replace("/", "-")}"'
+        return self.answer(200, files[file], ETag=tag, X_Repo_Commit=COMMIT)
 
     do_HEAD = do_GET  # noqa: N815
 
@@ -125,7 +123,7 @@ def test_only_what_is_read_is_downloaded_and_then_works_offline(online, referenc
     assert sorted(online.sent) == sorted(files)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert_equals_recorded(TFDistilBertModel.from_pretrained("someone/tiny"), references / "base")
-    with pytest.raises(FileNotFoundError, match=r"vocab\.txt or tokenizer\.json .*neither in the"):
+    with pytest.raises(FileNotFoundError, match=r"neither cached .* vocab\.txt or tokenizer\.json"):
         find_tokenizer("someone/tiny")
 
 
@@ -166,28 +164,24 @@ def test_data_is_downloaded(online):
 def test_what_the_hub_lacks_is_named(online, references):
     with pytest.raises(FileNotFoundError, match=r"no directory 'me/typo' here, and the hub has no"):
         find_checkpoint("me/typo")
-    with pytest.raises(FileNotFoundError, match=r"^the hub has no dataset repository 'me/typo'"):
+    with pytest.raises(FileNotFoundError, match=r"^The hub has no dataset repository 'me/typo'"):
         find_dataset("me/typo", ["rows.parquet"])
     online.repositories["/me/x"] = read(references / "base", "config.json") | {"vocab": b"a"}
-    with pytest.raises(FileNotFoundError, match="'me/x' has no revision 'v2' on the hub"):
+    with pytest.raises(FileNotFoundError, match="'me/x' on the hub has no revision 'v2'"):
         find_checkpoint("me/x", revision="v2")
-    match = (
-        r"^The hub repository 'me/x' has no model\.safetensors or .*h5; its copy in .* holds con"
-    )
+    match = r"^The hub repository 'me/x' has no model\.safetensors or .*h5; its copy in .* holds co"
     with pytest.raises(FileNotFoundError, match=match):
         find_checkpoint("me/x")
     with pytest.raises(FileNotFoundError, match=r"'me/x' has no vocab\.txt or tokenizer\.json;"):
         find_tokenizer("me/x")
     online.repositories["/me/empty"] = {"README.md": b""}
-    with pytest.raises(
-        FileNotFoundError, match=r"'me/empty' has no config\.json; .* holds nothing"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"'me/empty' has no config\.json; .* nothing"):
         find_checkpoint("me/empty")
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "no such model!", "-x/y", "a--b/.."])
 def test_name_that_no_repository_can_have(name, cache):
-    with pytest.raises(FileNotFoundError, match=f"no model repository .* can be named {name!r}"):
+    with pytest.raises(FileNotFoundError, match=f"cannot have a model repository {name!r}"):
         find_checkpoint(name)
 
 
@@ -195,25 +189,20 @@ def test_name_that_no_repository_can_have(name, cache):
 
 
 def test_unreachable_names_tell_the_files_and_what_works_offline(cache):
-    name, data = "distilbert-base-uncased", "nyu-mll/glue"
-    for find, parts in (
-        (
-            lambda: find_checkpoint(name),
-            ("There is no directory 'distilbert-base-uncased' here", "config.json or model.safet"),
-        ),
-        (lambda: find_tokenizer(name), ("vocab.txt or tokenizer.json", f"hf download {name} --re")),
-        (
-            lambda: find_dataset(data, ["sst2/dev.parquet", "sst2/dev-*.parquet"]),
-            (
-                "sst2/dev.parquet or sst2/dev-*.parquet of the dataset repository 'nyu-mll/glue'",
-                "hf download nyu-mll/glue --repo-type dataset",
-            ),
-        ),
+    for find, files, kind in (
+        (find_checkpoint, "config.json or model.safetensors", "model"),
+        (find_tokenizer, "vocab.txt or tokenizer.json or tokenizer_config.json", "model"),
+        (lambda name: find_dataset(name, ["dev.tsv", "dev-*"]), "dev.tsv or dev-*", "dataset"),
     ):
         with pytest.raises(FileNotFoundError) as error:
-            find()
-        for part in (*parts, "'demo'", "HF_HOME", "The hub library says: "):
-            assert part in str(error.value)
+            find("me/x")
+        message = str(error.value)
+        assert ("There is no directory 'me/x' here, and the" in message) == (kind == "model")
+        for part in (
+            f"(asked for {files}", f"`hf download me/x --repo-type {kind}`", "'demo'", "HF_HOME",
+            "The hub library says: ",
+        ):  # fmt: skip
+            assert part in message
 
 
 def test_a_network_that_fails_is_reported(cache, monkeypatch):
@@ -232,7 +221,7 @@ def test_a_cache_of_another_version_is_used_as_far_as_it_goes(cache, references,
     (snapshot / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="Without a network that copy may be incomplete"):
         find_checkpoint("someone/tiny")
-    with pytest.raises(FileNotFoundError, match="neither in the local cache"):
+    with pytest.raises(FileNotFoundError, match="neither cached here"):
         find_checkpoint("someone/tiny", revision="v2")
 
 
