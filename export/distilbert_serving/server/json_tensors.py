@@ -26,9 +26,9 @@ Document = dict[str, Any]
 Infos = Mapping[str, meta_graph_pb2.TensorInfo]
 
 # The types that JSON has values for, by TensorFlow's names.
-_NAMES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint32", "uint64")
+_SAME_NAMES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint32", "uint64")
 _DTYPES: dict[str, np.dtype] = {
-    **{name: np.dtype(name) for name in _NAMES},
+    **{name: np.dtype(name) for name in _SAME_NAMES},
     "float": np.dtype(np.float32),
     "double": np.dtype(np.float64),
     "string": np.dtype(object),
@@ -48,15 +48,7 @@ def parse_object(body: bytes) -> Document:
 
 
 def read_inputs(document: Document, infos: Infos) -> tuple[dict[str, tensor_pb2.TensorProto], bool]:
-    """Reads the tensors of a Predict request.
-
-    Args:
-        document: The request, with `instances` (rows) or `inputs` (columns).
-        infos: The signature's inputs by name.
-
-    Returns:
-        The tensors by name, and whether the request is in rows and wants such an answer.
-    """
+    """Returns a Predict request's tensors by name, and whether it is in rows (`instances`)."""
     is_rows = "instances" in document
     if is_rows == ("inputs" in document):
         raise status.invalid("Give either 'instances' (a list of rows) or 'inputs' (columns)")

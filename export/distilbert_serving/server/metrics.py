@@ -10,16 +10,9 @@ import functools
 import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-_MICROSECONDS = 1e6
-
 
 class Metrics:
-    """The counts of one server; any thread may add to them.
-
-    metrics = Metrics()
-    metrics.observe_request("distilbert", "Predict", grpc.StatusCode.OK, 0.02, "GRPC")
-    print(metrics.render().decode())
-    """
+    """The counts of one server; any thread may add to them."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -71,13 +64,13 @@ class Metrics:
         """Counts an answered request; the method is "Predict" over gRPC and "predict" over REST."""
         self._requests.labels(model, code.name).inc()
         if code is grpc.StatusCode.OK:
-            self._latency.labels(model, method, transport).observe(seconds * _MICROSECONDS)
+            self._latency.labels(model, method, transport).observe(seconds * 1e6)
 
     def observe_batch(self, model: str, rows: int, wait_seconds: float) -> None:
-        """Counts a run of a model's graph, for whose oldest request it was that long a wait."""
+        """Counts a run of a model's graph, whose oldest request has waited for so long."""
         self._runs.inc()
         self._batch_size.labels(model).observe(rows)
-        self._queuing_latency.labels(model).observe(wait_seconds * _MICROSECONDS)
+        self._queuing_latency.labels(model).observe(wait_seconds * 1e6)
 
     def set_queue_length(self, model: str, length: int) -> None:
         """Sets how many requests wait for a run."""
@@ -88,7 +81,7 @@ class Metrics:
         path = f"{model}/{version}"
         self._loads.labels(path, "success" if ok else "fail").inc()
         if ok:
-            self._load_latency.labels(path).inc(seconds * _MICROSECONDS)
+            self._load_latency.labels(path).inc(seconds * 1e6)
 
     def render(self) -> bytes:
         """Returns the page, in Prometheus' text format."""

@@ -65,14 +65,7 @@ class RestApi:
     def answer(
         self, method: str, path: str, body: bytes, is_active: Callable[[], bool]
     ) -> Response:
-        """Answers a request; never raises.
-
-        Args:
-            method: GET, POST or another.
-            path: The path, decoded and without a query.
-            body: The body.
-            is_active: Returns whether the client still waits.
-        """
+        """Answers a request, and never raises; `path` is decoded and without a query."""
         started_s = time.monotonic()
         match = _PATHS[method].fullmatch(path) if method in _PATHS else None
         code = _Code.OK
