@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import json
-from concurrent import futures
 
 import grpc
 import numpy as np
@@ -67,41 +66,18 @@ def test_several_inputs_and_other_types_over_rest(both):
     assert predict(server, ids) == {"predictions": [6, 15]}
 
 
-def test_status_and_metadata_over_rest(both):
-    server, _ = both
-    (version,) = json.loads(ask(server, "GET", "/v1/models/m"))["model_version_status"]
-    assert (version["version"], version["state"]) == ("30", "AVAILABLE")
-    metadata = json.loads(ask(server, "GET", "/v1/models/m/versions/30/metadata"))["metadata"]
-    pairs = metadata["signature_def"]["signature_def"]["pairs"]
-    assert pairs["inputs"]["text_pair"]["dtype"] == "DT_STRING"
-
-
 @pytest.mark.parametrize(
     ("target", "document", "code", "gist"),
     [
         ("m:predict", {"instances": [["a"]]}, 400, "text has shape (1, 1)"),
         ("m:predict", {"instances": [1], "signature_name": "x"}, 400, "not found in signature def"),
         ("m/versions/31:predict", {"instances": ["a"]}, 404, "31"),
-        ("m/labels/stable:predict", {"instances": ["a"]}, 400, "stable"),
-        ("n:predict", {"instances": ["a"]}, 404, "n"),
         ("m:classify", {"examples": [{"text": "a"}]}, 400, "signature serving_default has {text}"),
     ],
 )
 def test_errors_over_rest(both, target, document, code, gist):
     answer = json.loads(ask(both[0], "POST", f"/v1/models/{target}", document, code))
     assert gist in answer["error"]
-
-
-def test_many_clients_over_rest(both):
-    def work(i):
-        texts = ["x" * i, "y"]
-        expected = [serving_models.logits_of(text) for text in texts]
-        for _ in range(10):
-            rows = predict(both[0], {"instances": texts})["predictions"]
-            np.testing.assert_array_equal(np.float32([row["logits"] for row in rows]), expected)
-
-    with futures.ThreadPoolExecutor(32) as pool:
-        list(pool.map(work, range(32)))
 
 
 def test_both_are_counted(both):

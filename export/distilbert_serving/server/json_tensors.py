@@ -176,16 +176,13 @@ def _read_example(value: Any, place: str) -> example_pb2.Example:
 
 def _fill_feature(feature: Any, content: Any) -> None:
     """Puts one value, or a list of values of one type, into a feature."""
-    for value in content if isinstance(content, list) else [content]:
-        if isinstance(value, float):
-            kind, value = "float_list", _read_feature_float(value)
-        elif isinstance(value, int):  # true and false too: 1 and 0
-            kind, value = "int64_list", int(value)
-        else:
-            kind, value = "bytes_list", _read_string(value)
-        if feature.WhichOneof("kind") not in (None, kind):
-            raise ValueError(f"{quote(value)} is of another type than the value before it")
-        getattr(feature, kind).value.append(value)
+    values = content if isinstance(content, list) else [content]
+    if all(isinstance(value, int) for value in values):  # true and false too: 1 and 0
+        feature.int64_list.value.extend(map(int, values))
+    elif all(isinstance(value, float) for value in values):
+        feature.float_list.value.extend(map(_read_feature_float, values))
+    else:
+        feature.bytes_list.value.extend(map(_read_string, values))
 
 
 def write_outputs(outputs: Mapping[str, tensor_pb2.TensorProto], is_rows: bool) -> Document:

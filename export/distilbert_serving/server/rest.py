@@ -26,7 +26,7 @@ class RestServer:
     """A REST server in this process.
 
     Args:
-        core: What answers.
+        handler: What answers.
         metrics: Where requests are counted, and what the monitoring page shows.
         host: The address to listen on; "0.0.0.0" for all.
         port: The port to listen on; 0 picks a free one, see the attribute `port`.
@@ -37,7 +37,7 @@ class RestServer:
 
     def __init__(
         self,
-        core: RequestHandler,
+        handler: RequestHandler,
         metrics: Metrics,
         host: str = "127.0.0.1",
         port: int = 8501,
@@ -48,7 +48,7 @@ class RestServer:
     ) -> None:
         self.port = port
         self._host = host
-        self._api = RestApi(core, metrics)
+        self._api = RestApi(handler, metrics)
         self._metrics = metrics
         self._monitoring_path = monitoring_path
         self._max_body_bytes = max_body_bytes

@@ -12,7 +12,6 @@ import functools
 import json
 import re
 import time
-from collections.abc import Callable
 
 import grpc
 from absl import logging
@@ -29,6 +28,7 @@ from distilbert_serving.protos import (
     regression_pb2,
 )
 from distilbert_serving.server import json_tensors, status
+from distilbert_serving.server.batching import IsActive
 from distilbert_serving.server.json_tensors import Document
 from distilbert_serving.server.metrics import Metrics
 from distilbert_serving.server.request_handler import RequestHandler
@@ -56,26 +56,25 @@ _to_document = functools.partial(
 
 
 class RestApi:
-    """Answers requests by asking the core, and counts those for inference."""
+    """Answers requests, and counts those for inference."""
 
-    def __init__(self, core: RequestHandler, metrics: Metrics) -> None:
-        self._core = core
+    def __init__(self, handler: RequestHandler, metrics: Metrics) -> None:
+        self._handler = handler
         self._metrics = metrics
 
-    def answer(
-        self, method: str, path: str, body: bytes, is_active: Callable[[], bool]
-    ) -> Response:
+    def answer(self, method: str, path: str, body: bytes, is_active: IsActive) -> Response:
         """Answers a request, and never raises; `path` is decoded and without a query."""
         started_s = time.monotonic()
         match = _PATHS[method].fullmatch(path) if method in _PATHS else None
+        verb = ((match and match["verb"]) or "status").lower()
         code = _Code.OK
         try:
             if match is None:
                 raise status.invalid(f"Malformed request: {method} {path}")
             if method == "GET":
-                document = self._describe(match)
+                document = self._describe(_read_spec(match), verb)
             else:
-                document = self._infer(match, body, is_active)
+                document = self._infer(_read_spec(match), verb, body, is_active)
         except status.RequestError as error:
             code, document = error.code, {"error": error.message}
         except Exception as error:
@@ -83,56 +82,55 @@ class RestApi:
             code, document = _Code.INTERNAL, {"error": status.internal(error).message}
         if match is not None and method == "POST":
             seconds = time.monotonic() - started_s
-            verb = match["verb"].lower()
             self._metrics.observe_request(match["model"], verb, code, seconds, "REST")
         return json_response(_HTTP_CODES.get(code, 500), document)
 
-    def _describe(self, match: re.Match[str]) -> Document:
-        spec = _read_spec(match)
-        if match["verb"] is None:
+    def _describe(self, spec: model_pb2.ModelSpec, verb: str) -> Document:
+        if verb == "status":
             spec.ClearField("version_label")  # TF Serving ignores it here
             about_status = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
-            return _to_document(self._core.get_model_status(about_status))
+            return _to_document(self._handler.get_model_status(about_status))
         request = get_model_metadata_pb2.GetModelMetadataRequest(
             model_spec=spec, metadata_field=["signature_def"]
         )
-        response = self._core.get_model_metadata(request)
+        response = self._handler.get_model_metadata(request)
         packed = get_model_metadata_pb2.SignatureDefMap()
         response.metadata["signature_def"].Unpack(packed)
         metadata = {"signature_def": _to_document(packed)}
         return {"model_spec": _to_document(response.model_spec), "metadata": metadata}
 
-    def _infer(self, match: re.Match[str], body: bytes, is_active: Callable[[], bool]) -> Document:
-        document, spec = json_tensors.parse_object(body), _read_spec(match)
+    def _infer(
+        self, spec: model_pb2.ModelSpec, verb: str, body: bytes, is_active: IsActive
+    ) -> Document:
+        document = json_tensors.parse_object(body)
         try:
             spec.signature_name = document.get("signature_name", "")
         except (TypeError, ValueError) as error:  # not a string, or half a surrogate pair in it
             raise status.invalid(f"'signature_name' should be a string: {error}") from error
-        verb = match["verb"].lower()
         if verb == "predict":
             inputs, is_rows = json_tensors.read_inputs(document, self._input_infos(spec))
             predict = predict_pb2.PredictRequest(model_spec=spec, inputs=inputs)
-            outputs = self._core.predict(predict, is_active).outputs
+            outputs = self._handler.predict(predict, is_active).outputs
             return json_tensors.write_outputs(outputs, is_rows)
         examples = json_tensors.read_examples(document)
         if verb == "classify":
             classify = classification_pb2.ClassificationRequest(model_spec=spec, input=examples)
-            rows = self._core.classify(classify, is_active).result.classifications
+            rows = self._handler.classify(classify, is_active).result.classifications
             return {"results": [[[c.label, c.score] for c in row.classes] for row in rows]}
         regress = regression_pb2.RegressionRequest(model_spec=spec, input=examples)
-        values = self._core.regress(regress, is_active).result.regressions
+        values = self._handler.regress(regress, is_active).result.regressions
         return {"results": [each.value for each in values]}
 
     def _input_infos(self, spec: model_pb2.ModelSpec) -> json_tensors.Infos:
         """Returns what a signature's inputs are, by name."""
-        _, _, signature_defs = self._core.signature_defs(spec)
+        _, _, signature_defs = self._handler.signature_defs(spec)
         name = spec.signature_name or signatures.SERVING_DEFAULT
-        if name not in signature_defs or not signature_defs[name].inputs:
-            known = ", ".join(sorted(key for key, proto in signature_defs.items() if proto.inputs))
-            raise status.invalid(
-                f'Serving signature name: "{name}" not found in signature def. There are {known}.'
-            )
-        return signature_defs[name].inputs
+        infos = signature_defs[name].inputs if name in signature_defs else None
+        if not infos:
+            known = sorted(key for key, proto in signature_defs.items() if proto.inputs)
+            message = f'Serving signature name: "{name}" not found in signature def; there are '
+            raise status.invalid(message + ", ".join(known))
+        return infos
 
 
 def json_response(http_code: int, document: Document) -> Response:

@@ -1,4 +1,4 @@
-"""A core for tests of the REST API, without a model: it answers from what it is asked."""
+"""A request handler for tests of REST: without a model, it answers from what it is asked."""
 
 import threading
 
@@ -35,7 +35,7 @@ SIGNATURES = {
 }
 
 
-class FakeCore:
+class FakeHandler:
     """Answers lengths of texts; "wait" for a text waits, "boom" fails, "CODE ..." raises."""
 
     def __init__(self):
