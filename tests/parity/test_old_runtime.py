@@ -41,7 +41,7 @@ pytestmark = [
 LOADER = Path(__file__).parents[1] / "c_api_loader.py"
 ENVIRONMENT = "tensorflow2_12"
 TOLERANCE = 1e-5  # relative to the largest number of an output, or 1
-# Of the encoder's export; the tiny model's matrices are too small to be stored in fewer bits.
+# Of the encoder's export; the tiny model's matrices are too small to be quantized.
 OPTIONS: list[dict[str, object]] = [{}, {"weights": "fp16"}, {"weights": "int8"}]
 
 

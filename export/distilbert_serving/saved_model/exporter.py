@@ -31,7 +31,7 @@ from distilbert_serving.saved_model.served_models import (
     ServedMaskedLM,
     ServedModel,
 )
-from distilbert_serving.saved_model.verification import measure_rounding, verify_saved_model
+from distilbert_serving.saved_model.verification import measure_quantization, verify_saved_model
 from distilbert_serving.saved_model.weight_quantization import fake_quantized, saved_quantized
 from distilbert_serving.tf_serving.batching_parameters import batching_parameters
 from distilbert_serving.tf_serving.serving_files import write_serving_files
@@ -197,7 +197,7 @@ def export_saved_model(
         with explained_errors(moved):
             write_serving_files(moved, signature_defs, warmup, batching, max_length=max_length)
         compute_dtype = first.model.compute_dtype
-        rounding = measure_rounding(endpoints, module.weights, weights)
+        rounding = measure_quantization(endpoints, module.weights, weights)
         difference = None
         if verify:
             logging.info("Reloading in a fresh process.")

@@ -1,8 +1,8 @@
-"""Does an exported model answer as the model in memory does?
+"""Verification: whether an exported model returns what the model in memory does.
 
-The exported one is loaded in a fresh process, which has TensorFlow and not this package. The
-expected answers come from transformers' own tokenizer and an eager call of the model, so the
-in-graph tokenizer and the traced graph are both on trial, in every signature.
+The export is loaded in a fresh process, which has TensorFlow and not this package. The expected
+outputs come from transformers' own tokenizer and an eager call of the model, so that both the
+in-graph tokenizer and the traced graph are tested, in every signature.
 
 Shapes: B rows.
 """
@@ -22,9 +22,9 @@ from distilbert_serving.saved_model.served_models import Expected
 from distilbert_serving.saved_model.weight_quantization import fake_quantized
 from distilbert_serving.signatures import SERVING_DEFAULT
 
-# What numbers may differ by, relative to the largest of their output (or 1). Both sides do the same
-# arithmetic, but the graph optimizer fuses ops, which changes the order of sums: about 1e-6 in
-# float32. A single wrong token or weight moves logits a hundred times further than these bounds.
+# By how much numbers may differ, relative to the largest of their output (or 1). Both sides do the
+# same arithmetic, but the graph optimizer fuses ops, which changes the order of sums: about 1e-6 in
+# float32. A single wrong token or weight changes logits a hundred times more than these bounds.
 TOLERANCES = {"float32": 1e-5, "float64": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
 
 # Few tokens and many in turn: the graph holds a way for each, and packed weights must serve both.
@@ -36,24 +36,24 @@ BATCHES = tuple(
 
 
 class VerificationError(RuntimeError):
-    """An exported model that fails to load, or answers differently."""
+    """An exported model that cannot be loaded, or returns other outputs."""
 
 
 def verify_saved_model(
     directory: Path, endpoints: Mapping[str, Endpoint], *, compute_dtype: str
 ) -> float:
-    """Compares each endpoint with what it is made from, on sentences of all kinds.
+    """Compares each signature with the endpoint it was made from, on sentences of all kinds.
 
     Args:
         directory: The SavedModel.
-        endpoints: What its signatures were made from, by their names.
+        endpoints: The endpoints by signature.
         compute_dtype: The float type that the models compute in, a key of `TOLERANCES`.
 
     Returns:
-        The greatest difference between two numbers, relative to the largest of their kind (or 1).
+        The greatest difference between two numbers, relative to the largest of their output (or 1).
 
     Raises:
-        VerificationError: It cannot be loaded, or an answer differs; the message tells in what.
+        VerificationError: It cannot be loaded, or an output differs; the message says which.
     """
     tolerance = TOLERANCES[compute_dtype]
     feeds = {
@@ -81,7 +81,7 @@ def verify_saved_model(
             )
             difference = max(difference, largest)
     logging.info(
-        "Reloaded, the answers of %d signatures differ by %.1e at most (allowed: %.1e).",
+        "Reloaded, the outputs of %d signatures differ by %.1e at most (allowed: %.1e).",
         len(endpoints),
         difference,
         tolerance,
@@ -89,21 +89,21 @@ def verify_saved_model(
     return difference
 
 
-def measure_rounding(
+def measure_quantization(
     endpoints: Mapping[str, Endpoint], variables: Sequence[tf.Variable], weights: str
 ) -> float:
-    """Says what storing weights in fewer bits does to the default signature's answers.
+    """Measures what weight quantization does to the outputs of the default signature.
 
     Args:
         endpoints: The endpoints by signature.
-        variables: The variables to be rounded.
+        variables: The variables to be quantized.
         weights: How they are stored, one of `WEIGHTS`.
 
     Returns:
         The greatest difference between two numbers, such as logits; 0 for "fp32".
 
     Raises:
-        ValueError: A variable cannot be stored so.
+        ValueError: A variable cannot be quantized so.
     """
     if weights == "fp32":
         return 0.0
@@ -112,15 +112,15 @@ def measure_rounding(
     with fake_quantized(variables, weights):
         after = [endpoint.expect(batch, 0.0) for batch in BATCHES]
     return max(
-        float(np.abs(array - rounded.outputs[name]).max(initial=0.0))
-        for exact, rounded in zip(before, after, strict=True)
+        float(np.abs(array - quantized.outputs[name]).max(initial=0.0))
+        for exact, quantized in zip(before, after, strict=True)
         for name, array in exact.outputs.items()
         if array.dtype.kind == "f"
     )
 
 
 def _expect(name: str, endpoint: Endpoint, tolerance: float) -> list[Expected]:
-    """Gives the answers of the model in memory."""
+    """Computes the outputs of the model in memory."""
     # The fresh process computes on the CPU, as this one may hold all of a GPU's memory.
     with tf.device("CPU"):
         answers = [endpoint.expect(batch, tolerance) for batch in BATCHES]
@@ -128,7 +128,7 @@ def _expect(name: str, endpoint: Endpoint, tolerance: float) -> list[Expected]:
         for output, array in answer.outputs.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise VerificationError(
-                    f"The model in memory for signature {name} gives {output} that are not "
+                    f"The model in memory for signature {name} returns {output} that are not "
                     "finite: its training diverged, or its weights are damaged."
                 )
     return answers
@@ -137,7 +137,7 @@ def _expect(name: str, endpoint: Endpoint, tolerance: float) -> list[Expected]:
 def _check_answer(
     where: str, batch: TextBatch, want: Expected, got: Arrays, tolerance: float
 ) -> float:
-    """Compares an answer; returns the greatest relative difference of its numbers."""
+    """Compares the outputs for a batch; returns the greatest relative difference."""
     where = f"in {where}, batch of {len(batch.texts)}"
     try:
         differences = compare_outputs(got, want.outputs, tolerance, want.is_tie)
