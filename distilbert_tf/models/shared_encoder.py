@@ -1,7 +1,7 @@
-"""Several classifiers that were trained on one encoder, each a checkpoint of its own.
+"""Loads classifiers that were trained on one encoder, each from a checkpoint of its own.
 
-A run on several tasks leaves one directory for each. Every directory is complete, so all of them
-hold the encoder, and a program that serves them together wants it once.
+A run on several tasks leaves a complete checkpoint for each, so all of them hold the encoder. A
+program that serves them together wants it once.
 """
 
 import os
@@ -20,7 +20,7 @@ from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.models.weight_names import is_head, load_tensors, to_distilbert
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
-# Equal tensors compute the same only with equal values of these.
+# Equal tensors compute the same only if these are equal.
 _ENCODER_FIELDS = (
     "vocab_size",
     "max_position_embeddings",
@@ -31,7 +31,7 @@ _ENCODER_FIELDS = (
     "hidden_dim",
     "activation",
 )
-# What decides, with the vocabulary, which ids a text gets.
+# These decide, with the vocabulary, which ids a text gets.
 _TOKENIZER_FIELDS = (
     "do_lower_case",
     "strip_accents",
@@ -66,10 +66,10 @@ def load_classifiers(
         `task_name` in `config.json`, or that of the directory.
 
     Raises:
-        FileNotFoundError: No such checkpoint, or it lacks a file.
-        CheckpointError: Encoders or tokenizers differ, two tasks have one name, or a checkpoint
-            has no classifier or does not fit.
-        ValueError: No path at all, or a configuration is not of these models.
+        FileNotFoundError: There is no such checkpoint, or it lacks a file.
+        CheckpointError: Encoders or tokenizers differ, two tasks have the same name, or a
+            checkpoint has no classifier or does not fit.
+        ValueError: `paths` is empty, or a configuration is that of another kind of model.
     """
     if not paths:
         raise ValueError("There are no checkpoints to load: the list is empty.")
@@ -93,8 +93,8 @@ def load_classifiers(
         name = getattr(config, "task_name", None) or Path(path).expanduser().resolve().name
         if name in classifiers:
             raise CheckpointError(
-                f"{sources[name]} and {path} both are for the task {name!r}; each task can stand "
-                f"only once (its name is task_name in {CONFIG}, or that of the directory)."
+                f"{sources[name]} and {path} both are for the task {name!r}, but each task may "
+                f"occur only once (its name is task_name in {CONFIG}, or that of the directory)."
             )
         model = TFDistilBertForSequenceClassification(config, encoder=encoder)
         load_tensors(
@@ -118,7 +118,7 @@ def _check_same(first: _Shared, other: _Shared) -> None:
     more = f"\n  and {len(differences) - 5} more" if len(differences) > 5 else ""
     raise CheckpointError(
         f"{first.path} and {other.path} cannot share an encoder: only classifiers of one run on "
-        f"several tasks can. Different are:\n  {shown}{more}"
+        f"several tasks can. They differ in:\n  {shown}{more}"
     )
 
 

@@ -14,7 +14,7 @@ from distilbert_tf.models.heads import (
     TFDistilBertForMaskedLM,
     TFDistilBertForSequenceClassification,
 )
-from distilbert_tf.models.unpadding import LENGTH_GROUPS, PaddedLayout, UnpaddedLayout
+from distilbert_tf.models.unpadding import LENGTH_GROUPS, UnpaddedLayout
 
 CONFIG = DistilBertConfig(
     vocab_size=31, dim=24, n_layers=3, n_heads=3, hidden_dim=40, max_position_embeddings=40,
@@ -151,24 +151,6 @@ def test_a_long_row_does_not_widen_the_others():
     assert rows == {(1, 3): 100, (5, 6): 30, (0, 2, 4, 7): 25}
     (rectangle,) = UnpaddedLayout(mask, length_groups=1).groups
     assert rectangle.mask.shape == (8, 1, 1, 100)
-
-
-@pytest.mark.parametrize("lengths", [[4, 2, 7], [5], [1, 1, 1]])
-def test_heads_are_split_and_merged(lengths):
-    mask = np.arange(max(lengths)) < np.array(lengths)[:, np.newaxis]
-    tokens, padded = UnpaddedLayout(mask), PaddedLayout(tf.constant(mask))
-    x = np.random.default_rng(0).standard_normal((*mask.shape, 2 * 3 * 4))  # P, H, K = 2, 3, 4
-    (whole,) = padded.split_heads(padded.flatten(tf.constant(x)), 3, 4)  # (P, B, H, T, K)
-    groups = tokens.split_heads(tokens.flatten(tf.constant(x)), 3, 4)
-    for rectangle, group in zip(groups, tokens.groups, strict=True):
-        counts = group.mask.numpy()[:, 0, 0]  # (R, T)
-        expected = whole.numpy()[:, group.rows.numpy(), :, : counts.shape[1]]
-        np.testing.assert_array_equal(
-            rectangle.numpy() * counts[:, np.newaxis, :, np.newaxis],
-            expected * counts[:, np.newaxis, :, np.newaxis],
-        )
-    merged = tokens.merge_heads([rectangle[1] for rectangle in groups])
-    np.testing.assert_array_equal(merged, x[mask][:, 12:])
 
 
 def test_first_token_alone_is_the_first_of_all():

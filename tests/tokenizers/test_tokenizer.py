@@ -11,20 +11,8 @@ from tokenizers import AddedToken, Tokenizer
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-WORDS = [
-    "river",
-    "River",
-    "stone",
-    "##stone",
-    "##s",
-    "walk",
-    "caf\u00e9",
-    "cafe",
-    "\u4e2d",
-    "!",
-    "a",
-]
-WORDS += ["##\u4e2d", "##a", "##b"]
+WORDS = ["river", "River", "stone", "##stone", "##s", "walk", "caf\u00e9", "cafe", "\u4e2d", "!"]
+WORDS += ["a", "##\u4e2d", "##a", "##b"]
 TEXTS = ["River, Stones!", "Caf\u00e9 cafe\u0301", "a\u4e2da river[MASK]s", "", "walk <e1>[E2] a"]
 
 
