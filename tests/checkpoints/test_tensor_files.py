@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -162,61 +161,59 @@ def test_read_tensors_keeps_integers_and_widens_floats(tmp_path):
     }  # fmt: skip
 
 
-SAVE_AGAIN = """
-import resource, sys
+SAVE_HALF = """
+import sys
+from pathlib import Path
+from distilbert_tf.checkpoints import tensor_files
+
+def save_half_and_wait(tensors, path, metadata):
+    path.write_bytes(Path(sys.argv[1]).read_bytes()[:1000])
+    print("halfway", flush=True)
+    sys.stdin.read()
+
+tensor_files.save_file = save_half_and_wait
+tensor_files.write_safetensors(sys.argv[1], {})
+"""
+SAVE_ON_A_FULL_DISK = """
+import resource, signal, sys
 import numpy as np
 from distilbert_tf.checkpoints.tensor_files import write_safetensors
-import safetensors.numpy, distilbert_tf.checkpoints.tensor_files as files
-directory, how = sys.argv[1:]
-tensors = {"w": np.full((300, 1000), 2.0, "float32")}  # 1.2 MB
-if how == "full disk":
-    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
-    import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-else:
-    save = files.save_file
-    def save_half_and_wait(tensors, path, metadata):
-        save(tensors, path, metadata)
-        content = path.read_bytes()
-        path.write_bytes(content[: len(content) // 2])
-        print("halfway", flush=True)
-        sys.stdin.read()
-    files.save_file = save_half_and_wait
-write_safetensors(directory + "/model.safetensors", tensors)
+resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+write_safetensors(sys.argv[1], {"w": np.zeros((300, 1000), "float32")})  # 1.2 MB
 """
 
 
-def run_save_again(directory: Path, how: str) -> subprocess.Popen:
-    root = Path(__file__).parents[2]
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A checkpoint, which a child tries to replace."""
+    path = tmp_path / "model.safetensors"
+    save_file({"w": np.full((300, 1000), 1.0, "float32")}, path)
+    return path
+
+
+def start(code: str, path: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-c", SAVE_AGAIN, str(directory), how],
+        [sys.executable, "-c", code, str(path)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"PYTHONPATH": str(root)},
     )  # fmt: skip
 
 
-def write_old(directory: Path) -> None:
-    save_file({"w": np.full((300, 1000), 1.0, "float32")}, directory / "model.safetensors")
-
-
-def test_kill_in_the_middle_of_saving_leaves_the_old_checkpoint(tmp_path):
-    write_old(tmp_path)
-    process = run_save_again(tmp_path, "kill")
+def test_kill_in_the_middle_of_saving_leaves_the_old_checkpoint(old):
+    process = start(SAVE_HALF, old)
     with deadline(process):
         assert process.stdout.readline() == "halfway\n"
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     finish(process, -signal.SIGKILL)
-    assert len(list(tmp_path.iterdir())) == 2  # there was a half-written file
-    assert read_tensors(tmp_path / "model.safetensors")["w"][299, 999] == 1
+    assert len(list(old.parent.iterdir())) == 2  # there was a half-written file
+    assert read_tensors(old)["w"][299, 999] == 1
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
-def test_full_disk_leaves_the_old_checkpoint_and_no_rubbish(tmp_path):
-    write_old(tmp_path)
-    process = run_save_again(tmp_path, "full disk")
-    _, errors = finish(process, 1)
+def test_full_disk_leaves_the_old_checkpoint_and_no_rubbish(old):
+    _, errors = finish(start(SAVE_ON_A_FULL_DISK, old), 1)
     assert "File too large" in errors
-    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
-    assert read_tensors(tmp_path / "model.safetensors")["w"][299, 999] == 1
+    assert list(old.parent.iterdir()) == [old]
+    assert read_tensors(old)["w"][299, 999] == 1
 
 
 def test_save_pretrained_replaces_and_leaves_no_temporary_file(references, tmp_path):

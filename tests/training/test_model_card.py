@@ -43,22 +43,14 @@ def card_of(path: Path, task: Task, scores: dict[str, Scores], **changes: Any) -
     return ModelCard.load(path / "README.md")
 
 
-def table(card: str) -> list[list[str]]:
-    lines = [line for line in card.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-
-
 def test_people_read_what_was_measured_and_how(tmp_path: Path) -> None:
     scores = {"validation": MATCHED, "validation_mismatched": OTHER}
     text = card_of(tmp_path, SST2, scores).text
-    assert table(text) == [
-        ["split", "rows", "loss", "accuracy"],
-        ["---", "---:", "---:", "---:"],
-        ["validation", "1,234", "0.3125", "0.9100"],
-        ["validation_mismatched", "3", "1.5000", "0.6667"],
-    ]
     for part in (
         "# sst2: negative, positive\n",
+        "| split | rows | loss | accuracy |\n|---|---:|---:|---:|\n"
+        "| validation | 1,234 | 0.3125 | 0.9100 |\n"
+        "| validation_mismatched | 3 | 1.5000 | 0.6667 |\n",
         "classifier of `sentence`, fine-tuned from `distilbert-base-uncased`",
         "- 4 epochs of 2,806 steps, 24 rows each; AdamW, peak learning rate 3e-05, warmup ratio "
         "0.06, weight decay 0.02, seed 77, at most 96 tokens.",
