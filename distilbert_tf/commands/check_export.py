@@ -10,7 +10,6 @@ from distilbert_tf.commands.common_flags import UsageError, define_flag, say
 
 
 def define_check_export(values: flags.FlagValues) -> None:
-    """Defines the flags of `check-export`."""
     define_flag(values, "server", "2.12", "TF Serving release that is to serve it")
     define_flag(values, "json", False, "print the report as one JSON object")
     text = (
@@ -21,7 +20,6 @@ def define_check_export(values: flags.FlagValues) -> None:
 
 
 def run_check_export(values: flags.FlagValues, words: Sequence[str]) -> None:
-    """Reports on a SavedModel; ends the process with 1 if the server could not serve it."""
     if len(words) != 1:
         raise UsageError(f"name one directory, a version's; got {len(words)}")
     from distilbert_serving.inspection.inspection import inspect_export

@@ -93,48 +93,40 @@ def define_flag(
 
 
 def define_model(values: flags.FlagValues, default: str | None = "demo") -> None:
-    """Defines --model."""
     define_flag(values, "model", default, "checkpoint: a directory, a hub repository, or 'demo'")
 
 
 def define_task(values: flags.FlagValues, text: str = "task: sst2, mnli or qqp") -> None:
-    """Defines --task and --data."""
     define_flag(values, "task", "sst2", text)
     text = "directory with the task's files in GLUE's or the hub's layout, 'hub', or 'demo'"
     define_flag(values, "data", "demo", text)
 
 
 def define_data(values: flags.FlagValues) -> None:
-    """Defines --task, --data and --batch_size."""
     define_task(values)
     define_flag(values, "batch_size", 32, "rows per step", minimum=1)
 
 
 def define_max_length(values: flags.FlagValues) -> None:
-    """Defines --max_length."""
     text = "longest row in tokens; longer text is truncated (default: as in fine-tuning)"
     define_flag(values, "max_length", None, text, kind=int, minimum=3)
 
 
 def define_pair(values: flags.FlagValues) -> None:
-    """Defines --pair."""
     define_flag(values, "pair", False, "each TEXT holds two texts separated by a tab")
 
 
 def define_model_name(values: flags.FlagValues) -> None:
-    """Defines --model_name."""
     define_flag(values, "model_name", "distilbert", "name of the served model")
 
 
 def define_address(values: flags.FlagValues) -> None:
-    """Defines --model_name, --host and --port."""
     define_model_name(values)
     define_flag(values, "host", "127.0.0.1", "address of the server")
     define_flag(values, "port", 8500, "port of the server", minimum=0, maximum=65535)
 
 
 def define_batching(values: flags.FlagValues) -> None:
-    """Defines --max_batch_size, --max_request_rows and --max_latency_ms."""
     text = "largest number of rows that a server computes at once"
     define_flag(values, "max_batch_size", 32, text, minimum=1)
     text = "largest number of rows in a request, which is computed in parts (default: 1024)"

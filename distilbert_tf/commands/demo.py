@@ -21,7 +21,6 @@ SERVER_LOG = "serve.log"
 
 
 def define_demo(values: flags.FlagValues) -> None:
-    """Defines the flags of `demo`."""
     text = "directory for everything; that of an earlier demo is replaced"
     define_flag(values, "output", "demo_run", text)
 

@@ -22,7 +22,6 @@ _OPTIONS = (
 
 
 def define_export(values: flags.FlagValues) -> None:
-    """Defines the flags of `export`."""
     text = (
         "checkpoint: a directory or a hub repository; for several tasks on one encoder, a "
         "comma-separated list, or the directory that holds theirs"
@@ -60,7 +59,6 @@ def define_export(values: flags.FlagValues) -> None:
 
 
 def run_export(values: flags.FlagValues, words: Sequence[str]) -> None:
-    """Exports a model."""
     models = [name for name in required(values, "model").split(",") if name]
     output = required(values, "output")
     sizes = _read_sizes(values.allowed_batch_sizes)

@@ -18,25 +18,20 @@ from distilbert_tf.commands.common_flags import (
 
 
 def define_fill_mask(values: flags.FlagValues) -> None:
-    """Defines the flags of `fill-mask`."""
     define_model(values, default=None)
     define_flag(values, "top_k", None, "number of answers for each text", kind=int, minimum=1)
 
 
 def define_predict(values: flags.FlagValues) -> None:
-    """Defines the flags of `predict`."""
     define_fill_mask(values)
     define_pair(values)
 
 
 def run_fill_mask(values: flags.FlagValues, words: Sequence[str]) -> None:
-    """Fills in masks."""
     _run("fill-mask", values, words)
 
 
 def run_predict(values: flags.FlagValues, words: Sequence[str]) -> None:
-    """Classifies texts, or pairs of them."""
-
     def as_pair(text: str) -> dict[str, str]:
         return dict(zip(("text", "text_pair"), split_pair(text), strict=True))
 

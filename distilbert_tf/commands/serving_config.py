@@ -21,7 +21,6 @@ _OPTIONS = (
 
 
 def define_serving_config(values: flags.FlagValues) -> None:
-    """Defines the flags of `serving-config`."""
     text = "directory with numbered versions"
     define_flag(values, "model_base_path", None, text, kind=str)
     define_model_name(values)
@@ -40,7 +39,6 @@ def define_serving_config(values: flags.FlagValues) -> None:
 
 
 def run_serving_config(values: flags.FlagValues, words: Sequence[str]) -> None:
-    """Writes the files that TF Serving is started with."""
     output, base_path = required(values, "output"), required(values, "model_base_path")
     options: dict[str, Any] = {name: values[name].value for name in _OPTIONS}
     from distilbert_serving.tf_serving.serving_files import parse_labels, write_server_files
