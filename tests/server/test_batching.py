@@ -6,8 +6,9 @@ import grpc
 import numpy as np
 import pytest
 from batching_rules import ServerDiesError, run_batches
-from distilbert_serving.server import merging, status
-from distilbert_serving.server.batching import Batcher
+from distilbert_serving.server import status
+from distilbert_serving.server.batching import Batcher, merge_inputs
+from distilbert_serving.server.metrics import Metrics
 from distilbert_serving.tf_serving.config_protos import BatchingParameters
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,11 +45,16 @@ def graph():
 
 
 @pytest.fixture
-def make_batcher(graph):
+def metrics():
+    return Metrics()
+
+
+@pytest.fixture
+def make_batcher(graph, metrics):
     batchers = []
 
-    def make(on_run=lambda *_: None, on_queue=lambda _: None, **parameters):
-        batchers.append(Batcher(graph, make_parameters(**parameters), on_run, on_queue))
+    def make(**parameters):
+        batchers.append(Batcher(graph, make_parameters(**parameters), "m", metrics))
         return batchers[-1]
 
     yield make
@@ -124,8 +130,8 @@ def test_batches_are_those_of_tf_serving(arrays, pads, allowed, is_wide):
     batcher = Batcher(
         lambda name, inputs: graph(name, inputs) if name == "first" else run(inputs, sizes),
         make_parameters(**split_by(6, pads=pads, allowed_batch_sizes=allowed)),
-        lambda *_: None,
-        lambda _: None,
+        "m",
+        Metrics(),
     )
     keep_busy(batcher, graph)
     waiting = [submit(batcher, array) for array in arrays]
@@ -207,7 +213,7 @@ def test_several_threads_run_at_the_same_time(make_batcher, graph):
 )
 def test_tensors_are_padded_with_their_own_first_element(first, second, merged):
     parts = [{"x": np.array(array, object)} for array in (first, second)]
-    assert merging.merge(parts, 2, pads=True)["x"].tolist() == merged
+    assert merge_inputs(parts, 2, pads=True)["x"].tolist() == merged
 
 
 # What fails.
@@ -267,13 +273,15 @@ def test_a_full_queue_and_a_large_request_are_turned_away(make_batcher, graph):
     assert results(graph, [submit(batcher, [7])]) == [[14]]
 
 
-def test_what_metrics_are_told(make_batcher, graph):
-    rows, lengths = [], []
-    batcher = make_batcher(lambda n, _: rows.append(n), lengths.append, **split_by(2))
+def test_what_metrics_are_told(make_batcher, graph, metrics):
+    batcher = make_batcher(**split_by(2))
     requests = [keep_busy(batcher, graph), submit(batcher, [1, 2, 3]), submit(batcher, [4])]
+    assert b'queue_length{model_name="m"} 3.0' in metrics.render()  # in pieces
     assert results(graph, requests) == [[200], [2, 4, 6], [8]]
-    assert rows == [1, 2, 2]
-    assert lengths == [1, 0, 2, 3, 2, 0]
+    page = metrics.render()
+    assert b'queue_length{model_name="m"} 0.0' in page
+    assert b'processed_batch_size_sum{model_name="m"} 5.0' in page
+    assert b'processed_batch_size_count{model_name="m"} 3.0' in page
 
 
 def test_closing_ends_the_current_run_and_turns_the_rest_away(make_batcher, graph):

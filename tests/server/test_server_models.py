@@ -69,7 +69,7 @@ def test_labels(start_config, three):
 
 def test_labels_only_of_versions_that_answer(start_config, three):
     wrong = describe(three, "specific { versions: 1 }", {"stable": 2})
-    with pytest.raises(ValueError, match=r"label stable to version 2 of model m, .* not curren"):
+    with pytest.raises(ValueError, match=r"Model m has labels on versions .*not available.*\[2\]"):
         start_config(wrong)
     running = start_config(wrong, allow_version_labels_for_unavailable_models=True)
     assert running.code(label="stable") == Code.NOT_FOUND

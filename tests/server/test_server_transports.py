@@ -72,7 +72,7 @@ def test_several_inputs_and_other_types_over_rest(both):
         ("m:predict", {"instances": [["a"]]}, 400, "text has shape (1, 1)"),
         ("m:predict", {"instances": [1], "signature_name": "x"}, 400, "not found in signature def"),
         ("m/versions/31:predict", {"instances": ["a"]}, 404, "31"),
-        ("m:classify", {"examples": [{"text": "a"}]}, 400, "signature serving_default has {text}"),
+        ("m:classify", {"examples": [{"text": "a"}]}, 400, "serving_default does not fit classify"),
     ],
 )
 def test_errors_over_rest(both, target, document, code, gist):

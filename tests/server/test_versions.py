@@ -127,8 +127,9 @@ def test_a_broken_version_is_not_served_and_says_why(made, start, tmp_path, dama
     assert message in running.states()[2][1]
     assert running.label() == "a"
     assert running.states()[1] == (State.AVAILABLE, "")
-    # Mended, it is tried again.
+    # Gone for a while and then mended, it is tried again, however often it failed.
     shutil.rmtree(tmp_path / "2")
+    time.sleep(0.2)
     publish(made, "b", tmp_path / "2")
     wait_until(lambda: running.label() == "b")
 

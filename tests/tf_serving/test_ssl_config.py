@@ -63,4 +63,4 @@ def test_a_file_that_is_none(tmp_path, text, gist):
 )
 def test_what_cannot_work_is_said_at_the_start(pem, changes, gist):
     with pytest.raises(ValueError, match=gist):
-        ssl_config.check_ssl_config(make_config(pem, **changes))
+        ssl_config.server_credentials(make_config(pem, **changes))

@@ -1,36 +1,39 @@
 """Merges concurrent requests into one run of the graph, and splits its outputs again.
 
 Each signature has a queue of batches. A request joins the last batch of its signature if it fits
-in, or begins another; worker threads take turns with the signatures, and run the oldest batch of
-each. One difference from TF Serving is meant: a worker that is free doesn't wait for a batch to
-fill up, so an idle server adds no waiting time, and a busy one makes the batches by itself.
+in, or begins another; threads take turns with the signatures, and run the oldest batch of each. One
+difference from TF Serving is meant: a thread that is free doesn't wait for a batch to fill up, so
+an idle server adds no waiting time, and a busy one makes the batches by itself.
 
-Otherwise the rules are TF Serving's, the strict ones as well, so that what works here works there:
-requests are merged whatever their shapes are beyond dimension 0, and a batch that fails, fails for
-every request in it.
+Otherwise the rules are TF Serving's, the strict ones as well: requests are merged whatever their
+shapes are beyond dimension 0, and a batch that fails, fails for every request in it. Where TF
+Serving's process would die, they get INTERNAL.
 
-Reference: tensorflow_serving/batching/batching_session.cc; shared_batch_scheduler.h in
-tensorflow/core/kernels/batching_util.
+Reference: batching_session.cc and batching_util.cc in tensorflow_serving/batching;
+shared_batch_scheduler.h in tensorflow/core/kernels/batching_util.
 """
 
 import collections
 import dataclasses
 import itertools
+import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
 import grpc
+import numpy as np
 from absl import logging
 
-from distilbert_serving.server import merging, status
-from distilbert_serving.server.merging import Arrays, Inputs
+from distilbert_serving.server import status
+from distilbert_serving.server.metrics import Metrics
 from distilbert_serving.tf_serving.batching_parameters import number_of, run_size_of
 
-RunFunction = Callable[[str, Inputs], Arrays]
-IsActive = Callable[[], bool]
+Arrays = dict[str, np.ndarray]
+Inputs = Mapping[str, np.ndarray]
+IsActive = Callable[[], bool]  # says whether anybody still waits for the answer
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -52,24 +55,24 @@ class Batcher:
         run: Runs the graph: takes a signature's name and its inputs, returns its outputs, raises
             `status.RequestError`. Called from several threads.
         parameters: How requests are merged: `BatchingParameters`.
-        on_run: Is told of each run's rows and how long its oldest request had waited, in seconds.
-        on_queue: Is told how many requests wait, when that changes.
+        model_name: Whose requests these are.
+        metrics: Is told of runs and of the length of the queues.
     """
 
     def __init__(
         self,
-        run: RunFunction,
+        run: Callable[[str, Inputs], Arrays],
         parameters: Any,
-        on_run: Callable[[int, float], None],
-        on_queue: Callable[[int], None],
+        model_name: str,
+        metrics: Metrics,
     ) -> None:
         self._run = run
-        self._max_rows = number_of(parameters, "max_batch_size")
-        self._run_size = run_size_of(parameters)
-        self._max_batches = number_of(parameters, "max_enqueued_batches")
         self._parameters = parameters
-        self._on_run = on_run
-        self._on_queue = on_queue
+        self._max_rows = number_of(parameters, "max_batch_size")
+        self._max_batches = number_of(parameters, "max_enqueued_batches")
+        self._run_size = run_size_of(parameters)
+        self._name = model_name
+        self._metrics = metrics
         self._queues: dict[str, collections.deque[list[_Piece]]] = {}  # no empty ones
         self._waiting = 0
         self._is_closed = False
@@ -83,45 +86,34 @@ class Batcher:
             thread.start()
 
     def submit(
-        self,
-        signature_name: str,
-        inputs: Inputs,
-        *,
-        is_batched: bool,
-        is_active: IsActive,
+        self, signature_name: str, inputs: Inputs, *, is_batched: bool, is_active: IsActive
     ) -> Callable[[], Arrays]:
-        """Puts a request into its signature's queue.
+        """Puts a request into its signature's queue, if there is room.
 
         Args:
-            signature_name: The endpoint to run.
-            inputs: Its inputs; when batched, all with equal dimension 0.
+            signature_name: The signature to run.
+            inputs: Its inputs.
             is_batched: Whether dimension 0 of all inputs and outputs counts independent examples,
                 which is the same for all requests of a signature.
-            is_active: Says whether anybody still waits for the answer; asked before the run.
+            is_active: Asked before a run, which is for those who still wait.
 
         Returns:
             What waits for the outputs by name, or raises the `status.RequestError` of a run.
-
-        Raises:
-            RequestError: UNAVAILABLE, the queue is full or closed; INVALID_ARGUMENT, the request
-                has too many rows.
         """
         with self._changed:
             if self._is_closed:
                 raise status.unavailable("The server is shutting down")
             queue = self._queues.get(signature_name, collections.deque())
-            room = self._run_size - _count_rows(queue[-1]) if queue else 0
+            room = self._run_size - _sum_rows(queue[-1]) if queue else 0
             # A request that is not batched is as good as a full batch.
-            rows = merging.count_rows(inputs) if is_batched else self._run_size
+            rows = _count_rows(inputs) if is_batched else self._run_size
             if rows > self._max_rows:
                 raise status.invalid(
                     f"Task size {rows} is larger than maximum input batch size {self._max_rows}"
                 )
-            joins = room > 0 and (
-                rows <= room or self._parameters.enable_large_batch_splitting.value
-            )
-            first = room if joins else self._run_size
-            bounds = [0, *range(first, rows, self._run_size), rows]
+            splits = self._parameters.enable_large_batch_splitting.value
+            joins = room > 0 and (rows <= room or splits)
+            bounds = [0, *range(room if joins else self._run_size, rows, self._run_size), rows]
             added = len(bounds) - 1 - joins
             if len(queue) + added > self._max_batches:
                 raise status.unavailable(
@@ -142,14 +134,13 @@ class Batcher:
             self._count(len(pieces))
             self._changed.notify(added)
         outputs = [piece.outputs for piece in pieces]  # without the inputs
-        return lambda: merging.join([part.result() for part in outputs])
+        return lambda: _join([part.result() for part in outputs])
 
     def close(self) -> None:
         """Ends the workers after their current runs; requests still waiting get UNAVAILABLE."""
         with self._changed:
             self._is_closed = True
-            batches = itertools.chain.from_iterable(self._queues.values())
-            waiting = list(itertools.chain.from_iterable(batches))
+            waiting = [p for queue in self._queues.values() for batch in queue for p in batch]
             self._queues.clear()
             self._changed.notify_all()
         _fail(waiting, grpc.StatusCode.UNAVAILABLE, "The server is shutting down")
@@ -158,7 +149,7 @@ class Batcher:
 
     def _count(self, pieces: int) -> None:
         self._waiting += pieces
-        self._on_queue(self._waiting)
+        self._metrics.set_queue_length(self._name, self._waiting)
 
     def _work(self) -> None:
         while self._run_next():
@@ -167,10 +158,9 @@ class Batcher:
     def _run_next(self) -> bool:
         """Waits for a batch and answers it; returns False when closed."""
         with self._changed:
-            while not self._queues:
-                if self._is_closed:
-                    return False
-                self._changed.wait()
+            self._changed.wait_for(lambda: self._queues or self._is_closed)
+            if not self._queues:
+                return False
             name = next(iter(self._queues))
             queue = self._queues.pop(name)
             batch = queue.popleft()
@@ -195,22 +185,96 @@ class Batcher:
         """Runs the graph once, and returns each piece's own rows of the outputs."""
         wait_s = time.monotonic() - min(piece.arrived_s for piece in batch)
         if not batch[0].is_batched:
-            self._on_run(1, wait_s)
+            self._metrics.observe_batch(self._name, 1, wait_s)
             return [self._run(signature_name, batch[0].inputs)]
-        rows = _count_rows(batch)
+        rows = _sum_rows(batch)
         size = next((size for size in self._parameters.allowed_batch_sizes if size >= rows), rows)
-        inputs = merging.merge(
-            [piece.inputs for piece in batch],
-            size,
-            pads=self._parameters.pad_variable_length_inputs,
-        )
-        self._on_run(size, wait_s)
+        pads = self._parameters.pad_variable_length_inputs
+        inputs = merge_inputs([piece.inputs for piece in batch], size, pads=pads)
+        self._metrics.observe_batch(self._name, size, wait_s)
         outputs = self._run(signature_name, inputs)
-        return merging.split(outputs, [piece.rows for piece in batch], size)
+        for name, array in outputs.items():
+            if array.shape[:1] != (size,):
+                raise status.failed_precondition(
+                    "Batched output tensor's 0th dimension does not equal the number of rows: "
+                    f"{name} has shape {array.shape} for {size} rows"
+                )
+        ends = itertools.accumulate((piece.rows for piece in batch), initial=0)
+        return [
+            {name: array[start:end] for name, array in outputs.items()}
+            for start, end in itertools.pairwise(ends)
+        ]
 
 
-def _count_rows(batch: Sequence[_Piece]) -> int:
+def merge_inputs(parts: Sequence[Inputs], size: int, *, pads: bool) -> Arrays:
+    """Makes one run's inputs of those of several requests.
+
+    Args:
+        parts: The inputs of each.
+        size: How many rows to fill up to, with the first row of the last request.
+        pads: Whether tensors that differ beyond dimension 0 are padded.
+    """
+    missing = size - sum(map(_count_rows, parts))
+    merged = {}
+    for name in parts[0]:
+        arrays = [part[name] for part in parts]
+        if len({array.shape[1:] for array in arrays}) > 1:
+            if not pads:
+                raise status.failed_precondition(
+                    f"Tensors with name '{name}' from different tasks have different shapes and "
+                    "padding is turned off. Set pad_variable_length_inputs to true."
+                )
+            sizes = np.max([array.shape[1:] for array in arrays], axis=0).tolist()
+            arrays = [_pad(array, (len(array), *sizes)) for array in arrays]
+        if missing:
+            if not len(arrays[-1]):
+                raise _would_die(
+                    f"a batch is filled up to {size} rows, one of allowed_batch_sizes, with the "
+                    "first row of its last request, which has none. Take allowed_batch_sizes out "
+                    "of batching_params.pbtxt, and send no requests without rows"
+                )
+            arrays.append(np.repeat(arrays[-1][:1], missing, axis=0))
+        merged[name] = np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+    return merged
+
+
+def _pad(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Pads an array at the ends of its dimensions with its own first element."""
+    if array.size == math.prod(shape):
+        return array.reshape(shape)
+    if not array.size:
+        raise status.invalid("Got empty tensor in batch of non-empty tensors.")
+    # Not np.full, which drops the NUL bytes at the end of a string.
+    padded = np.broadcast_to(array.ravel()[:1], shape).copy()
+    padded[tuple(map(slice, array.shape))] = array
+    return padded
+
+
+def _join(parts: Sequence[Arrays]) -> Arrays:
+    """Joins the outputs of a request's pieces."""
+    if len(parts) == 1:
+        return parts[0]
+    for name in parts[0]:
+        shapes = {part[name].shape for part in parts}
+        if len({shape[1:] for shape in shapes}) > 1:
+            raise _would_die(
+                f"the request was run in pieces, and output {name} has the shapes "
+                f"{sorted(shapes)}, which differ beyond dimension 0. Send fewer rows"
+            )
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _count_rows(inputs: Inputs) -> int:
+    return len(next(iter(inputs.values())))
+
+
+def _sum_rows(batch: Iterable[_Piece]) -> int:
     return sum(piece.rows for piece in batch)
+
+
+def _would_die(reason: str) -> status.RequestError:
+    text = f"TF Serving would have died here, with all its requests: {reason}"
+    return status.RequestError(grpc.StatusCode.INTERNAL, text)
 
 
 def _fail(pieces: Iterable[_Piece], code: grpc.StatusCode, message: str) -> None:

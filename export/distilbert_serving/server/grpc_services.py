@@ -2,8 +2,6 @@
 
 The requests are parsed here and not by gRPC, which would call a damaged one INTERNAL: it is the
 client's mistake, and INVALID_ARGUMENT says so.
-
-Reference: tensorflow_serving/apis/prediction_service.proto and model_service.proto.
 """
 
 import threading
@@ -25,7 +23,7 @@ from distilbert_serving.protos import (
 )
 from distilbert_serving.server import status
 from distilbert_serving.server.metrics import Metrics
-from distilbert_serving.server.request_handler import RequestHandler
+from distilbert_serving.server.request_handler import RequestHandler, spec_of
 
 PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
 MODEL_SERVICE = "tensorflow.serving.ModelService"
@@ -41,15 +39,6 @@ def make_handlers(
         metrics: Is told of every request.
         stopping: Once it is set, new requests get UNAVAILABLE.
     """
-    # What each method takes, and what answers it; those that run a model may be abandoned.
-    runs = {
-        "Predict": (predict_pb2.PredictRequest, handler.predict),
-        "Classify": (classification_pb2.ClassificationRequest, handler.classify),
-        "Regress": (regression_pb2.RegressionRequest, handler.regress),
-        "MultiInference": (inference_pb2.MultiInferenceRequest, handler.multi_inference),
-    }
-    metadata = get_model_metadata_pb2.GetModelMetadataRequest, handler.get_model_metadata
-    model_status = get_model_status_pb2.GetModelStatusRequest, handler.get_model_status
 
     def make(name: str, request_class: Any, answer: Callable[..., Any]) -> grpc.RpcMethodHandler:
         def handle(data: bytes, context: grpc.ServicerContext) -> bytes:
@@ -59,9 +48,8 @@ def make_handlers(
                 if stopping.is_set():
                     raise status.unavailable("The server is shutting down")
                 request = _parse(request_class, data)
-                model_name = _model_name(request)
-                others = (context.is_active,) if name in runs else ()
-                response = answer(request, *others).SerializeToString()
+                model_name = spec_of(request).name
+                response = answer(request, context.is_active).SerializeToString()
             except status.RequestError as error:
                 failure = _status_of(error, context)
             except Exception as error:
@@ -75,13 +63,25 @@ def make_handlers(
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
-    predictions = {name: make(name, *method) for name, method in runs.items()}
-    predictions["GetModelMetadata"] = make("GetModelMetadata", *metadata)
+    methods: dict[str, tuple[Any, Callable[..., Any]]] = {
+        "Predict": (predict_pb2.PredictRequest, handler.predict),
+        "Classify": (classification_pb2.ClassificationRequest, handler.classify),
+        "Regress": (regression_pb2.RegressionRequest, handler.regress),
+        "MultiInference": (inference_pb2.MultiInferenceRequest, handler.multi_inference),
+        "GetModelMetadata": (
+            get_model_metadata_pb2.GetModelMetadataRequest,
+            lambda request, _: handler.get_model_metadata(request),
+        ),
+        "GetModelStatus": (
+            get_model_status_pb2.GetModelStatusRequest,
+            lambda request, _: handler.get_model_status(request),
+        ),
+    }
+    predictions = {name: make(name, *method) for name, method in methods.items()}
+    models = {"GetModelStatus": predictions.pop("GetModelStatus")}
     return [
         grpc.method_handlers_generic_handler(PREDICTION_SERVICE, predictions),
-        grpc.method_handlers_generic_handler(
-            MODEL_SERVICE, {"GetModelStatus": make("GetModelStatus", *model_status)}
-        ),
+        grpc.method_handlers_generic_handler(MODEL_SERVICE, models),
     ]
 
 
@@ -100,8 +100,3 @@ def _parse(request_class: Any, data: bytes) -> Any:
     except message.DecodeError as error:
         name = request_class.DESCRIPTOR.name
         raise status.invalid(f"The {len(data)} bytes received are no {name}: {error}") from error
-
-
-def _model_name(request: Any) -> str:
-    requests = getattr(request, "tasks", [request])  # of MultiInference
-    return requests[0].model_spec.name if requests else ""

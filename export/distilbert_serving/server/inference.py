@@ -1,27 +1,24 @@
 """Predict, Classify, Regress and MultiInference on one loaded version of a model.
 
-Classify and Regress take tf.Examples, each of them a row, and a signature of the form
-
-    inputs: string (B,)  ->  classes: string (B, C) and/or scores: float32 (B, C)     (Classify)
-    inputs: string (B,)  ->  outputs: float32 (B,) or (B, 1)                           (Regress)
-
+Classify and Regress take tf.Examples, each a row, and signatures as in `signatures.OUTPUTS`.
 As in TF Serving, whose flag for it is off by default, the signature's method name doesn't matter:
 TensorFlow 2 writes "predict" into all of them.
 
-The functions raise `status.RequestError` if a request doesn't fit its signature, or its run fails.
-Of a request's model spec they read the signature alone. `is_active` says whether anybody still
-waits for the answer.
+Functions raise `status.RequestError` if a request doesn't fit its signature, or its run fails. Of a
+request's model spec they read the signature alone. Codes and the gist of messages are TF Serving's.
 
 Reference: predict_util.cc, classifier.cc, regressor.cc, multi_inference.cc and util.cc in
-tensorflow_serving/servables/tensorflow.
+tensorflow_serving/servables/tensorflow; batching_session.cc for batch dimensions.
 """
 
-import itertools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import grpc
 import numpy as np
 
 from distilbert_serving import signatures, tensors
+from distilbert_serving.inspection.endpoint_contracts import SignatureContract, show_tensors
 from distilbert_serving.protos import (
     classification_pb2,
     inference_pb2,
@@ -29,30 +26,39 @@ from distilbert_serving.protos import (
     model_pb2,
     predict_pb2,
     regression_pb2,
+    tensor_pb2,
 )
 from distilbert_serving.server import status
-from distilbert_serving.server.batching import IsActive
-from distilbert_serving.server.merging import Arrays
-from distilbert_serving.server.servable import Servable, Signature, braces
+from distilbert_serving.server.batching import Arrays, IsActive
+from distilbert_serving.server.servable import Servable
+
+_CALLS = {
+    signatures.CLASSIFY_METHOD: signatures.CLASSIFY,
+    signatures.REGRESS_METHOD: signatures.REGRESS,
+}
 
 
 def predict(
     servable: Servable, request: predict_pb2.PredictRequest, is_active: IsActive
 ) -> predict_pb2.PredictResponse:
     """Runs a signature on the request's tensors."""
-    name = _signature_name(request.model_spec)
+    name = request.model_spec.signature_name or signatures.SERVING_DEFAULT
     if name not in servable.signatures:
         raise status.failed_precondition(
-            f'Serving signature key "{name}" not found. The model has '
-            f"{braces(servable.signatures)}."
+            f'Serving signature key "{name}" not found. There are {_braces(servable.signatures)}.'
         )
     signature = servable.signatures[name]
-    inputs = signature.read_inputs(request.inputs)
-    output_names = signature.check_outputs(list(request.output_filter))
-    outputs = servable.submit(signature, inputs, is_active)()
+    inputs = _read_inputs(signature, request.inputs)
+    wanted = list(request.output_filter) or sorted(signature.outputs)
+    if not set(wanted).issubset(signature.outputs) or len(set(wanted)) < len(wanted):
+        raise status.invalid(
+            f"output tensor alias not found in signature, or named twice: {wanted} Outputs "
+            f"expected to be in the set {_braces(signature.outputs)}."
+        )
+    outputs = servable.submit(name, inputs, is_active)()
     response = predict_pb2.PredictResponse(model_spec=_spec_of(servable, name))
-    for name in output_names:
-        response.outputs[name].CopyFrom(tensors.to_proto(outputs[name], as_fields=True))
+    for output in wanted:
+        response.outputs[output].CopyFrom(tensors.to_proto(outputs[output], as_fields=True))
     return response
 
 
@@ -60,60 +66,51 @@ def classify(
     servable: Servable, request: classification_pb2.ClassificationRequest, is_active: IsActive
 ) -> classification_pb2.ClassificationResponse:
     """Returns every example's classes and their scores."""
-    signature = _find_signature(servable, request.model_spec, signatures.CLASSIFY_METHOD)
-    examples = _read_examples(request.input)
-    outputs = servable.submit(signature, {signatures.EXAMPLES: examples}, is_active)()
-    return classification_pb2.ClassificationResponse(
-        model_spec=_spec_of(servable, signature.name), result=_classes_of(outputs, len(examples))
-    )
+    name = _find_signature(servable, request.model_spec, signatures.CLASSIFY)
+    result = _classify(*_submit_examples(servable, name, request.input, is_active))
+    spec = _spec_of(servable, name)
+    return classification_pb2.ClassificationResponse(model_spec=spec, result=result)
 
 
 def regress(
     servable: Servable, request: regression_pb2.RegressionRequest, is_active: IsActive
 ) -> regression_pb2.RegressionResponse:
     """Returns a number for every example."""
-    signature = _find_signature(servable, request.model_spec, signatures.REGRESS_METHOD)
-    examples = _read_examples(request.input)
-    outputs = servable.submit(signature, {signatures.EXAMPLES: examples}, is_active)()
-    return regression_pb2.RegressionResponse(
-        model_spec=_spec_of(servable, signature.name), result=_values_of(outputs, len(examples))
-    )
+    name = _find_signature(servable, request.model_spec, signatures.REGRESS)
+    result = _regress(*_submit_examples(servable, name, request.input, is_active))
+    spec = _spec_of(servable, name)
+    return regression_pb2.RegressionResponse(model_spec=spec, result=result)
 
 
 def multi_inference(
     servable: Servable, request: inference_pb2.MultiInferenceRequest, is_active: IsActive
 ) -> inference_pb2.MultiInferenceResponse:
     """Runs several signatures of one model on the same examples; none if one doesn't fit."""
-    model_name = request.tasks[0].model_spec.name if request.tasks else ""
-    found: dict[str, Signature] = {}
+    names: list[str] = []
     for task in request.tasks:
-        if not task.model_spec.name:
-            raise status.invalid("Found ModelSpec with an empty model name.")
-        if task.model_spec.name != model_name:
+        models = {each.model_spec.name for each in request.tasks}
+        if len(models) > 1:
             raise status.invalid(
                 "All ModelSpecs in a MultiInferenceRequest must access the same model name: got "
-                f"{model_name} and {task.model_spec.name}"
+                f"{_braces(models)}"
             )
-        signature = _find_signature(servable, task.model_spec, task.method_name)
-        if signature.name in found:
-            raise status.invalid(f"Duplicate evaluation of signature: {signature.name}")
-        found[signature.name] = signature
-    inputs = {signatures.EXAMPLES: _read_examples(request.input)}
-    rows = len(inputs[signatures.EXAMPLES])
+        if task.method_name not in _CALLS:
+            text = f"Unsupported signature method_name: {task.method_name!r}; not in {list(_CALLS)}"
+            raise status.RequestError(grpc.StatusCode.UNIMPLEMENTED, text)
+        name = _find_signature(servable, task.model_spec, _CALLS[task.method_name])
+        if name in names:
+            raise status.invalid(f"Duplicate evaluation of signature: {name}")
+        names.append(name)
     # All are queued before the first is waited for.
-    waiting = [servable.submit(signature, inputs, is_active) for signature in found.values()]
+    waiting = [_submit_examples(servable, name, request.input, is_active) for name in names]
     response = inference_pb2.MultiInferenceResponse()
-    for task, name, wait in zip(request.tasks, found, waiting, strict=True):
+    for task, name, submitted in zip(request.tasks, names, waiting, strict=True):
         result = response.results.add(model_spec=_spec_of(servable, name))
         if task.method_name == signatures.CLASSIFY_METHOD:
-            result.classification_result.CopyFrom(_classes_of(wait(), rows))
+            result.classification_result.CopyFrom(_classify(*submitted))
         else:
-            result.regression_result.CopyFrom(_values_of(wait(), rows))
+            result.regression_result.CopyFrom(_regress(*submitted))
     return response
-
-
-def _signature_name(spec: model_pb2.ModelSpec) -> str:
-    return spec.signature_name or signatures.SERVING_DEFAULT
 
 
 def _spec_of(servable: Servable, signature_name: str) -> model_pb2.ModelSpec:
@@ -122,86 +119,105 @@ def _spec_of(servable: Servable, signature_name: str) -> model_pb2.ModelSpec:
     return spec
 
 
-def _find_signature(servable: Servable, spec: model_pb2.ModelSpec, method: str) -> Signature:
-    """Finds a signature that fits Classify or Regress."""
-    name = _signature_name(spec)
+def _read_inputs(
+    signature: SignatureContract, protos: Mapping[str, tensor_pb2.TensorProto]
+) -> Arrays:
+    wanted = set(signature.inputs)
+    if set(protos) != wanted:
+        raise status.invalid(
+            f"input size does not match signature: {len(protos)}!={len(wanted)} "
+            f"Sent extra: {_braces(set(protos) - wanted)}. "
+            f"Missing but required: {_braces(wanted - set(protos))}."
+        )
+    arrays = {name: _read_input(name, signature.inputs[name], protos[name]) for name in protos}
+    if not signature.unbatched and len({len(array) for array in arrays.values()}) > 1:
+        rows = {name: len(array) for name, array in arrays.items()}
+        raise status.invalid(
+            f"Batching Run() input tensors must have equal 0th-dimension size, but have {rows}"
+        )
+    return arrays
+
+
+def _read_input(
+    name: str, info: signatures.TensorInfo, proto: tensor_pb2.TensorProto
+) -> np.ndarray:
+    dtype = tensors.data_type_name(proto.dtype)
+    if dtype != info.dtype:
+        raise status.invalid(f"Expected input {name} to be {info.dtype} but get {dtype}.")
+    try:
+        # The shape first: it costs nothing, and reading the values can cost a lot.
+        shape = tensors.read_shape(proto)
+        if info.shape is not None and (
+            len(shape) != len(info.shape)
+            or any(want not in (None, have) for want, have in zip(info.shape, shape, strict=True))
+        ):
+            raise status.invalid(
+                f"Input {name} has shape {shape}, which is incompatible with the signature's "
+                f"shape {info.shape} (None: any size)."
+            )
+        return tensors.to_array(proto)
+    except ValueError as error:
+        raise status.invalid(f"tensor parsing error: {name}: {error}") from error
+
+
+def _find_signature(servable: Servable, spec: model_pb2.ModelSpec, call: str) -> str:
+    """Returns the name of a signature that fits Classify or Regress."""
+    name = spec.signature_name or signatures.SERVING_DEFAULT
     if name not in servable.signatures:  # TF Serving has another code for it than in Predict
         raise status.invalid(f"No signature was found with the name: {name}")
     signature = servable.signatures[name]
-    wanted = {
-        signatures.CLASSIFY_METHOD: {signatures.CLASSES, signatures.SCORES},
-        signatures.REGRESS_METHOD: {signatures.REGRESSION},
-    }
-    if method not in wanted:
-        raise status.RequestError(
-            grpc.StatusCode.UNIMPLEMENTED,
-            f"Unsupported signature method_name: {method!r}; there are {', '.join(wanted)}.",
-        )
-    if list(signature.inputs) != [signatures.EXAMPLES]:
+    if call not in signature.calls:
         raise status.invalid(
-            f"{method} wants the one input {signatures.EXAMPLES}, but signature {name} has "
-            f"{braces(signature.inputs)}."
+            f"Signature {name} does not fit {call}: it takes {show_tensors(signature.inputs)} and "
+            f"returns {show_tensors(signature.outputs)}"
         )
-    outputs = set(signature.outputs)
-    if not outputs & wanted[method] or len(outputs) > len(wanted[method]):
-        raise status.invalid(
-            f"{method} wants outputs of {braces(wanted[method])}, but signature {name} has "
-            f"{braces(signature.outputs)}."
-        )
-    return signature
+    return name
 
 
-def _read_examples(request_input: input_pb2.Input) -> np.ndarray:
-    """Returns the serialized tf.Examples (B,); the context, if any, is merged into each."""
+def _submit_examples(
+    servable: Servable, name: str, request_input: input_pb2.Input, is_active: IsActive
+) -> tuple[int, Callable[[], Arrays]]:
+    """Queues tf.Examples; returns their number, and what waits for the outputs."""
     kind = request_input.WhichOneof("kind")
-    examples: list[bytes] = []
-    if kind is not None:
-        batch = getattr(request_input, kind)
-        # Parsers merge concatenated messages.
-        has_context = kind == "example_list_with_context"
-        context = batch.context.SerializeToString() if has_context else b""
-        examples = [context + example.SerializeToString() for example in batch.examples]
+    batch: Any = getattr(request_input, kind) if kind else input_pb2.ExampleList()
+    # The context, if any, is merged into each: parsers merge concatenated messages.
+    has_context = kind == "example_list_with_context"
+    context = batch.context.SerializeToString() if has_context else b""
+    examples = [context + example.SerializeToString() for example in batch.examples]
     if not examples:
         raise status.invalid("Input is empty.")
-    return np.array(examples, object)
+    inputs = {signatures.EXAMPLES: np.array(examples, object)}
+    return len(examples), servable.submit(name, inputs, is_active)
 
 
-def _classes_of(outputs: Arrays, rows: int) -> classification_pb2.ClassificationResult:
-    classes, scores = outputs.get(signatures.CLASSES), outputs.get(signatures.SCORES)
-    for name, array, dtype in (
-        (signatures.CLASSES, classes, np.dtype(object)),
-        (signatures.SCORES, scores, np.dtype(np.float32)),
-    ):
-        if array is not None:
-            _check_output(name, array, dtype, array.ndim == 2 and len(array) == rows)
-    if classes is not None and scores is not None and classes.shape != scores.shape:
-        raise status.invalid(
-            f"{signatures.CLASSES} {classes.shape} and {signatures.SCORES} {scores.shape} should "
-            "match in their shapes"
-        )
+def _classify(rows: int, wait: Callable[[], Arrays]) -> classification_pb2.ClassificationResult:
+    outputs = wait()
+    shapes = {name: array.shape for name, array in outputs.items()}
+    columns = next(iter(shapes.values()))[-1:]
+    if set(shapes.values()) != {(rows, *columns)}:
+        raise status.invalid(f"The outputs have the shapes {shapes} for {rows} examples")
+    classes, scores = (outputs.get(name) for name in (signatures.CLASSES, signatures.SCORES))
     result = classification_pb2.ClassificationResult()
     for row in range(rows):
-        # The message's field is text, so bytes that are none cannot be sent as they are.
-        labels = [] if classes is None else [str(c, "utf-8", "replace") for c in classes[row]]
-        values = [] if scores is None else scores[row].tolist()
-        added = result.classifications.add()
-        for label, score in itertools.zip_longest(labels, values):
-            added.classes.add(label=label, score=score)
+        added = result.classifications.add().classes
+        for column in range(*columns):
+            added.add()
+            if classes is not None:
+                # The field is text, so bytes that are none cannot be sent as they are.
+                added[-1].label = str(classes[row, column], "utf-8", "replace")
+            if scores is not None:
+                added[-1].score = scores[row, column]
     return result
 
 
-def _values_of(outputs: Arrays, rows: int) -> regression_pb2.RegressionResult:
-    array = outputs[signatures.REGRESSION]
-    fits = array.shape in ((rows,), (rows, 1))
-    _check_output(signatures.REGRESSION, array, np.dtype(np.float32), fits)
-    result = regression_pb2.RegressionResult()
-    for value in array.ravel().tolist():
-        result.regressions.add(value=value)
-    return result
+def _regress(rows: int, wait: Callable[[], Arrays]) -> regression_pb2.RegressionResult:
+    values = wait()[signatures.REGRESSION]
+    if values.shape not in ((rows,), (rows, 1)):
+        raise status.invalid(f"The output has the shape {values.shape} for {rows} examples")
+    regressions = [regression_pb2.Regression(value=value) for value in values.ravel()]
+    return regression_pb2.RegressionResult(regressions=regressions)
 
 
-def _check_output(name: str, array: np.ndarray, dtype: np.dtype, fits: bool) -> None:
-    if array.dtype != dtype or not fits:
-        raise status.invalid(
-            f"The signature's output {name} cannot be answered with: {array.dtype} {array.shape}"
-        )
+def _braces(names: Iterable[str]) -> str:
+    """Writes names the way TF Serving does: sorted, in braces, without blanks."""
+    return "{" + ",".join(sorted(names)) + "}"

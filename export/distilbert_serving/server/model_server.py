@@ -1,8 +1,4 @@
-"""The local server: TF Serving's API for a laptop, a notebook and tests.
-
-It is a thin layer on TensorFlow and gRPC, in one process. Production is TF Serving's job: same
-directory, same requests, same status codes.
-"""
+"""The local server: TF Serving's API for a laptop, a notebook and tests, in one process."""
 
 import os
 import signal
@@ -21,7 +17,7 @@ from distilbert_serving.server.metrics import Metrics
 from distilbert_serving.server.options import ServerOptions
 from distilbert_serving.server.request_handler import RequestHandler
 from distilbert_serving.server.rest import RestServer
-from distilbert_serving.tf_serving.ssl_config import check_ssl_config
+from distilbert_serving.tf_serving.ssl_config import server_credentials
 
 _SIGNAL_POLL_S = 0.2
 _DRAIN_S = 0.25
@@ -41,10 +37,6 @@ class ModelServer:
         port: The port to listen on; 0 picks a free one, see the attribute `port`.
         metrics: Where requests, batches and loads are counted.
         **settings: See `ServerOptions`, such as `rest_port`.
-
-    Attributes:
-        port: The port of gRPC.
-        rest_port: The port of the REST API; None for none.
 
     Raises:
         ValueError: Settings contradict each other.
@@ -73,12 +65,8 @@ class ModelServer:
     def start(self) -> "ModelServer":
         """Loads the models, then listens: whoever can connect gets answers.
 
-        Returns:
-            The server itself.
-
         Raises:
-            FileNotFoundError, NotADirectoryError: There is no version of a model.
-            OSError, ValueError: No wanted version can be loaded, or the port is taken.
+            OSError, ValueError: No version of a model can be loaded, or the port is taken.
         """
         options = self._options
         config = options.models or model_server_config_pb2.ModelServerConfig()
@@ -123,11 +111,11 @@ class ModelServer:
         )
         address = f"{options.host}:{self.port}"
         try:
-            if options.ssl_config:
-                credentials = _make_credentials(options.ssl_config)
-                self.port = server.add_secure_port(address, credentials)
-            else:
-                self.port = server.add_insecure_port(address)
+            self.port = (
+                server.add_secure_port(address, server_credentials(options.ssl_config))
+                if options.ssl_config
+                else server.add_insecure_port(address)
+            )
         except RuntimeError as error:
             raise OSError(f"Cannot listen on {address}: {error}") from error
         server.add_generic_rpc_handlers(
@@ -146,10 +134,8 @@ class ModelServer:
 
         Args:
             grace_s: How long requests may take to finish, in seconds; then they are cancelled.
-                The setting of that name if not given.
-            drain_s: How long to go on telling clients UNAVAILABLE before closing, in seconds:
-                gRPC answers CANCELLED to whoever comes in the very moment of closing, and
-                clients that have been told don't.
+            drain_s: How long to tell clients UNAVAILABLE before closing: gRPC answers CANCELLED
+                to whoever comes in the very moment of closing.
         """
         self._health.enter_graceful_shutdown()
         self._stopping.set()
@@ -182,9 +168,6 @@ def serve(server: ModelServer, grace_s: float | None = None) -> None:
     Args:
         server: What to run.
         grace_s: See `ModelServer.stop`.
-
-    Raises:
-        OSError, ValueError: See `ModelServer.start`.
     """
     stop_signals: list[int] = []
     handlers = {
@@ -202,12 +185,3 @@ def serve(server: ModelServer, grace_s: float | None = None) -> None:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def _make_credentials(config: Any) -> grpc.ServerCredentials:
-    check_ssl_config(config)  # gRPC would find mistakes only at the first connection
-    return grpc.ssl_server_credentials(
-        [(config.server_key.encode(), config.server_cert.encode())],
-        root_certificates=config.custom_ca.encode() or None,
-        require_client_auth=config.client_verify,
-    )

@@ -5,18 +5,16 @@ tensorflow_serving/model_servers; get_model_metadata_impl.cc in
 tensorflow_serving/servables/tensorflow.
 """
 
-from contextlib import AbstractContextManager
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partialmethod
 from typing import Any
 
 from distilbert_serving.protos import (
-    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
-    inference_pb2,
     meta_graph_pb2,
     model_pb2,
-    predict_pb2,
-    regression_pb2,
 )
 from distilbert_serving.server import inference, status
 from distilbert_serving.server.batching import IsActive
@@ -25,13 +23,13 @@ from distilbert_serving.server.options import ServerOptions
 from distilbert_serving.server.servable import Servable
 from distilbert_serving.server.versions import VersionManager
 from distilbert_serving.tf_serving.serving_config import check_model_config
+from distilbert_serving.version_status import write_statuses
 
 
 class RequestHandler:
     """The models of a server; its methods answer requests, or raise `status.RequestError`.
 
-    They may be called from any thread. `is_active` says whether anybody still waits for the
-    answer; a request that nobody waits for is not run.
+    They may be called from any thread.
 
     Args:
         config: The models, and which of their versions: a `ModelServerConfig`.
@@ -49,65 +47,42 @@ class RequestHandler:
         self._managers: dict[str, VersionManager] = {}
         try:
             for model in models:
-                self._managers[model.name] = VersionManager(model, options, metrics)
-                if not options.allow_version_labels_for_unavailable_models:
-                    self._check_labels(model.name)
+                manager = self._managers[model.name] = VersionManager(model, options, metrics)
+                missing = set(model.version_labels.values()).difference(manager.available())
+                if missing and not options.allow_version_labels_for_unavailable_models:
+                    raise ValueError(
+                        f"Model {model.name} has labels on versions that are not available for "
+                        f"inference: {sorted(missing)}"
+                    )
         except BaseException:
             self.close()
             raise
-
-    def _check_labels(self, name: str) -> None:
-        for label, version in self._labels[name].items():
-            if version not in self._managers[name].available():
-                raise ValueError(
-                    f"Request to assign label {label} to version {version} of model {name}, which "
-                    "is not currently available for inference"
-                )
 
     def close(self) -> None:
         """Drops the models as they are."""
         for manager in self._managers.values():
             manager.close()
 
-    def predict(
-        self, request: predict_pb2.PredictRequest, is_active: IsActive
-    ) -> predict_pb2.PredictResponse:
-        """Runs a signature on the request's tensors."""
-        with self._lease(_spec_of(request)) as servable:
-            return inference.predict(servable, request, is_active)
+    def _run(self, answer: Callable[..., Any], request: Any, is_active: IsActive) -> Any:
+        with self._lease(spec_of(request)) as servable:
+            return answer(servable, request, is_active)
 
-    def classify(
-        self, request: classification_pb2.ClassificationRequest, is_active: IsActive
-    ) -> classification_pb2.ClassificationResponse:
-        """Returns every example's classes and their scores."""
-        with self._lease(_spec_of(request)) as servable:
-            return inference.classify(servable, request, is_active)
-
-    def regress(
-        self, request: regression_pb2.RegressionRequest, is_active: IsActive
-    ) -> regression_pb2.RegressionResponse:
-        """Returns a number for every example."""
-        with self._lease(_spec_of(request)) as servable:
-            return inference.regress(servable, request, is_active)
-
-    def multi_inference(
-        self, request: inference_pb2.MultiInferenceRequest, is_active: IsActive
-    ) -> inference_pb2.MultiInferenceResponse:
-        """Runs several signatures of one model on the same examples."""
-        spec = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
-        with self._lease(spec) as servable:
-            return inference.multi_inference(servable, request, is_active)
+    # Each takes a request, and what says whether anybody still waits for the answer.
+    predict = partialmethod(_run, inference.predict)
+    classify = partialmethod(_run, inference.classify)
+    regress = partialmethod(_run, inference.regress)
+    multi_inference = partialmethod(_run, inference.multi_inference)
 
     def get_model_metadata(
         self, request: get_model_metadata_pb2.GetModelMetadataRequest
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
         """Returns the model's SignatureDefs."""
-        spec = _spec_of(request)
-        if not request.metadata_field:
-            raise status.invalid("GetModelMetadataRequest must specify at least one metadata_field")
-        for field in request.metadata_field:
-            if field != "signature_def":
-                raise status.invalid(f"Metadata field {field} is not supported")
+        spec = spec_of(request)
+        if set(request.metadata_field) != {"signature_def"}:
+            raise status.invalid(
+                "GetModelMetadataRequest must specify the metadata_field signature_def and no "
+                f"other, not {list(request.metadata_field)}"
+            )
         name, version, signature_defs = self.signature_defs(spec)
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         response.model_spec.name = name
@@ -120,15 +95,15 @@ class RequestHandler:
         self, request: get_model_status_pb2.GetModelStatusRequest
     ) -> get_model_status_pb2.GetModelStatusResponse:
         """Returns the states of a model's versions, and what went wrong with them."""
-        spec = _spec_of(request)
+        spec = spec_of(request)
         version = self._find_version(spec)
-        manager = self._managers.get(spec.name)
-        if manager is None:
+        if spec.name not in self._managers:
             raise status.not_found(f"Could not find any versions of model {spec.name}")
-        found = [s for s in manager.statuses() if version in (None, s.version)]
+        statuses = self._managers[spec.name].statuses()
+        found = [each for each in statuses if version in (None, each.version)]
         if not found:
             raise status.not_found(f"Could not find version {version} of model {spec.name}")
-        return get_model_status_pb2.GetModelStatusResponse(model_version_status=found)
+        return write_statuses(found)
 
     def signature_defs(
         self, model_spec: model_pb2.ModelSpec
@@ -137,18 +112,19 @@ class RequestHandler:
         with self._lease(model_spec) as servable:
             return servable.name, servable.version, servable.signature_defs
 
-    def _lease(self, spec: model_pb2.ModelSpec) -> AbstractContextManager[Servable]:
+    @contextlib.contextmanager
+    def _lease(self, spec: model_pb2.ModelSpec) -> Iterator[Servable]:
         """Finds the version that a request means, and keeps it in memory meanwhile."""
         if not spec.name:
             raise status.invalid("ModelSpec has no name specified.")
         version = self._find_version(spec)
         manager = self._managers.get(spec.name)
-        lease = None if manager is None else manager.lease(version)
-        if lease is None:
-            latest, specific = f"Latest({spec.name})", f"Specific({spec.name}, {version})"
-            wanted = latest if version is None else specific
-            raise status.not_found(f"Servable not found for request: {wanted}")
-        return lease
+        with manager.lease(version) if manager else contextlib.nullcontext() as servable:
+            if servable is None:
+                latest, specific = f"Latest({spec.name})", f"Specific({spec.name}, {version})"
+                wanted = latest if version is None else specific
+                raise status.not_found(f"Servable not found for request: {wanted}")
+            yield servable
 
     def _find_version(self, spec: model_pb2.ModelSpec) -> int | None:
         """Returns the version that a spec asks for, by number or label; None for the newest."""
@@ -161,7 +137,9 @@ class RequestHandler:
         return labels[spec.version_label]
 
 
-def _spec_of(request: Any) -> model_pb2.ModelSpec:
-    if not request.HasField("model_spec"):
+def spec_of(request: Any) -> model_pb2.ModelSpec:
+    """Returns which model a request means: of MultiInference, the first task's."""
+    first = next(iter(request.tasks), None) if hasattr(request, "tasks") else request
+    if first is None or not first.HasField("model_spec"):
         raise status.invalid("Missing ModelSpec")
-    return request.model_spec
+    return first.model_spec

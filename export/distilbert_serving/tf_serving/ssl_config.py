@@ -18,6 +18,8 @@ import ssl
 import tempfile
 from typing import Any, NoReturn
 
+import grpc
+
 from distilbert_serving.tf_serving.config_files import errors_name, read_config
 from distilbert_serving.tf_serving.config_protos import SSLConfig
 
@@ -32,12 +34,12 @@ def read_ssl_config(path: str | os.PathLike[str]) -> Any:
     """
     config = read_config(path, SSLConfig())
     with errors_name(path):
-        check_ssl_config(config)
+        server_credentials(config)
     return config
 
 
-def check_ssl_config(config: Any) -> None:
-    """Checks what a server would notice at the first connection.
+def server_credentials(config: Any) -> grpc.ServerCredentials:
+    """Makes the credentials of a gRPC server, and checks what gRPC would notice much later.
 
     Args:
         config: An `SSLConfig`. With `client_verify`, clients must show a certificate signed by
@@ -61,6 +63,11 @@ def check_ssl_config(config: Any) -> None:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise ValueError("server_key does not belong to server_cert") from error
         raise ValueError(f"A key or certificate cannot be read: {error}") from error
+    return grpc.ssl_server_credentials(
+        [(config.server_key.encode(), config.server_cert.encode())],
+        root_certificates=config.custom_ca.encode() or None,
+        require_client_auth=config.client_verify,
+    )
 
 
 def _load(config: Any) -> None:
