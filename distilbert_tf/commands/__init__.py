@@ -14,7 +14,7 @@ from distilbert_tf.commands.pipelines import (
     run_predict,
 )
 from distilbert_tf.commands.query import define_query, run_query
-from distilbert_tf.commands.serving import define_serve, run_serve
+from distilbert_tf.commands.serve import define_serve, run_serve
 from distilbert_tf.commands.serving_config import define_serving_config, run_serving_config
 from distilbert_tf.commands.training import (
     define_evaluate,

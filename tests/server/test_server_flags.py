@@ -7,7 +7,7 @@ from absl import flags as absl_flags
 from distilbert_serving.server import ModelServer
 from distilbert_serving.server.options import ServerOptions
 
-from distilbert_tf.commands import serving as serving_commands
+from distilbert_tf.commands.serve import define_serve, read_server_settings
 
 
 @pytest.fixture
@@ -21,9 +21,9 @@ def write(tmp_path):
 
 def read(*words):
     values = absl_flags.FlagValues()
-    serving_commands.define_serve(values)
+    define_serve(values)
     values(["serve", *words])
-    return serving_commands.read_server_settings(values)
+    return read_server_settings(values)
 
 
 def test_flags_have_the_defaults_of_a_server():
