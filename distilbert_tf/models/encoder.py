@@ -168,7 +168,7 @@ class TFDistilBertModel(PreTrainedModel):
             The model.
 
         Raises:
-            FileNotFoundError: The preset is out of reach.
+            FileNotFoundError: The preset is out of reach; the message says what works offline.
             ValueError: There is no preset of that name, or it is another kind of model.
         """
         from distilbert_tf.models.keras_hub import load_preset

@@ -54,21 +54,7 @@ EXACT_GELU = ("gelu", "gelu_python")
 
 
 def load_preset(preset: str | Path, dtype: Any = None) -> keras.Model:
-    """Loads a DistilBERT backbone through KerasHub.
-
-    Args:
-        preset: What KerasHub's `from_preset` takes: a built-in name such as
-            `"distil_bert_base_en_uncased"`, a handle (`kaggle://`, `hf://`, `gs://`), or a
-            directory that `save_to_preset` wrote.
-        dtype: Keras dtype or policy of the backbone.
-
-    Returns:
-        A `keras_nlp.models.DistilBertBackbone`.
-
-    Raises:
-        FileNotFoundError: The preset is out of reach. The message says what works offline.
-        ValueError: There is no preset of that name, or it is another kind of model.
-    """
+    """Loads a DistilBERT backbone through KerasHub: see `TFDistilBertModel.from_preset`."""
     import keras_nlp
 
     offline = (
@@ -95,19 +81,7 @@ def load_preset(preset: str | Path, dtype: Any = None) -> keras.Model:
 
 
 def backbone_config(backbone: keras.Model, **overrides: Any) -> DistilBertConfig:
-    """Describes a KerasHub backbone as a DistilBERT configuration.
-
-    Args:
-        backbone: A `keras_nlp.models.DistilBertBackbone`.
-        **overrides: Fields of the configuration to replace, such as `attention_dropout=0.0`.
-
-    Returns:
-        The configuration; its `attention_dropout` is the backbone's one dropout rate.
-
-    Raises:
-        TypeError: Another kind of object.
-        ValueError: An unknown field among `overrides`.
-    """
+    """Makes the configuration of a backbone: see `TFDistilBertModel.from_keras_hub`."""
     _check_backbone(backbone)
     fields = {ours: getattr(backbone, theirs) for ours, theirs in KERAS_HUB_FIELDS.items()}
     config = DistilBertConfig(**fields, attention_dropout=backbone.dropout)
@@ -116,17 +90,11 @@ def backbone_config(backbone: keras.Model, **overrides: Any) -> DistilBertConfig
 
 
 def backbone_tensors(backbone: keras.Model) -> Tensors:
-    """Collects a KerasHub backbone's weights under the names and layouts of a checkpoint.
-
-    Args:
-        backbone: A `keras_nlp.models.DistilBertBackbone`.
-
-    Returns:
-        float32 arrays by name, for `load_tensors`.
+    """Collects the weights of a backbone for `load_tensors`, as float32.
 
     Raises:
-        TypeError: Another kind of object.
-        ValueError: The backbone has weights that DistilBERT does not have.
+        TypeError: It is another kind of object.
+        ValueError: It has weights that DistilBERT does not have.
     """
     _check_backbone(backbone)
     weights = list(_weights(backbone))
@@ -145,18 +113,7 @@ def backbone_tensors(backbone: keras.Model) -> Tensors:
 
 
 def make_backbone(model: keras.Model) -> keras.Model:
-    """Makes a KerasHub backbone with the weights of an encoder.
-
-    Args:
-        model: A `TFDistilBertModel`.
-
-    Returns:
-        A `keras_nlp.models.DistilBertBackbone` of the same dtype policy: `token_ids` and
-        `padding_mask` in, the last hidden state out.
-
-    Raises:
-        ValueError: KerasHub cannot express the configuration.
-    """
+    """Makes a backbone with the weights of an encoder: see `TFDistilBertModel.to_keras_hub`."""
     import keras_nlp
 
     config = model.config

@@ -1,4 +1,4 @@
-"""What is merged into one batch by TF Serving's rules: every row is answered as it is alone."""
+"""Rows merged into one batch by TF Serving's rules: each gets the outputs that it gets alone."""
 
 import functools
 
@@ -15,7 +15,7 @@ from distilbert_tf.models.heads import TFDistilBertForMaskedLM
 
 MAX_TEXT_BYTES = 2000
 MAX_MASKS = 2
-MERGES = 28  # of each signature; there are 36
+MERGES = 10  # of each of some 36 signatures, each of about 20 of its rows
 MAX_ROWS = 8  # small, so that requests are split
 # Other neighbours mean other kernels and another order of sums, over two blocks of a tiny model.
 ROUNDING = 64 * np.finfo(np.float32).eps
@@ -34,8 +34,8 @@ TEXTS = [
 PAIRS = [(text, TEXTS[i * 5 % 7]) for i, text in enumerate(TEXTS)] + [(b"good", TOO_LONG)]
 MASKED = [*TEXTS, b"[MASK] " * (MAX_MASKS + 1)]
 IDS = [[2, 6, 7, 3], [2], [2, 8, 9, 10, 11, 3], [2, 4, 3], [5] * 24]
-# Rows of ids with the number of them that counts; the model has 24 positions. More than there are
-# cannot be told once a server has padded them.
+# Rows of ids, each with its number of tokens; the model has 24 positions. (A number greater than
+# the row's length cannot be noticed once a server has padded the row.)
 BAD_IDS = [
     ([2, -1, 3], 3),
     ([2, 10**6, 3], 3),
@@ -175,7 +175,7 @@ def test_every_row_is_answered_as_alone(sessions):
                         got = {key: array[place : place + 1] for key, array in answer.items()}
                         _assert_row(got, alone[number], f"{kind}, {name}, row {number}")
                 merges += 1
-    assert merges >= 1000
+    assert merges >= 300
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_a_bad_row_is_blank_in_every_output(sessions, kind, signature, bad):
 
 
 def test_allowed_sizes_kill_a_server(sessions):
-    """That the rules above would notice an export of old."""
+    """The rules notice an export with such sizes."""
     run, _ = sessions["single"]
     requests = [_request([{"text": b"good"}] * 3), _empty([{"text": b""}])]
     default = functools.partial(run, "serving_default")

@@ -123,10 +123,7 @@ def test_a_directory_without_vocabulary_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "config",
     [
-        {"do_lower_case": False},
-        {"do_lower_case": False, "strip_accents": True},
-        {"do_lower_case": True, "strip_accents": False},
-        {"tokenize_chinese_chars": False},
+        {"do_lower_case": False, "tokenize_chinese_chars": False},
         {"extra_special_tokens": ["<e1>", "[E2]"]},
         {"additional_special_tokens": ["<e1>", "[E2]"]},
         {

@@ -123,17 +123,24 @@ class Endpoint(abc.ABC):
         """Traces it, as a tf.types.experimental.ConcreteFunction."""
 
         def call(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-            return self.call(inputs)
+            return self._compute(inputs)
 
         return tf.function(call, autograph=False).get_concrete_function(**self.specs)
 
-    @abc.abstractmethod
-    def call(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Computes the outputs by name."""
-
-    @abc.abstractmethod
     def expect(self, batch: TextBatch, tolerance: float) -> Expected:
         """Computes eagerly what it must return; without texts, outputs of no rows."""
+        expected = self._expect(self.tokenization.expect(batch, self.pair), tolerance)
+        rows = len(batch.texts)  # without texts there is one row, of an empty text
+        outputs = {name: array[:rows] for name, array in expected.outputs.items()}
+        return Expected(outputs, expected.is_tie[:rows])
+
+    @abc.abstractmethod
+    def _compute(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Computes the outputs by name, in the graph."""
+
+    @abc.abstractmethod
+    def _expect(self, inputs: Inputs, tolerance: float) -> Expected:
+        """Computes the same eagerly, from token ids and mask."""
 
     def feed(self, batch: TextBatch) -> Arrays:
         """Converts texts to its inputs; strings are bytes."""
@@ -153,13 +160,11 @@ class FromText(Endpoint):
         super().__init__(tokenization, model.pair)
         self.model = model
 
-    def call(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """See `Endpoint.call`."""
+    def _compute(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return self.model.answer(*self.tokenization.trace([inputs[name] for name in self.specs]))
 
-    def expect(self, batch: TextBatch, tolerance: float) -> Expected:
-        """See `Endpoint.expect`."""
-        return _cut(self.model.expect(self.tokenization.expect(batch, self.pair), tolerance), batch)
+    def _expect(self, inputs: Inputs, tolerance: float) -> Expected:
+        return self.model.expect(inputs, tolerance)
 
 
 class FromIds(FromText):
@@ -173,8 +178,7 @@ class FromIds(FromText):
         super().__init__(model, tokenization)
         self.specs = _make_specs("ids")
 
-    def call(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """See `Endpoint.call`."""
+    def _compute(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         input_ids, num_tokens = (inputs[name] for name in self.specs)
         # An error of the whole request, which a server that merges rows has already checked.
         check = tf.debugging.assert_equal(
@@ -200,7 +204,7 @@ class FromIds(FromText):
         )
 
     def feed(self, batch: TextBatch) -> Arrays:
-        """See `Endpoint.feed`."""
+        """Converts texts to token ids."""
         inputs = self.tokenization.expect(batch, self.pair)
         ids, mask = (np.asarray(inputs[name])[: len(batch.texts)] for name in inputs)
         return {names.INPUT_IDS: ids, names.NUM_TOKENS: mask.sum(axis=1, dtype=np.int32)}
@@ -220,21 +224,19 @@ class _FromExamples(Endpoint):
         self.features = list(self.specs)
         self.specs = _make_specs("examples")
 
-    def call(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """See `Endpoint.call`."""
+    def _compute(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         texts, is_readable = read_texts(inputs[names.EXAMPLES], self.features)
         answer = self.model.answer(*self.tokenization.trace(texts, is_readable))
         return self._select(answer[names.PROBABILITIES])
 
-    def expect(self, batch: TextBatch, tolerance: float) -> Expected:
-        """See `Endpoint.expect`."""
-        expected = self.model.expect(self.tokenization.expect(batch, self.pair), tolerance)
+    def _expect(self, inputs: Inputs, tolerance: float) -> Expected:
+        expected = self.model.expect(inputs, tolerance)
         selected = self._select(tf.constant(expected.outputs[names.PROBABILITIES]))
         outputs = {name: tensor.numpy() for name, tensor in selected.items()}
-        return _cut(Expected(outputs, expected.is_tie), batch)
+        return Expected(outputs, expected.is_tie)
 
     def feed(self, batch: TextBatch) -> Arrays:
-        """See `Endpoint.feed`."""
+        """Converts texts to serialized examples."""
         columns = dict(zip(self.features, (batch.texts, batch.text_pairs), strict=False))
         return {names.EXAMPLES: np.array(serialize_examples(columns), object)}
 
@@ -267,12 +269,13 @@ class Tokenize(Endpoint):
     Rows are padded to L tokens, since a server joins the outputs of the parts of a large request.
     """
 
-    def call(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """See `Endpoint.call`."""
+    def _compute(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         input_ids, mask, is_valid = self.tokenization.trace([inputs[name] for name in self.specs])
         width = self.tokenization.max_length
         padding = [[0, 0], [0, width - tf.shape(input_ids)[1]]]
-        input_ids = tf.pad(input_ids, padding, constant_values=self._pad_id)
+        input_ids = tf.pad(
+            input_ids, padding, constant_values=self.tokenization.tokenizer.pad_token_id
+        )
         input_ids = tf.ensure_shape(input_ids, [None, width])
         outputs = {
             names.INPUT_IDS: input_ids,
@@ -281,22 +284,16 @@ class Tokenize(Endpoint):
         }
         return blank_rows(outputs, is_valid)
 
-    def expect(self, batch: TextBatch, tolerance: float) -> Expected:
-        """See `Endpoint.expect`."""
-        inputs = self.tokenization.expect(batch, self.pair)
+    def _expect(self, inputs: Inputs, tolerance: float) -> Expected:
         ids, mask = (np.asarray(inputs[name]) for name in inputs)
         padding = [(0, 0), (0, self.tokenization.max_length - ids.shape[1])]
-        ids = np.pad(ids, padding, constant_values=self._pad_id)
+        ids = np.pad(ids, padding, constant_values=self.tokenization.tokenizer.pad_token_id)
         outputs = {
             names.INPUT_IDS: ids,
             names.NUM_TOKENS: mask.sum(axis=1, dtype=np.int32),
             names.TOKENS: encode(self._words)[ids],
         }
-        return _cut(Expected(outputs, np.zeros(len(ids), bool)), batch)
-
-    @property
-    def _pad_id(self) -> int:
-        return self.tokenization.tokenizer.pad_token_id
+        return Expected(outputs, np.zeros(len(ids), bool))
 
     @functools.cached_property
     def _words(self) -> list[str]:
@@ -357,10 +354,3 @@ def _make_specs(kind: names.InputKind) -> dict[str, tf.TensorSpec]:
         name: tf.TensorSpec(info.shape, tf.as_dtype(info.dtype))
         for name, info in names.INPUTS[kind].items()
     }
-
-
-def _cut(expected: Expected, batch: TextBatch) -> Expected:
-    """Removes the row that stood in for a batch without texts."""
-    rows = len(batch.texts)
-    outputs = {name: array[:rows] for name, array in expected.outputs.items()}
-    return Expected(outputs, expected.is_tie[:rows])
