@@ -7,7 +7,6 @@ import numpy as np
 from distilbert_serving import tensors
 from distilbert_serving.protos import (
     classification_pb2,
-    get_model_metadata_pb2,
     get_model_status_pb2,
     meta_graph_pb2,
     predict_pb2,
@@ -117,15 +116,6 @@ class FakeHandler:
         response = regression_pb2.RegressionResponse()
         for text in self._texts(request):
             response.result.regressions.add(value=len(text))
-        return response
-
-    def get_model_metadata(self, request):
-        self._check(request)
-        response = get_model_metadata_pb2.GetModelMetadataResponse()
-        response.model_spec.name = "m"
-        response.model_spec.version.value = 3
-        signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=SIGNATURES)
-        response.metadata["signature_def"].Pack(signatures)
         return response
 
     def get_model_status(self, request):

@@ -67,6 +67,7 @@ class RestServer:
             limit_concurrency=max_connections,
             timeout_keep_alive=_KEEP_ALIVE_S,
         )
+        config.load()  # what cannot be imported is an error here, not in the thread
         self._server = uvicorn.Server(config)
 
     def start(self) -> "RestServer":

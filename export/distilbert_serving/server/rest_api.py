@@ -21,7 +21,6 @@ from starlette.responses import Response
 from distilbert_serving import signatures
 from distilbert_serving.protos import (
     classification_pb2,
-    get_model_metadata_pb2,
     get_model_status_pb2,
     model_pb2,
     predict_pb2,
@@ -66,7 +65,7 @@ class RestApi:
         """Answers a request, and never raises; `path` is decoded and without a query."""
         started_s = time.monotonic()
         match = _PATHS[method].fullmatch(path) if method in _PATHS else None
-        verb = ((match and match["verb"]) or "status").lower()
+        verb = (match["verb"] or "status").lower() if match else ""
         code = _Code.OK
         try:
             if match is None:
@@ -88,16 +87,14 @@ class RestApi:
     def _describe(self, spec: model_pb2.ModelSpec, verb: str) -> Document:
         if verb == "status":
             spec.ClearField("version_label")  # TF Serving ignores it here
-            about_status = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
-            return _to_document(self._handler.get_model_status(about_status))
-        request = get_model_metadata_pb2.GetModelMetadataRequest(
-            model_spec=spec, metadata_field=["signature_def"]
-        )
-        response = self._handler.get_model_metadata(request)
-        packed = get_model_metadata_pb2.SignatureDefMap()
-        response.metadata["signature_def"].Unpack(packed)
-        metadata = {"signature_def": _to_document(packed)}
-        return {"model_spec": _to_document(response.model_spec), "metadata": metadata}
+            request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
+            return _to_document(self._handler.get_model_status(request))
+        name, version, signature_defs = self._handler.signature_defs(spec)
+        documents = {key: _to_document(proto) for key, proto in signature_defs.items()}
+        return {
+            "model_spec": {"name": name, "signature_name": "", "version": str(version)},
+            "metadata": {"signature_def": {"signature_def": documents}},
+        }
 
     def _infer(
         self, spec: model_pb2.ModelSpec, verb: str, body: bytes, is_active: IsActive
