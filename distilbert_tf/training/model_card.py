@@ -110,12 +110,12 @@ def _evaluation_result(
     task: Task, split: str, metric: str, value: float, run: Mapping[str, Any]
 ) -> EvalResult:
     # Files in a directory may be any part of a dataset, so only the hub's own go by its name.
-    is_hub = run["data"] == HUB
-    files = run["data_files"][task.name][split]
+    data, files = run["data"], run["data_files"][task.name][split]
+    is_hub = data == HUB
     return EvalResult(
         task_type="text-classification",
         dataset_type=task.hub_dataset if is_hub else task.name,
-        dataset_name=task.name,
+        dataset_name=f"{task.name}, demo data of distilbert-tf" if data == DEMO else task.name,
         dataset_config=task.hub_config if is_hub else None,
         dataset_split=task.splits[split][-1] if is_hub else split,
         dataset_args={name: files[name] for name in ("files", "sha256", "rows")},

@@ -95,11 +95,12 @@ def test_the_hub_reads_scores_on_its_own_data(tmp_path: Path) -> None:
 def test_other_data_does_not_go_by_the_hubs_name(tmp_path: Path) -> None:
     own = Task("own", ("text",), ("label",), ("a", "b", "c"), metrics=("macro_f1", "accuracy"))
     scores = {"validation": Scores({"loss": 1.0, "macro_f1": 0.5, "accuracy": 0.75}, np.eye(3))}
-    data = card_of(tmp_path, own, scores, model="demo").data
+    data = card_of(tmp_path, own, scores, model="demo", data="demo").data
     assert (data.datasets, data.language, data.license) == (None, None, "apache-2.0")
     assert data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
     f1, accuracy = data.eval_results
     assert (f1.dataset_type, f1.dataset_config, f1.dataset_split) == ("own", None, "validation")
+    assert f1.dataset_name == "own, demo data of distilbert-tf"
     assert (f1.metric_type, f1.metric_name, f1.metric_args) == (
         "f1", "macro_f1", {"average": "macro"},
     )  # fmt: skip
