@@ -44,53 +44,41 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"fill-mask, text-classification, sentiment-analysis"):
             pipeline("translation", classifier, tokenizer)
 
-    @pytest.mark.parametrize("task", ["fill-mask", "text-classification"])
-    def test_model_without_the_head(self, task, tokenizer):
-        with pytest.raises(TypeError, match=f"'{task}' takes a TFDistil.*; got TFDistilBertModel"):
-            pipeline(task, TFDistilBertModel(make_config()), tokenizer)
-
-    def test_model_with_another_head(self, classifier, filler, tokenizer):
-        with pytest.raises(TypeError, match="takes a TFDistilBertForMaskedLM"):
-            pipeline("fill-mask", classifier, tokenizer)
-        with pytest.raises(TypeError, match="takes a TFDistilBertForSequenceClassification"):
-            pipeline("text-classification", filler, tokenizer)
+    def test_model_with_another_head_or_none(self, classifier, filler, tokenizer):
+        encoder = TFDistilBertModel(make_config())
+        for task, model, wanted in (
+            ("fill-mask", classifier, "TFDistilBertForMaskedLM"),
+            ("fill-mask", encoder, "TFDistilBertForMaskedLM; got TFDistilBertModel"),
+            ("text-classification", filler, "TFDistilBertForSequenceClassification"),
+            ("text-classification", encoder, "TFDistilBertForSequenceClassification; got TFDist"),
+        ):
+            with pytest.raises(TypeError, match=f"'{task}' takes a {wanted}"):
+                pipeline(task, model, tokenizer)
 
     def test_model_object_without_tokenizer(self, classifier):
         with pytest.raises(ValueError, match="tokenizer="):
             pipeline("text-classification", classifier)
 
     @pytest.mark.parametrize(
-        ("options", "error", "message"),
+        ("task", "options", "error", "message"),
         [
-            ({"top_k": 0}, ValueError, "top_k must be"),
-            ({"top_k": 2.5}, ValueError, "top_k must be"),
-            ({"batch_size": 0}, ValueError, "batch_size must be"),
-            ({"function_to_apply": "relu"}, ValueError, "softmax, sigmoid, none"),
-            ({"topk": 3}, TypeError, "Unknown option 'topk'"),
+            ("text-classification", {"top_k": 0}, ValueError, "top_k must be"),
+            ("text-classification", {"top_k": 2.5}, ValueError, "top_k must be"),
+            ("text-classification", {"batch_size": 0}, ValueError, "batch_size must be"),
+            ("text-classification", {"function_to_apply": "relu"}, ValueError, "softmax, sigmoid"),
+            ("text-classification", {"topk": 3}, TypeError, "Unknown option 'topk'"),
+            ("fill-mask", {"top_k": -1}, ValueError, "top_k must be"),
+            ("fill-mask", {"targets": []}, ValueError, "at least one word"),
+            ("fill-mask", {"targets": [""]}, ValueError, "at least one word"),
+            ("fill-mask", {"tokenizer_kwargs": {"trunkation": 1}}, TypeError, "option 'trunkation"),
         ],
     )
-    def test_options_of_text_classification(self, classifier, tokenizer, options, error, message):
+    def test_options(self, classifier, filler, tokenizer, task, options, error, message):
+        model = filler if task == "fill-mask" else classifier
         with pytest.raises(error, match=message):
-            pipeline("text-classification", classifier, tokenizer, **options)
-        classify = pipeline("text-classification", classifier, tokenizer)
+            pipeline(task, model, tokenizer, **options)
         with pytest.raises(error, match=message):
-            classify("Rain again.", **options)
-
-    @pytest.mark.parametrize(
-        ("options", "error", "message"),
-        [
-            ({"top_k": -1}, ValueError, "top_k must be"),
-            ({"targets": []}, ValueError, "at least one word"),
-            ({"targets": [""]}, ValueError, "at least one word"),
-            ({"tokenizer_kwargs": {"trunkation": True}}, TypeError, "Unknown option 'trunkation'"),
-        ],
-    )
-    def test_options_of_fill_mask(self, filler, tokenizer, options, error, message):
-        with pytest.raises(error, match=message):
-            pipeline("fill-mask", filler, tokenizer, **options)
-        fill = pipeline("fill-mask", filler, tokenizer)
-        with pytest.raises(error, match=message):
-            fill("the [MASK]", **options)
+            pipeline(task, model, tokenizer)("the [MASK]", **options)
 
     def test_inputs_of_text_classification(self, classifier, tokenizer):
         classify = pipeline("text-classification", classifier, tokenizer)
