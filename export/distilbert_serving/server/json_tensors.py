@@ -26,13 +26,9 @@ Document = dict[str, Any]
 Infos = Mapping[str, meta_graph_pb2.TensorInfo]
 
 # The types that JSON has values for, by TensorFlow's names.
-_SAME_NAMES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint32", "uint64")
-_DTYPES: dict[str, np.dtype] = {
-    **{name: np.dtype(name) for name in _SAME_NAMES},
-    "float": np.dtype(np.float32),
-    "double": np.dtype(np.float64),
-    "string": np.dtype(object),
-}
+_NAMES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint32", "uint64")
+_DTYPES = {name: np.dtype(name) for name in _NAMES}
+_DTYPES |= {"float": np.dtype("float32"), "double": np.dtype("float64"), "string": np.dtype("O")}
 
 
 def parse_object(body: bytes) -> Document:

@@ -16,11 +16,6 @@ from distilbert_serving.server.metrics import Metrics
 from distilbert_serving.server.request_handler import RequestHandler
 from distilbert_serving.server.rest_api import RestApi, json_response
 
-MAX_BODY_BYTES = 64 * 2**20
-MAX_CONNECTIONS = 256
-
-_KEEP_ALIVE_S = 120  # that a connection may rest between requests
-
 
 class RestServer:
     """A REST server in this process.
@@ -43,8 +38,8 @@ class RestServer:
         port: int = 8501,
         *,
         monitoring_path: str | None = None,
-        max_body_bytes: int = MAX_BODY_BYTES,
-        max_connections: int = MAX_CONNECTIONS,
+        max_body_bytes: int = 64 * 2**20,
+        max_connections: int = 256,
     ) -> None:
         self.port = port
         self._host = host
@@ -65,7 +60,7 @@ class RestServer:
             access_log=False,
             proxy_headers=False,
             limit_concurrency=max_connections,
-            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_keep_alive=120,  # seconds: pools of clients keep connections for later
         )
         config.load()  # what cannot be imported is an error here, not in the thread
         self._server = uvicorn.Server(config)
