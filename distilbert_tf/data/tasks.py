@@ -4,6 +4,7 @@ This module reads no files: `distilbert_tf.data.examples` does, as described by 
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import SupportsIndex
@@ -60,51 +61,47 @@ class Task:
     hub_config: str = ""
 
     def __post_init__(self) -> None:
-        if len(self.text_columns) not in (1, 2):
-            self._refuse(f"needs one text column or two; got {self.text_columns}")
-        if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
-            self._refuse(f"needs two or more different labels; got {self.labels}")
-        if not self.label_values:
-            object.__setattr__(self, "label_values", self.labels)
-        if len(self.label_values) != len(self.labels):
-            self._refuse(
-                f"has {len(self.labels)} labels, but {len(self.label_values)} label_values"
-            )
-        for names in (self.label_values, self.labels):
-            for label_id, name in enumerate(names):
-                if self._ids[name] != label_id:
-                    self._refuse(
-                        f"reads {name!r} as label {self._ids[name]} and as label {label_id}: see "
-                        f"its labels {self.labels} and label_values {self.label_values}"
-                    )
         splits = {
             split: (stems,) if isinstance(stems, str) else tuple(stems)
             for split, stems in self.splits.items()
         }
         object.__setattr__(self, "splits", splits)
-        if without_file := [split for split, stems in splits.items() if not stems]:
-            self._refuse(f"names no file for the split {without_file[0]!r}")
-        if unknown := set(self.aliases.values()) - set(self.text_columns):
-            self._refuse(
-                f"has an alias for {min(unknown)!r}, which is not one of its text columns "
-                f"{self.text_columns}"
-            )
+        object.__setattr__(self, "label_values", self.label_values or self.labels)
+        object.__setattr__(self, "hub_config", self.hub_config or self.name)
+        for complaint in self._complaints():
+            raise ValueError(f"Task {self.name!r} {complaint}.")
+
+    def _complaints(self) -> Iterator[str]:
+        if len(self.text_columns) not in (1, 2):
+            yield f"needs one text column or two; got {self.text_columns}"
+        if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
+            yield f"needs two or more different labels; got {self.labels}"
+        if len(self.label_values) != len(self.labels):
+            yield f"has {len(self.labels)} labels, but {len(self.label_values)} label_values"
+        for names in (self.label_values, self.labels):
+            for label_id, name in enumerate(names):
+                if self._ids[name] != label_id:
+                    yield (
+                        f"reads {name!r} as label {self._ids[name]} and as label {label_id}: see "
+                        f"its labels {self.labels} and label_values {self.label_values}"
+                    )
+        for split, stems in self.splits.items():
+            if not stems:
+                yield f"names no file for the split {split!r}"
+        for column in self.aliases.values():
+            if column not in self.text_columns:
+                columns = self.text_columns
+                yield f"has an alias for {column!r}, which is not one of its text columns {columns}"
         if not self.metrics or set(self.metrics) - set(METRIC_NAMES):
-            self._refuse(f"needs metrics out of {', '.join(METRIC_NAMES)}; got {self.metrics}")
+            yield f"needs metrics out of {', '.join(METRIC_NAMES)}; got {self.metrics}"
         if "f1" in self.metrics and len(self.labels) != 2:
-            self._refuse(
+            yield (
                 f"has {len(self.labels)} labels, but the metric 'f1' is that of label 1 of two; "
                 "'macro_f1' is for more"
             )
-        if unknown := self.submission.keys() - splits.keys():
-            self._refuse(
-                f"has a submission file for {min(unknown)!r}, which is not one of its splits"
-            )
-        if not self.hub_config:
-            object.__setattr__(self, "hub_config", self.name)
-
-    def _refuse(self, complaint: str) -> None:
-        raise ValueError(f"Task {self.name!r} {complaint}.")
+        for split in self.submission:
+            if split not in self.splits:
+                yield f"has a submission file for {split!r}, which is not one of its splits"
 
     @property
     def is_pair(self) -> bool:
