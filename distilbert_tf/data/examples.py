@@ -46,11 +46,8 @@ class Examples:
         skipped: Number of rows that were skipped.
 
     Example:
-        >>> from distilbert_tf import get_task, load_examples
-        >>> examples = load_examples(get_task("qqp"), "demo", "validation")
-        >>> len(examples), len(examples.take(8))
-        (84, 8)
-        >>> questions, other_questions = examples.texts
+        examples = load_examples(get_task("qqp"), "demo", "validation").take(8)
+        questions, other_questions = examples.texts  # 8 strings each
     """
 
     texts: tuple[tuple[str, ...], ...]

@@ -40,11 +40,9 @@ class Task:
         hub_config: The task's directory in that repository; `name` if not given.
 
     Example:
-        >>> tickets = Task("tickets", ("subject", "body"), ("queue",), ("billing", "network"))
-        >>> tickets.label_id("network")
-        1
-        >>> tickets.splits["validation"]
-        ('dev', 'validation')
+        tickets = Task("tickets", ("subject", "body"), ("queue",), ("billing", "network"))
+        tickets.label_id("network")  # 1
+        tickets.splits["validation"]  # ("dev", "validation")
     """
 
     name: str

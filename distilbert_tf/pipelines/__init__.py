@@ -52,9 +52,8 @@ def pipeline(
         The pipeline, to be called with texts.
 
     Example:
-        >>> from distilbert_tf import pipeline
-        >>> fill_mask = pipeline("fill-mask", model="distilbert-base-uncased")
-        >>> fill_mask("Hello I'm a [MASK] model.", top_k=2)
+        fill_mask = pipeline("fill-mask", model="distilbert-base-uncased")
+        fill_mask("Hello I'm a [MASK] model.", top_k=2)
 
     Raises:
         ValueError: The task is unknown, or a model is given without a tokenizer.

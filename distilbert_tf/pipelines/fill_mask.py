@@ -40,15 +40,12 @@ class FillMaskPipeline(Pipeline):
         ValueError: The tokenizer has no mask token, or an option's value is invalid.
 
     Example:
-        >>> from distilbert_tf import DistilBertTokenizer, TFDistilBertForMaskedLM
-        >>> from distilbert_tf.pipelines.fill_mask import FillMaskPipeline
-        >>> name = "distilbert-base-uncased"
-        >>> fill_mask = FillMaskPipeline(
-        ...     TFDistilBertForMaskedLM.from_pretrained(name),
-        ...     DistilBertTokenizer.from_pretrained(name),
-        ... )
-        >>> fill_mask("The capital of France is [MASK].")[0]["token_str"]
-        'paris'
+        name = "distilbert-base-uncased"
+        fill_mask = FillMaskPipeline(
+            TFDistilBertForMaskedLM.from_pretrained(name),
+            DistilBertTokenizer.from_pretrained(name),
+        )
+        fill_mask("The capital of France is [MASK].")[0]["token_str"]
     """
 
     task = "fill-mask"

@@ -61,15 +61,10 @@ class TextClassificationPipeline(Pipeline):
         ValueError: An option's value is invalid.
 
     Example:
-        >>> from distilbert_tf import DistilBertTokenizer, TFDistilBertForSequenceClassification
-        >>> from distilbert_tf.pipelines.text_classification import TextClassificationPipeline
-        >>> name = "distilbert-base-uncased-finetuned-sst-2-english"
-        >>> classify = TextClassificationPipeline(
-        ...     TFDistilBertForSequenceClassification.from_pretrained(name),
-        ...     DistilBertTokenizer.from_pretrained(name),
-        ... )
-        >>> classify("A film that knows exactly what it wants.")[0]["label"]
-        'POSITIVE'
+        model = TFDistilBertForSequenceClassification.from_pretrained("demo", num_labels=3)
+        tokenizer = DistilBertTokenizer.from_pretrained("demo")
+        classify = TextClassificationPipeline(model, tokenizer, top_k=2)
+        classify(["A film that knows exactly what it wants.", "Too long."])
     """
 
     task = "text-classification"
