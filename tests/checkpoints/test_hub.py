@@ -121,7 +121,7 @@ def test_only_what_is_read_is_downloaded_and_then_works_offline(online, referenc
     assert sorted(online.sent) == sorted(files)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert_equals_recorded(TFDistilBertModel.from_pretrained("someone/tiny"), references / "base")
-    with pytest.raises(FileNotFoundError, match=r"neither cached .* vocab\.txt or tokenizer\.json"):
+    with pytest.raises(FileNotFoundError, match=r"no vocab\.txt or .* copy may be incomplete"):
         find_tokenizer("someone/tiny")
 
 
@@ -146,6 +146,23 @@ def test_a_tokenizer_is_downloaded(online):
     online.repositories["/someone/words"] = files | {"merges.txt": b"", "config.json": b"{}"}
     assert read(find_tokenizer("someone/words"), *files) == files
     assert sorted(online.sent) == sorted(files)
+
+
+def test_a_tokenizer_of_which_the_cache_has_a_part_is_used(online, monkeypatch, caplog):
+    files = {
+        "vocab.txt": b"[PAD]",
+        "tokenizer_config.json": b"{}",
+        "special_tokens_map.json": b"{}",
+    }
+    online.repositories["/someone/words"] = files
+    directory = find_tokenizer("someone/words")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (directory / "special_tokens_map.json").unlink()
+    assert find_tokenizer("someone/words") == directory
+    assert not [record for record in caplog.records if record.name == "absl"]
+    (directory / "tokenizer_config.json").unlink()
+    assert find_tokenizer("someone/words") == directory
+    assert "Of the tokenizer of 'someone/words' only vocab.txt was found" in caplog.text
 
 
 def test_data_is_downloaded(online):
