@@ -90,7 +90,7 @@ class MultiHeadSelfAttention(keras.layers.Layer):
     Call arguments:
         x: Float (N, D).
         layout: Where the tokens are.
-        query: Float (B, D), if only the first token of each row is to attend.
+        query: Float (B, D), the first token of each row, if only these attend.
 
     Returns:
         The pair of the layer's output, (N, D) or (B, D), and the attention weights of each group,

@@ -60,7 +60,7 @@ def is_head(name: str) -> bool:
 
 
 def expand(pattern: str, blocks: int) -> Iterator[tuple[int, str]]:
-    """Yields the number of a block and the layer's name in it, for each that a row stands for."""
+    """Yields the layers of a row: the number of the block (0 outside of blocks) and the name."""
     for i in range(blocks if "{i}" in pattern else 1):
         yield i, pattern.format(i=i)
 
@@ -123,7 +123,7 @@ def to_distilbert(tensors: Mapping[str, np.ndarray], family: str) -> Tensors:
             plain = _rename_bert(plain)
         if plain in renamed and not np.array_equal(renamed[plain], array):
             raise CheckpointError(
-                f"{name} stands twice in the checkpoint, as {plain}, with different values."
+                f"{name} occurs twice in the checkpoint, as {plain}, with different values."
             )
         renamed[plain] = array
     if family == "bert" and (segments := renamed.pop(_SEGMENTS, None)) is not None:
