@@ -8,6 +8,7 @@ tiny message that asks for a giant tensor.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -127,6 +128,53 @@ def to_array(proto: tensor_pb2.TensorProto) -> np.ndarray:
         last = array[-1:] if values else np.array([b"" if dtype.hasobject else 0], dtype)
         array = np.concatenate([array, np.repeat(last, count - len(values))])
     return array.reshape(shape)
+
+
+def to_arrays(
+    protos: Mapping[str, tensor_pb2.TensorProto], infos: Mapping[str, TensorInfo]
+) -> dict[str, np.ndarray]:
+    """Reads the tensors that a signature takes.
+
+    Args:
+        protos: What was sent, by name.
+        infos: What the signature takes, by name.
+
+    Returns:
+        Arrays by name, in the order of `protos`.
+
+    Raises:
+        ValueError: Names, types, shapes or contents do not fit.
+    """
+    if protos.keys() != infos.keys():
+        raise ValueError(
+            f"input size does not match signature: {len(protos)}!={len(infos)} Sent extra: "
+            f"{sorted(protos.keys() - infos.keys())}. Missing but required: "
+            f"{sorted(infos.keys() - protos.keys())}."
+        )
+    for name, proto in protos.items():
+        dtype, (wanted_dtype, wanted) = data_type_name(proto.dtype), infos[name]
+        if dtype != wanted_dtype:
+            raise ValueError(f"Expected input {name} to be {wanted_dtype} but get {dtype}.")
+        # The shapes first: they cost nothing, and reading the values can cost a lot.
+        try:
+            shape = read_shape(proto)
+        except ValueError as error:
+            raise ValueError(f"tensor parsing error: {name}: {error}") from error
+        if wanted is not None and not (
+            len(shape) == len(wanted)
+            and all(want in (None, have) for want, have in zip(wanted, shape, strict=True))
+        ):
+            raise ValueError(
+                f"Input {name} has shape {shape}, which is incompatible with the signature's "
+                f"shape {wanted} (None: any size)."
+            )
+    arrays = {}
+    for name, proto in protos.items():
+        try:
+            arrays[name] = to_array(proto)
+        except ValueError as error:
+            raise ValueError(f"tensor parsing error: {name}: {error}") from error
+    return arrays
 
 
 def to_proto(array: Any, *, as_fields: bool = False) -> tensor_pb2.TensorProto:

@@ -175,16 +175,10 @@ def test_signatures_take_turns_and_are_never_merged(make_batcher, graph):
     batcher = make_batcher(max_batch_size=2)
     requests = [keep_busy(batcher, graph)]
     requests += [submit(batcher, [i], name) for i, name in enumerate(["f"] * 4 + ["g"] * 3)]
-    assert results(graph, requests) == [[200], *([2 * i] for i in range(7))]
-    assert graph.runs[1:] == [("f", [0, 1]), ("g", [4, 5]), ("f", [2, 3]), ("g", [6])]
-
-
-def test_what_has_no_rows_runs_alone(make_batcher, graph):
-    batcher = make_batcher()
-    requests = [keep_busy(batcher, graph)]
-    requests += [submit(batcher, x, name="scalar", is_batched=False) for x in (9, 10)]
-    assert results(graph, requests) == [[200], 18, 20]
-    assert graph.runs[1:] == [("scalar", 9), ("scalar", 10)]
+    requests += [submit(batcher, x, "scalar", is_batched=False) for x in (9, 10)]
+    assert results(graph, requests) == [[200], *([2 * i] for i in range(7)), 18, 20]
+    runs = [("f", [0, 1]), ("g", [4, 5]), ("scalar", 9), ("f", [2, 3]), ("g", [6]), ("scalar", 10)]
+    assert graph.runs[1:] == runs
 
 
 def test_without_splitting_a_request_is_in_one_run(make_batcher, graph):

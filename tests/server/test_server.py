@@ -13,7 +13,7 @@ from comparing import FEW, assert_close
 from distilbert_serving.client.predict_client import PredictClient, PredictError
 from distilbert_serving.server import ModelServer
 from distilbert_serving.server.metrics import Metrics
-from running_server import Running, one_thread
+from running_server import one_thread
 from server_process import ServerProcess
 from serving_models import call, make_request, set_spec
 from tensorflow.core.protobuf import saved_model_pb2
@@ -70,15 +70,14 @@ def wait_for_queue(metrics, length):
 @pytest.mark.parametrize(
     "texts",
     [
-        ["abc"],
         ["", "a longer text than that", "mid size", "naïve façade"],
         [b"\xff\xfe broken \xc3(", b"\xed\xa0\x80", b"nul\x00bytes\x00", b"\x00"],
         [str(10**i) for i in range(20)] * 50,
         ["x" * 10_000_000],
     ],
-    ids=["one", "four", "no text", "a thousand", "10 MB"],
+    ids=["four", "no text", "a thousand", "10 MB"],
 )
-def test_predict_gives_the_models_values(stub, texts):
+def test_predict_returns_the_models_values(stub, texts):
     logits = np.stack([serving_models.logits_of(text) for text in texts])
     outputs = call(stub, {"text": texts})
     np.testing.assert_array_equal(outputs["logits"], logits)
@@ -88,7 +87,7 @@ def test_predict_gives_the_models_values(stub, texts):
     ]
 
 
-def test_an_empty_batch_gives_empty_outputs(stub):
+def test_an_empty_batch_has_empty_outputs(stub):
     outputs = call(stub, {"text": tf.make_tensor_proto([], tf.string)})
     assert {name: array.shape for name, array in outputs.items()} == {
         "label": (0,),
@@ -107,25 +106,21 @@ def test_several_inputs_and_other_types_and_ranks(stub):
 
 
 def test_the_answer_says_what_answered(stub):
-    spec = stub.Predict(make_request({"text": ["a"]}), timeout=10).model_spec
-    assert (spec.name, spec.version.value, spec.signature_name) == ("m", 30, "serving_default")
-    request = make_request({"x": [[1.0, 2.0]]}, signature="finite", version=30)
-    spec = stub.Predict(request, timeout=10).model_spec
-    assert (spec.name, spec.version.value, spec.signature_name) == ("m", 30, "finite")
+    for version in (None, 30):
+        request = make_request({"x": [[1.0, 2.0]]}, signature="finite", version=version)
+        spec = stub.Predict(request, timeout=10).model_spec
+        assert (spec.name, spec.version.value, spec.signature_name) == ("m", 30, "finite")
 
 
-def test_output_filter(stub):
-    outputs = call(stub, {"text": ["abc"]}, outputs=["logits", "label"])
+def test_the_outputs_that_a_request_asks_for_in_typed_fields(stub):
+    request = make_request({"text": ["abc"]}, outputs=["logits", "label"])
+    outputs = stub.Predict(request, timeout=10).outputs
     assert set(outputs) == {"logits", "label"}
+    assert list(outputs["logits"].float_val) == [3.0, 2.5, -9.0]
+    assert list(outputs["label"].string_val) == [b"short"]
 
 
-def test_numbers_travel_in_typed_fields_as_from_tf_serving(stub):
-    response = stub.Predict(make_request({"text": ["abc"]}), timeout=10)
-    assert list(response.outputs["logits"].float_val) == [3.0, 2.5, -9.0]
-    assert list(response.outputs["label"].string_val) == [b"short"]
-
-
-def test_metadata_gives_the_saved_models_signatures(stub, base_path):
+def test_metadata_has_the_saved_models_signatures(stub, base_path):
     request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
     set_spec(request.model_spec)
     response = stub.GetModelMetadata(request, timeout=10)
@@ -163,17 +158,6 @@ def test_concurrent_requests_are_merged_and_each_gets_its_own_rows(metrics, stub
     assert runs == {blocker.result()["run"].item() + 1: 36}
 
 
-def test_a_row_that_makes_the_graph_fail_fails_everybody_in_its_batch(metrics, stub, tmp_path):
-    requests = [[[i, -i]] for i in range(6)] + [[[1, 2], [3, np.inf]]]
-    with futures.ThreadPoolExecutor(7) as pool, busy(stub, tmp_path / "gate"):
-        answers = [
-            pool.submit(call, stub, {"x": np.float32(x)}, signature="finite") for x in requests
-        ]
-        wait_for_queue(metrics, 7)
-    assert {answer.exception().code() for answer in answers} == {Code.INVALID_ARGUMENT}
-    assert call(stub, {"x": np.float32([[3, 4]])}, signature="finite")["y"].tolist() == [[6, 8]]
-
-
 def test_a_request_past_its_deadline_is_not_computed(metrics, stub, tmp_path):
     with busy(stub, tmp_path / "gate") as blocker:
         with pytest.raises(grpc.RpcError) as caught:
@@ -186,48 +170,17 @@ def test_a_request_past_its_deadline_is_not_computed(metrics, stub, tmp_path):
     wait_until(lambda: line in metrics.render())
 
 
-def test_a_full_queue_is_unavailable(base_path, tmp_path):
-    options = one_thread(max_batch_size={"value": 1}, max_enqueued_batches={"value": 1})
-    metrics = Metrics()
-    with (
-        ModelServer(base_path, "m", port=0, batching=options, metrics=metrics) as small,
-        futures.ThreadPoolExecutor(1) as pool,
-    ):
-        small_stub = Running(small).predictions
-        with busy(small_stub, tmp_path / "gate"):
-            waiting = pool.submit(calls, small_stub, ["waiting"])
-            wait_for_queue(metrics, 1)
-            with pytest.raises(grpc.RpcError, match="this task was submitted is full") as caught:
-                calls(small_stub, ["one too many"])
-            assert caught.value.code() == Code.UNAVAILABLE
-        assert waiting.result()["echo"].tolist() == [b"waiting"]
-
-
 # Starting and stopping.
 
 
 def test_nothing_to_serve(tmp_path, base_path):
     with pytest.raises(FileNotFoundError, match="missing"):
         ModelServer(tmp_path / "missing", port=0).start()
-    with pytest.raises(FileNotFoundError, match=r"No version of model m in .*there is: nothing"):
-        ModelServer(tmp_path, "m", port=0).start()
     (tmp_path / "7.tmp").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"where there is: 7.tmp. A version is a sub-dir"):
+    with pytest.raises(FileNotFoundError, match=r"model m in .* there is: 7.tmp. A version is a"):
         ModelServer(tmp_path, "m", port=0).start()
-    with pytest.raises(FileNotFoundError, match=r"saved_model.pb.*give its parent"):
+    with pytest.raises(FileNotFoundError, match=r"there is: .*saved_model.pb.* A version is a"):
         ModelServer(base_path / "30", "m", port=0).start()
-
-
-def test_a_damaged_model(tmp_path):
-    (tmp_path / "7").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"7 is no SavedModel: it has no saved_model.pb"):
-        ModelServer(tmp_path, "m", port=0).start()
-    (tmp_path / "7" / "saved_model.pb").write_bytes(b"\xff" * 10)
-    with pytest.raises(ValueError, match=r"7/saved_model.pb is damaged"):
-        ModelServer(tmp_path, "m", port=0).start()
-    (tmp_path / "7" / "saved_model.pb").write_bytes(b"")
-    with pytest.raises(ValueError, match="no graphs at all"):
-        ModelServer(tmp_path, "m", port=0).start()
 
 
 def test_a_port_that_is_taken(server, base_path):

@@ -6,6 +6,8 @@ import pytest
 from absl import flags as absl_flags
 from distilbert_serving.server import ModelServer
 from distilbert_serving.server.options import ServerOptions
+from distilbert_serving.tf_serving.config_protos import BatchingParameters
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from distilbert_tf.commands.serve import define_serve, read_server_settings
 
@@ -49,29 +51,17 @@ def test_files_are_checked(write, flag):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("settings", "message"),
     [
-        ((), "either model_base_path or models"),
-        (("--model_base_path=x", "--model_config_file={models}"), "either model_base_path or"),
+        ({}, "either model_base_path or models"),
+        ({"model_base_path": "x", "models": ModelServerConfig()}, "either model_base_path or"),
         (
-            ("--model_base_path=x", "--noenable_batching", "--batching_parameters_file={empty}"),
+            {"model_base_path": "x", "enable_batching": False, "batching": BatchingParameters()},
             "need enable_batching",
         ),
-        (
-            ("--model_base_path=x", "--monitoring_config_file={monitoring}"),
-            "needs rest_port .--rest_api_port",
-        ),
+        ({"model_base_path": "x", "monitoring_path": "/metrics"}, "needs rest_port"),
     ],
 )
-def test_settings_that_contradict_each_other(tmp_path, words, message):
-    files = {
-        "models": "model_config_list {}",
-        "empty": "",
-        "monitoring": "prometheus_config { enable: true }",
-    }
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    paths = {name: tmp_path / name for name in files}
-    settings = read(*(word.format(**paths) for word in words))
+def test_settings_that_contradict_each_other(settings, message):
     with pytest.raises(ValueError, match=message):
         ModelServer(**settings)

@@ -19,7 +19,7 @@ from waiting import wait_until
 
 Code = grpc.StatusCode
 State = get_model_status_pb2.ModelVersionStatus
-CLIENTS = 16
+CLIENTS = 64
 
 
 class Load:

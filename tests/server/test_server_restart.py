@@ -5,10 +5,10 @@ import threading
 import time
 
 import grpc
-import numpy as np
 import pytest
 from distilbert_serving.client.async_predict_client import AsyncPredictClient
 from distilbert_serving.client.predict_client import PredictClient, PredictError
+from exporting import assert_close
 from server_process import ServerProcess
 
 Code = grpc.StatusCode
@@ -16,7 +16,6 @@ TEXT = "the film was never boring"
 CLIENTS = 8  # of each of the four kinds
 HASTY_S = 1.5
 PATIENT_S = 90.0
-LATE_S = 1.0  # what a deadline may be missed by on a busy machine
 
 
 class Load:
@@ -45,22 +44,23 @@ class Load:
                     self._note(name, started_s, error)
 
     async def _ask_async(self):
-        async def ask(name, client):
-            while not self._is_over:
-                started_s = time.monotonic()
-                try:
-                    self._note(name, started_s, (await client.predict(TEXT)).logits)
-                except PredictError as error:
-                    self._note(name, started_s, error)
+        async def ask(name, timeout_s):
+            settings = {"model_name": "single", "timeout_s": timeout_s}
+            async with AsyncPredictClient(self.target, **settings) as client:
+                while not self._is_over:
+                    started_s = time.monotonic()
+                    try:
+                        self._note(name, started_s, (await client.predict(TEXT)).logits)
+                    except PredictError as error:
+                        self._note(name, started_s, error)
 
-        settings = {"model_name": "single"}
-        async with (
-            AsyncPredictClient(self.target, timeout_s=HASTY_S, **settings) as hasty,
-            AsyncPredictClient(self.target, timeout_s=PATIENT_S, **settings) as patient,
-        ):
-            asking = [ask(f"{HASTY_S}-async-{i}", hasty) for i in range(CLIENTS)]
-            asking += [ask(f"{PATIENT_S}-async-{i}", patient) for i in range(CLIENTS)]
-            await asyncio.gather(*asking)
+        await asyncio.gather(
+            *(
+                ask(f"{timeout_s}-async-{i}", timeout_s)
+                for i in range(CLIENTS)
+                for timeout_s in (HASTY_S, PATIENT_S)
+            )
+        )
 
     def _note(self, name, started_s, outcome):
         self.outcomes.append((name, started_s, time.monotonic() - started_s, outcome))
@@ -93,14 +93,15 @@ def test_a_server_killed_under_load_and_started_again(tiny_exports):
     assert not any(thread.is_alive() for thread in load.threads)
     for name, started_s, seconds, outcome in load.outcomes:
         is_hasty = name.startswith(str(HASTY_S))
-        assert seconds < (HASTY_S if is_hasty else PATIENT_S) + LATE_S, name
+        # Late by no more than another deadline, on whatever machine.
+        assert seconds < 2 * (HASTY_S if is_hasty else PATIENT_S), name
         if isinstance(outcome, PredictError):
             # Whoever waits long enough gets an answer; nobody gets an error without need.
             assert is_hasty, (name, outcome)
             assert outcome.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED), outcome
             assert killed_s - HASTY_S < started_s < back_s + HASTY_S
         else:
-            np.testing.assert_allclose(outcome, right, atol=1e-5)
+            assert_close(outcome, right)
     names = {name for name, *_ in load.outcomes}
     assert len(names) == 4 * CLIENTS
     answered = [(n, s) for n, s, _, outcome in load.outcomes if not isinstance(outcome, Exception)]

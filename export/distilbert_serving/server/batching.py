@@ -51,12 +51,8 @@ class _Piece:
 class Batcher:
     """Queues of requests, and the threads that run them.
 
-    Args:
-        run: Runs the graph: takes a signature's name and its inputs, returns its outputs, raises
-            `status.RequestError`. Called from several threads.
-        parameters: How requests are merged: `BatchingParameters`.
-        model_name: Whose requests these are.
-        metrics: Is told of runs and of the length of the queues.
+    `run` takes a signature's name and its inputs, returns its outputs, and raises
+    `status.RequestError`; it is called from several threads. `parameters` are BatchingParameters.
     """
 
     def __init__(
@@ -93,8 +89,7 @@ class Batcher:
         Args:
             signature_name: The signature to run.
             inputs: Its inputs.
-            is_batched: Whether dimension 0 of all inputs and outputs counts independent examples,
-                which is the same for all requests of a signature.
+            is_batched: Whether dimension 0 of all inputs and outputs counts independent examples.
             is_active: Asked before a run, which is for those who still wait.
 
         Returns:
@@ -207,13 +202,7 @@ class Batcher:
 
 
 def merge_inputs(parts: Sequence[Inputs], size: int, *, pads: bool) -> Arrays:
-    """Makes one run's inputs of those of several requests.
-
-    Args:
-        parts: The inputs of each.
-        size: How many rows to fill up to, with the first row of the last request.
-        pads: Whether tensors that differ beyond dimension 0 are padded.
-    """
+    """Merges inputs, filled up to a size with the first row of the last request."""
     missing = size - sum(map(_count_rows, parts))
     merged = {}
     for name in parts[0]:

@@ -1,24 +1,22 @@
 """Predict, Classify, Regress and MultiInference on one loaded version of a model.
 
-Classify and Regress take tf.Examples, each a row, and signatures as in `signatures.OUTPUTS`.
+Functions raise `status.RequestError` if a request doesn't fit its signature, or its run fails, with
+TF Serving's codes and the gist of its messages. Of a request's model spec they read the signature.
 As in TF Serving, whose flag for it is off by default, the signature's method name doesn't matter:
 TensorFlow 2 writes "predict" into all of them.
-
-Functions raise `status.RequestError` if a request doesn't fit its signature, or its run fails. Of a
-request's model spec they read the signature alone. Codes and the gist of messages are TF Serving's.
 
 Reference: predict_util.cc, classifier.cc, regressor.cc, multi_inference.cc and util.cc in
 tensorflow_serving/servables/tensorflow; batching_session.cc for batch dimensions.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import grpc
 import numpy as np
 
 from distilbert_serving import signatures, tensors
-from distilbert_serving.inspection.endpoint_contracts import SignatureContract, show_tensors
+from distilbert_serving.inspection.endpoint_contracts import show_tensors
 from distilbert_serving.protos import (
     classification_pb2,
     inference_pb2,
@@ -26,7 +24,6 @@ from distilbert_serving.protos import (
     model_pb2,
     predict_pb2,
     regression_pb2,
-    tensor_pb2,
 )
 from distilbert_serving.server import status
 from distilbert_serving.server.batching import Arrays, IsActive
@@ -48,7 +45,14 @@ def predict(
             f'Serving signature key "{name}" not found. There are {_braces(servable.signatures)}.'
         )
     signature = servable.signatures[name]
-    inputs = _read_inputs(signature, request.inputs)
+    try:
+        inputs = tensors.to_arrays(request.inputs, signature.inputs)
+    except ValueError as error:
+        raise status.invalid(str(error)) from error
+    rows = {key: array.shape[:1] for key, array in inputs.items()}
+    if not signature.unbatched and len(set(rows.values())) > 1:
+        text = "Batching Run() input tensors must have equal 0th-dimension size, but have"
+        raise status.invalid(f"{text} {rows}")
     wanted = list(request.output_filter) or sorted(signature.outputs)
     if not set(wanted).issubset(signature.outputs) or len(set(wanted)) < len(wanted):
         raise status.invalid(
@@ -117,47 +121,6 @@ def _spec_of(servable: Servable, signature_name: str) -> model_pb2.ModelSpec:
     spec = model_pb2.ModelSpec(name=servable.name, signature_name=signature_name)
     spec.version.value = servable.version
     return spec
-
-
-def _read_inputs(
-    signature: SignatureContract, protos: Mapping[str, tensor_pb2.TensorProto]
-) -> Arrays:
-    wanted = set(signature.inputs)
-    if set(protos) != wanted:
-        raise status.invalid(
-            f"input size does not match signature: {len(protos)}!={len(wanted)} "
-            f"Sent extra: {_braces(set(protos) - wanted)}. "
-            f"Missing but required: {_braces(wanted - set(protos))}."
-        )
-    arrays = {name: _read_input(name, signature.inputs[name], protos[name]) for name in protos}
-    if not signature.unbatched and len({len(array) for array in arrays.values()}) > 1:
-        rows = {name: len(array) for name, array in arrays.items()}
-        raise status.invalid(
-            f"Batching Run() input tensors must have equal 0th-dimension size, but have {rows}"
-        )
-    return arrays
-
-
-def _read_input(
-    name: str, info: signatures.TensorInfo, proto: tensor_pb2.TensorProto
-) -> np.ndarray:
-    dtype = tensors.data_type_name(proto.dtype)
-    if dtype != info.dtype:
-        raise status.invalid(f"Expected input {name} to be {info.dtype} but get {dtype}.")
-    try:
-        # The shape first: it costs nothing, and reading the values can cost a lot.
-        shape = tensors.read_shape(proto)
-        if info.shape is not None and (
-            len(shape) != len(info.shape)
-            or any(want not in (None, have) for want, have in zip(info.shape, shape, strict=True))
-        ):
-            raise status.invalid(
-                f"Input {name} has shape {shape}, which is incompatible with the signature's "
-                f"shape {info.shape} (None: any size)."
-            )
-        return tensors.to_array(proto)
-    except ValueError as error:
-        raise status.invalid(f"tensor parsing error: {name}: {error}") from error
 
 
 def _find_signature(servable: Servable, spec: model_pb2.ModelSpec, call: str) -> str:

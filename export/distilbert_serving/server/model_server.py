@@ -4,20 +4,33 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from concurrent import futures
 from typing import Any
 
 import grpc
 from absl import logging
+from google.protobuf import message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from distilbert_serving.protos import model_server_config_pb2
-from distilbert_serving.server import grpc_services
+from distilbert_serving.protos import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    inference_pb2,
+    model_server_config_pb2,
+    predict_pb2,
+    regression_pb2,
+)
+from distilbert_serving.server import status
 from distilbert_serving.server.metrics import Metrics
 from distilbert_serving.server.options import ServerOptions
-from distilbert_serving.server.request_handler import RequestHandler
+from distilbert_serving.server.request_handler import RequestHandler, spec_of
 from distilbert_serving.server.rest import RestServer
 from distilbert_serving.tf_serving.ssl_config import server_credentials
+
+PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
+MODEL_SERVICE = "tensorflow.serving.ModelService"
 
 _SIGNAL_POLL_S = 0.2
 _DRAIN_S = 0.25
@@ -118,13 +131,11 @@ class ModelServer:
             )
         except RuntimeError as error:
             raise OSError(f"Cannot listen on {address}: {error}") from error
-        server.add_generic_rpc_handlers(
-            grpc_services.make_handlers(handler, self._metrics, self._stopping)
-        )
+        server.add_generic_rpc_handlers(_make_handlers(handler, self._metrics, self._stopping))
         if options.enable_health_service:
             self._health = health.HealthServicer()
             health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-            for name in ("", grpc_services.PREDICTION_SERVICE, grpc_services.MODEL_SERVICE):
+            for name in ("", PREDICTION_SERVICE, MODEL_SERVICE):
                 self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         server.start()
         self._grpc = server
@@ -134,13 +145,12 @@ class ModelServer:
 
         Args:
             grace_s: How long requests may take to finish, in seconds; then they are cancelled.
-            drain_s: How long to tell clients UNAVAILABLE before closing: gRPC answers CANCELLED
-                to whoever comes in the very moment of closing.
+            drain_s: How long to answer UNAVAILABLE before that, in seconds: who comes in the very
+                moment of closing hears CANCELLED from gRPC.
         """
         self._health.enter_graceful_shutdown()
         self._stopping.set()
-        if self._grpc:
-            time.sleep(drain_s)
+        time.sleep(drain_s)
         self._close(self._options.grace_s if grace_s is None else grace_s)
 
     def _close(self, grace_s: float) -> None:
@@ -185,3 +195,71 @@ def serve(server: ModelServer, grace_s: float | None = None) -> None:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _make_handlers(
+    handler: RequestHandler, metrics: Metrics, stopping: threading.Event
+) -> list[grpc.GenericRpcHandler]:
+    """Makes what a `grpc.Server` calls for each service; once it is stopping, all UNAVAILABLE."""
+
+    def make(name: str, request_class: Any, answer: Callable[..., Any]) -> grpc.RpcMethodHandler:
+        def handle(data: bytes, context: grpc.ServicerContext) -> bytes:
+            started_s = time.monotonic()
+            model_name, response, failure = "", b"", None
+            try:
+                if stopping.is_set():
+                    raise status.unavailable("The server is shutting down")
+                request = _parse(request_class, data)
+                model_name = spec_of(request).name
+                response = answer(request, context.is_active).SerializeToString()
+            except status.RequestError as error:
+                failure = _status_of(error, context)
+            except Exception as error:
+                logging.exception("A request failed unexpectedly")
+                failure = status.internal(error)
+            code = failure.code if failure else grpc.StatusCode.OK
+            metrics.observe_request(model_name, name, code, time.monotonic() - started_s, "GRPC")
+            if failure:
+                context.abort(failure.code, failure.message)
+            return response
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    methods: dict[str, tuple[Any, Callable[..., Any]]] = {
+        "Predict": (predict_pb2.PredictRequest, handler.predict),
+        "Classify": (classification_pb2.ClassificationRequest, handler.classify),
+        "Regress": (regression_pb2.RegressionRequest, handler.regress),
+        "MultiInference": (inference_pb2.MultiInferenceRequest, handler.multi_inference),
+        "GetModelMetadata": (
+            get_model_metadata_pb2.GetModelMetadataRequest,
+            lambda request, _: handler.get_model_metadata(request),
+        ),
+        "GetModelStatus": (
+            get_model_status_pb2.GetModelStatusRequest,
+            lambda request, _: handler.get_model_status(request),
+        ),
+    }
+    predictions = {name: make(name, *method) for name, method in methods.items()}
+    models = {"GetModelStatus": predictions.pop("GetModelStatus")}
+    return [
+        grpc.method_handlers_generic_handler(PREDICTION_SERVICE, predictions),
+        grpc.method_handlers_generic_handler(MODEL_SERVICE, models),
+    ]
+
+
+def _status_of(error: status.RequestError, context: grpc.ServicerContext) -> status.RequestError:
+    """Returns an error without its traceback, whose frames would keep the request in memory."""
+    left_s = context.time_remaining()
+    if error.code is grpc.StatusCode.CANCELLED and left_s is not None and left_s <= 0:
+        text = "The deadline passed while the request waited in the queue"
+        return status.RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, text)
+    return status.RequestError(error.code, error.message)
+
+
+def _parse(request_class: Any, data: bytes) -> Any:
+    """Parses here and not in gRPC, which would call a damaged request INTERNAL."""
+    try:
+        return request_class.FromString(data)
+    except message.DecodeError as error:
+        name = request_class.DESCRIPTOR.name
+        raise status.invalid(f"The {len(data)} bytes received are no {name}: {error}") from error

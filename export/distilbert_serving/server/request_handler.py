@@ -1,8 +1,7 @@
 """What the server answers, however the request came: gRPC and REST are thin layers on this.
 
-Reference: server_core.cc, get_model_status_impl.cc and grpc_status_util.cc in
-tensorflow_serving/model_servers; get_model_metadata_impl.cc in
-tensorflow_serving/servables/tensorflow.
+Reference: server_core.cc, get_model_status_impl.cc and get_model_metadata_impl.cc in
+tensorflow_serving.
 """
 
 import contextlib
@@ -27,17 +26,9 @@ from distilbert_serving.version_status import write_statuses
 
 
 class RequestHandler:
-    """The models of a server; its methods answer requests, or raise `status.RequestError`.
+    """The models of a `ModelServerConfig`; raises OSError or ValueError if one cannot be served.
 
-    They may be called from any thread.
-
-    Args:
-        config: The models, and which of their versions: a `ModelServerConfig`.
-        options: The settings of the server.
-        metrics: Is told of loads and runs.
-
-    Raises:
-        OSError, ValueError: A model cannot be served; see `VersionManager`.
+    The methods may be called from any thread. They answer, or raise `status.RequestError`.
     """
 
     def __init__(self, config: Any, options: ServerOptions, metrics: Metrics) -> None:
@@ -50,10 +41,8 @@ class RequestHandler:
                 manager = self._managers[model.name] = VersionManager(model, options, metrics)
                 missing = set(model.version_labels.values()).difference(manager.available())
                 if missing and not options.allow_version_labels_for_unavailable_models:
-                    raise ValueError(
-                        f"Model {model.name} has labels on versions that are not available for "
-                        f"inference: {sorted(missing)}"
-                    )
+                    text = "has labels on versions that are not available for inference"
+                    raise ValueError(f"Model {model.name} {text}: {sorted(missing)}")
         except BaseException:
             self.close()
             raise
@@ -121,9 +110,10 @@ class RequestHandler:
         manager = self._managers.get(spec.name)
         with manager.lease(version) if manager else contextlib.nullcontext() as servable:
             if servable is None:
-                latest, specific = f"Latest({spec.name})", f"Specific({spec.name}, {version})"
-                wanted = latest if version is None else specific
-                raise status.not_found(f"Servable not found for request: {wanted}")
+                kind = (
+                    f"Latest({spec.name}" if version is None else f"Specific({spec.name}, {version}"
+                )
+                raise status.not_found(f"Servable not found for request: {kind})")
             yield servable
 
     def _find_version(self, spec: model_pb2.ModelSpec) -> int | None:

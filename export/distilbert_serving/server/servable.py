@@ -18,17 +18,9 @@ from distilbert_serving.server.metrics import Metrics
 
 
 class Servable:
-    """A loaded version of a model, and what merges its requests.
+    """A loaded version of a model; raises OSError or ValueError if it is not in the directory.
 
-    Args:
-        name: The model's name.
-        version: Its version.
-        path: The version's directory, with saved_model.pb in it.
-        batching: How requests are merged: `BatchingParameters`; None to run each by itself.
-        metrics: Is told of runs.
-
-    Raises:
-        OSError, ValueError: There is no SavedModel for serving in the directory.
+    `BatchingParameters` say how requests are merged; without them, each is run by itself.
     """
 
     def __init__(
@@ -52,12 +44,7 @@ class Servable:
     def submit(
         self, signature_name: str, inputs: Inputs, is_active: IsActive
     ) -> Callable[[], Arrays]:
-        """Queues a request, see `Batcher.submit`; without batching, nothing happens yet.
-
-        Returns:
-            What waits for the outputs by name, strings as objects of type bytes; or raises
-            `status.RequestError`, if the graph failed with the failed op's code.
-        """
+        """Queues a request, and returns what waits for its outputs: see `Batcher.submit`."""
         if self._batcher is None:
             return functools.partial(self._run, signature_name, inputs)
         signature = self.signatures[signature_name]

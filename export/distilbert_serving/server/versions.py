@@ -5,10 +5,8 @@ and warmed up. The versions that are no longer wanted go once a wanted one is th
 they have accepted they finish. So no request fails because of a switch, at the price of two
 versions in memory for a while, as under TF Serving's default policy.
 
-Reference: tensorflow_serving/core/aspired_versions_manager.cc, loader_harness.cc and
-availability_preserving_policy.cc; tensorflow_serving/sources/storage_path/
-file_system_storage_path_source.cc; saved_model_warmup.cc in
-tensorflow_serving/servables/tensorflow.
+Reference: aspired_versions_manager.cc, loader_harness.cc and availability_preserving_policy.cc in
+tensorflow_serving/core; file_system_storage_path_source.cc in tensorflow_serving/sources.
 """
 
 import contextlib
@@ -47,15 +45,9 @@ class _Version:
 
 
 class VersionManager:
-    """The versions of one model: loads the wanted ones, then looks for new ones in a thread.
+    """The versions of a `ModelConfig`: loads the wanted ones, then looks for new ones in a thread.
 
-    Args:
-        config: Where they are, and which are wanted: a `ModelConfig`.
-        options: When to look for versions, how often to try, and how to merge requests.
-        metrics: Is told of loads and runs.
-
-    Raises:
-        OSError, ValueError: There is no version, or no wanted one can be loaded.
+    Raises OSError or ValueError if there is no wanted version, or none can be loaded.
     """
 
     def __init__(self, config: Any, options: ServerOptions, metrics: Metrics) -> None:
@@ -69,7 +61,13 @@ class VersionManager:
         self._stop = threading.Event()
         errors = self._refresh()
         if not self.available():
-            raise errors[0] if errors else FileNotFoundError(self._explain_nothing())
+            there = sorted(path.name for path in self._base_path.iterdir())[:10]
+            nothing = FileNotFoundError(
+                f"No wanted version of model {self._name} in {self._base_path}, where there is: "
+                f"{', '.join(there) or 'nothing'}. A version is a sub-directory with a number for "
+                "a name, such as 1, and saved_model.pb is in it."
+            )
+            raise errors[0] if errors else nothing
         self._thread = threading.Thread(target=self._poll, name="versions", daemon=True)
         if options.poll_wait_s > 0:
             self._thread.start()
@@ -206,18 +204,6 @@ class VersionManager:
         del servable
         gc.collect()  # a loaded model is full of circles
         version.state = "END"
-
-    def _explain_nothing(self) -> str:
-        """Says what there is where no version was found."""
-        there = sorted(path.name for path in self._base_path.iterdir())
-        hint = "A version is a sub-directory with a number for a name, such as 1."
-        if self._policy.HasField("specific"):
-            hint = f"The wanted versions are {list(self._policy.specific.versions)}."
-        elif "saved_model.pb" in there:
-            hint = "This is a version's own directory: give its parent, and name it by a number."
-        where = f"{self._name} in {self._base_path}"
-        listing = ", ".join(there[:10]) or "nothing"
-        return f"No version of model {where}, where there is: {listing}. {hint}"
 
 
 def _warm_up(servable: Servable, file: pathlib.Path) -> None:
