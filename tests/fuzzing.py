@@ -92,8 +92,14 @@ def _change(draw, message):
     elif not deeper:
         message.ClearField(field.name)
     elif field.message_type.GetOptions().map_entry:
-        key = draw(st.one_of(st.sampled_from(sorted(value) or [""]), _WORDS))
-        _change(draw, value[key])
+        key_field, value_field = field.message_type.fields
+        key = _draw_value(draw, key_field)
+        if value and draw(st.booleans()):
+            key = draw(st.sampled_from(sorted(value)))
+        if value_field.type == _KIND.TYPE_MESSAGE:
+            _change(draw, value[key])
+        else:
+            value[key] = _draw_value(draw, value_field)
     elif field.is_repeated:
         _change(draw, draw(st.sampled_from([*value, value.add()])))
     else:

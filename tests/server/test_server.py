@@ -10,11 +10,10 @@ import pytest
 import serving_models
 import tensorflow as tf
 from comparing import FEW, assert_close
-from distilbert_serving.client.predict_client import PredictClient, PredictError
+from distilbert_serving.client.predict_client import PredictClient
 from distilbert_serving.server import ModelServer
 from distilbert_serving.server.metrics import Metrics
 from running_server import one_thread
-from server_process import ServerProcess
 from serving_models import call, make_request, set_spec
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
@@ -200,51 +199,3 @@ def test_the_newest_version_is_chosen_by_number(tmp_path):
     newest.stop()
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", newest.port)) != 0
-
-
-@pytest.mark.slow
-def test_killed_restarted_and_ended(base_path, tmp_path):
-    flags = f"--model_base_path={base_path}", "--model_name=m", "--grace_s=60"
-    with (
-        ServerProcess(*flags) as process,
-        PredictClient(f"127.0.0.1:{process.port}", "m", timeout_s=180.0) as client,
-        futures.ThreadPoolExecutor(2) as pool,
-    ):
-
-        def hold(gate, timeout_s):
-            """Sends a request that lasts until `gate` is there, and waits until it runs."""
-            name = serving_models.CALLS
-            inputs = call_inputs(["held"], gate)
-            answer = pool.submit(client.call, inputs, signature_name=name, timeout_s=timeout_s)
-            wait_until(gate.with_suffix(".started").exists)
-            return answer
-
-        # Nobody is there yet: the request is sent again until the server is up.
-        assert client.predict("abc").label == "short"
-
-        # Killed in the middle of a request: an error, long before the deadline of other requests.
-        answer = hold(tmp_path / "a", timeout_s=2.0)
-        process.kill()
-        assert answer.exception(60).code == Code.UNAVAILABLE
-
-        # Restarted: the same client goes on.
-        process.start()
-        assert client.predict("abc").label == "short"
-
-        # Asked to end in the middle of a request: that one is answered, no other is taken.
-        answer = hold(tmp_path / "b", timeout_s=180.0)
-        ending = pool.submit(process.end)
-        with PredictClient(f"127.0.0.1:{process.port}", "m", timeout_s=0.5) as late:
-            wait_until(lambda: is_refused(late))
-        (tmp_path / "b").touch()
-        assert answer.result()["echo"].tolist() == [b"held"]
-        assert ending.result() == 0
-    assert "Traceback" not in process.errors
-
-
-def is_refused(client):
-    try:
-        client.model_status()
-    except PredictError as error:
-        return error.code == Code.UNAVAILABLE
-    return False

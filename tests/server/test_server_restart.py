@@ -1,25 +1,24 @@
 """The server is killed under load and started again on its port: what 32 clients see of that."""
 
-import asyncio
 import threading
 import time
 
 import grpc
 import pytest
-from distilbert_serving.client.async_predict_client import AsyncPredictClient
 from distilbert_serving.client.predict_client import PredictClient, PredictError
 from exporting import assert_close
 from server_process import ServerProcess
+from waiting import wait_until
 
 Code = grpc.StatusCode
 TEXT = "the film was never boring"
-CLIENTS = 8  # of each of the four kinds
+CLIENTS = 16  # of each kind
 HASTY_S = 1.5
 PATIENT_S = 90.0
 
 
 class Load:
-    """Clients of both kinds that ask without a pause, half of them patient, and how calls ended."""
+    """Clients that ask without a pause, half of them patient, and how their calls ended."""
 
     def __init__(self, target):
         self.target = target
@@ -30,7 +29,6 @@ class Load:
             for i in range(CLIENTS)
             for timeout_s in (HASTY_S, PATIENT_S)
         ]
-        self.threads.append(threading.Thread(target=lambda: asyncio.run(self._ask_async())))
         for thread in self.threads:
             thread.start()
 
@@ -43,27 +41,16 @@ class Load:
                 except PredictError as error:
                     self._note(name, started_s, error)
 
-    async def _ask_async(self):
-        async def ask(name, timeout_s):
-            settings = {"model_name": "single", "timeout_s": timeout_s}
-            async with AsyncPredictClient(self.target, **settings) as client:
-                while not self._is_over:
-                    started_s = time.monotonic()
-                    try:
-                        self._note(name, started_s, (await client.predict(TEXT)).logits)
-                    except PredictError as error:
-                        self._note(name, started_s, error)
-
-        await asyncio.gather(
-            *(
-                ask(f"{timeout_s}-async-{i}", timeout_s)
-                for i in range(CLIENTS)
-                for timeout_s in (HASTY_S, PATIENT_S)
-            )
-        )
-
     def _note(self, name, started_s, outcome):
         self.outcomes.append((name, started_s, time.monotonic() - started_s, outcome))
+
+    def answered(self, since_s):
+        """Clients that got an answer to what they asked since then."""
+        return {
+            name
+            for name, started_s, _, outcome in self.outcomes
+            if started_s > since_s and not isinstance(outcome, PredictError)
+        }
 
     def stop(self):
         self._is_over = True
@@ -80,14 +67,14 @@ def test_a_server_killed_under_load_and_started_again(tiny_exports):
             right = client.predict(TEXT).logits
         load = Load(f"127.0.0.1:{process.port}")
         try:
-            time.sleep(1.0)
+            wait_until(lambda: len(load.answered(0.0)) == 2 * CLIENTS)
             process.kill()
             killed_s = time.monotonic()
             time.sleep(HASTY_S)
             process.start()
             process.wait_until_ready("single")
             back_s = time.monotonic()
-            time.sleep(3.0)
+            wait_until(lambda: len(load.answered(back_s)) == 2 * CLIENTS)
         finally:
             load.stop()
     assert not any(thread.is_alive() for thread in load.threads)
@@ -102,10 +89,5 @@ def test_a_server_killed_under_load_and_started_again(tiny_exports):
             assert killed_s - HASTY_S < started_s < back_s + HASTY_S
         else:
             assert_close(outcome, right)
-    names = {name for name, *_ in load.outcomes}
-    assert len(names) == 4 * CLIENTS
-    answered = [(n, s) for n, s, _, outcome in load.outcomes if not isinstance(outcome, Exception)]
-    for is_in_time in (lambda s: s < killed_s, lambda s: s > back_s):
-        assert {name for name, s in answered if is_in_time(s)} == names
     failed = {name for name, *_, outcome in load.outcomes if isinstance(outcome, PredictError)}
-    assert len(failed) == 2 * CLIENTS, "the hasty ones, all of which met the gap"
+    assert len(failed) == CLIENTS, "the hasty ones, all of which met the gap"
