@@ -126,7 +126,7 @@ def test_multi_inference(stub):
         (multi([]), "Missing ModelSpec"),
         (
             multi([("m", "regress", REGRESS), ("n", "classify", CLASSIFY)]),
-            "must access the same model name: got {m,n}",
+            "must access the same model name: got ['m', 'n']",
         ),
         (
             multi([("m", "regress", REGRESS), ("m", "regress", REGRESS)]),

@@ -59,7 +59,7 @@ def refusal(method, request):
         (make_request({"x": TRUNCATED}, signature="finite"), "tensor parsing error: x"),
         (
             make_request(TEXT, outputs=["logits", "loss"]),
-            "Outputs expected to be in the set {label,logits,probabilities}.",
+            "Outputs expected to be in the set ['label', 'logits', 'probabilities'].",
         ),
         (make_request(TEXT, outputs=["logits"] * 2), "or named twice: ['logits', 'logits']"),
         (make_request({"x": [[1.0, np.nan]]}, signature="finite"), "x is not finite"),

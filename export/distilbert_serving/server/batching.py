@@ -5,9 +5,8 @@ in, or begins another; threads take turns with the signatures, and run the oldes
 difference from TF Serving is meant: a thread that is free doesn't wait for a batch to fill up, so
 an idle server adds no waiting time, and a busy one makes the batches by itself.
 
-Otherwise the rules are TF Serving's, the strict ones as well: requests are merged whatever their
-shapes are beyond dimension 0, and a batch that fails, fails for every request in it. Where TF
-Serving's process would die, they get INTERNAL.
+Otherwise the rules are TF Serving's: requests are merged whatever their shapes are beyond dimension
+0, and a batch that fails, fails for all in it. Where TF Serving would die, they get INTERNAL.
 
 Reference: batching_session.cc and batching_util.cc in tensorflow_serving/batching;
 shared_batch_scheduler.h in tensorflow/core/kernels/batching_util.
@@ -70,7 +69,6 @@ class Batcher:
         self._name = model_name
         self._metrics = metrics
         self._queues: dict[str, collections.deque[list[_Piece]]] = {}  # no empty ones
-        self._waiting = 0
         self._is_closed = False
         self._changed = threading.Condition()
         # Daemons: a graph that never ends must not keep the process alive.
@@ -126,7 +124,7 @@ class Batcher:
                 queue[-1].append(pieces[0])
             queue.extend([piece] for piece in pieces[joins:])
             self._queues[signature_name] = queue
-            self._count(len(pieces))
+            self._count()
             self._changed.notify(added)
         outputs = [piece.outputs for piece in pieces]  # without the inputs
         return lambda: _join([part.result() for part in outputs])
@@ -142,9 +140,9 @@ class Batcher:
         for thread in self._threads:
             thread.join(timeout=5.0)
 
-    def _count(self, pieces: int) -> None:
-        self._waiting += pieces
-        self._metrics.set_queue_length(self._name, self._waiting)
+    def _count(self) -> None:
+        waiting = sum(len(batch) for queue in self._queues.values() for batch in queue)
+        self._metrics.set_queue_length(self._name, waiting)
 
     def _work(self) -> None:
         while self._run_next():
@@ -161,7 +159,7 @@ class Batcher:
             batch = queue.popleft()
             if queue:
                 self._queues[name] = queue  # at the end: signatures take turns
-            self._count(-len(batch))
+            self._count()
         wanted = [piece for piece in batch if piece.is_active()]
         _fail(set(batch).difference(wanted), grpc.StatusCode.CANCELLED, "Nobody waits for it")
         try:

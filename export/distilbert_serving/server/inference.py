@@ -9,7 +9,7 @@ Reference: predict_util.cc, classifier.cc, regressor.cc, multi_inference.cc and 
 tensorflow_serving/servables/tensorflow; batching_session.cc for batch dimensions.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -41,9 +41,8 @@ def predict(
     """Runs a signature on the request's tensors."""
     name = request.model_spec.signature_name or signatures.SERVING_DEFAULT
     if name not in servable.signatures:
-        raise status.failed_precondition(
-            f'Serving signature key "{name}" not found. There are {_braces(servable.signatures)}.'
-        )
+        text = f'Serving signature key "{name}" not found. There are {list(servable.signatures)}.'
+        raise status.failed_precondition(text)
     signature = servable.signatures[name]
     try:
         inputs = tensors.to_arrays(request.inputs, signature.inputs)
@@ -57,7 +56,7 @@ def predict(
     if not set(wanted).issubset(signature.outputs) or len(set(wanted)) < len(wanted):
         raise status.invalid(
             f"output tensor alias not found in signature, or named twice: {wanted} Outputs "
-            f"expected to be in the set {_braces(signature.outputs)}."
+            f"expected to be in the set {sorted(signature.outputs)}."
         )
     outputs = servable.submit(name, inputs, is_active)()
     response = predict_pb2.PredictResponse(model_spec=_spec_of(servable, name))
@@ -91,13 +90,11 @@ def multi_inference(
 ) -> inference_pb2.MultiInferenceResponse:
     """Runs several signatures of one model on the same examples; none if one doesn't fit."""
     names: list[str] = []
+    models = {task.model_spec.name for task in request.tasks}
+    if len(models) > 1:
+        text = "All ModelSpecs in a MultiInferenceRequest must access the same model name"
+        raise status.invalid(f"{text}: got {sorted(models)}")
     for task in request.tasks:
-        models = {each.model_spec.name for each in request.tasks}
-        if len(models) > 1:
-            raise status.invalid(
-                "All ModelSpecs in a MultiInferenceRequest must access the same model name: got "
-                f"{_braces(models)}"
-            )
         if task.method_name not in _CALLS:
             text = f"Unsupported signature method_name: {task.method_name!r}; not in {list(_CALLS)}"
             raise status.RequestError(grpc.StatusCode.UNIMPLEMENTED, text)
@@ -179,8 +176,3 @@ def _regress(rows: int, wait: Callable[[], Arrays]) -> regression_pb2.Regression
         raise status.invalid(f"The output has the shape {values.shape} for {rows} examples")
     regressions = [regression_pb2.Regression(value=value) for value in values.ravel()]
     return regression_pb2.RegressionResult(regressions=regressions)
-
-
-def _braces(names: Iterable[str]) -> str:
-    """Writes names the way TF Serving does: sorted, in braces, without blanks."""
-    return "{" + ",".join(sorted(names)) + "}"

@@ -48,7 +48,7 @@ class ModelServer:
         model_name: The name that requests use.
         host: The address to listen on; "0.0.0.0" for all.
         port: The port to listen on; 0 picks a free one, see the attribute `port`.
-        metrics: Where requests, batches and loads are counted.
+        metrics: What counts requests, runs and loads.
         **settings: See `ServerOptions`, such as `rest_port`.
 
     Raises:
@@ -209,11 +209,15 @@ def _make_handlers(
             try:
                 if stopping.is_set():
                     raise status.unavailable("The server is shutting down")
-                request = _parse(request_class, data)
+                request = request_class.FromString(data)
                 model_name = spec_of(request).name
                 response = answer(request, context.is_active).SerializeToString()
             except status.RequestError as error:
                 failure = _status_of(error, context)
+            except message.DecodeError as error:
+                # Not left to gRPC, which would call a damaged request INTERNAL.
+                kind = request_class.DESCRIPTOR.name
+                failure = status.invalid(f"The {len(data)} bytes received are no {kind}: {error}")
             except Exception as error:
                 logging.exception("A request failed unexpectedly")
                 failure = status.internal(error)
@@ -254,12 +258,3 @@ def _status_of(error: status.RequestError, context: grpc.ServicerContext) -> sta
         text = "The deadline passed while the request waited in the queue"
         return status.RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, text)
     return status.RequestError(error.code, error.message)
-
-
-def _parse(request_class: Any, data: bytes) -> Any:
-    """Parses here and not in gRPC, which would call a damaged request INTERNAL."""
-    try:
-        return request_class.FromString(data)
-    except message.DecodeError as error:
-        name = request_class.DESCRIPTOR.name
-        raise status.invalid(f"The {len(data)} bytes received are no {name}: {error}") from error

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
-import numpy as np
 import tensorflow as tf
 
 from distilbert_serving.inspection.endpoint_contracts import describe_signatures
@@ -60,9 +59,12 @@ class Servable:
 
     def _run(self, signature_name: str, inputs: Inputs) -> Arrays:
         try:
-            outputs = self._functions[signature_name](
-                **{name: _to_tensor(array) for name, array in inputs.items()}
-            )
+            # Without the type, an empty array of strings would become one of floats.
+            tensors = {
+                name: tf.constant(array, tf.string if array.dtype.hasobject else None)
+                for name, array in inputs.items()
+            }
+            outputs = self._functions[signature_name](**tensors)
         except tf.errors.OpError as error:
             code, message = status.code_by_number(error.error_code), error.message
         except UnicodeDecodeError as error:
@@ -75,8 +77,3 @@ class Servable:
         raise status.RequestError(
             code, f"Signature {signature_name} failed on {', '.join(inputs)}: {message}"
         )
-
-
-def _to_tensor(array: np.ndarray) -> tf.Tensor:
-    # Without the type, an empty array of strings would become one of floats.
-    return tf.constant(array, tf.string if array.dtype.hasobject else None)

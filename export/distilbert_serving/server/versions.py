@@ -1,9 +1,8 @@
 """The versions of one model: finds new ones, loads them, switches over, and drops the old.
 
-A version is loaded while the others go on answering, and is asked only when it is whole: loaded,
-and warmed up. The versions that are no longer wanted go once a wanted one is there; requests that
-they have accepted they finish. So no request fails because of a switch, at the price of two
-versions in memory for a while, as under TF Serving's default policy.
+A version is loaded while the others go on answering, and is asked once it is warmed up. Those that
+are no longer wanted then finish the requests that they have accepted. So no request fails because
+of a switch, at the price of two versions in memory, as under TF Serving's default policy.
 
 Reference: aspired_versions_manager.cc, loader_harness.cc and availability_preserving_policy.cc in
 tensorflow_serving/core; file_system_storage_path_source.cc in tensorflow_serving/sources.
@@ -18,8 +17,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import grpc
 from absl import logging
+from grpc import StatusCode
 
 from distilbert_serving.server import inference, status
 from distilbert_serving.server.metrics import Metrics
@@ -161,8 +160,9 @@ class VersionManager:
         except Exception as error:
             logging.error("Model %s version %d cannot be served: %s", self._name, number, error)
             failure = error
-            is_missing = isinstance(error, OSError)
-            code = grpc.StatusCode.NOT_FOUND if is_missing else grpc.StatusCode.INVALID_ARGUMENT
+            code = (
+                StatusCode.NOT_FOUND if isinstance(error, OSError) else StatusCode.INVALID_ARGUMENT
+            )
             version.problem = f"{type(error).__name__}: {error}", code.value[0]
             version.failures += 1
             version.retry_at_s = time.monotonic() + self._options.load_retry_interval_s
@@ -207,15 +207,12 @@ class VersionManager:
 
 
 def _warm_up(servable: Servable, file: pathlib.Path) -> None:
-    """Sends a version the requests that came with it: the first run of a signature is slow.
-
-    What a model cannot do shows only when it runs: if it fails one of them, it is not served.
-    """
+    """Sends a version the requests that came with it; if it fails one, it is not served."""
     for record, log in enumerate(read_warmup(file)):
         kind = log.WhichOneof("log_type")
         answer = getattr(inference, kind.removesuffix("_log"))
         try:
             answer(servable, getattr(log, kind).request, lambda: True)
         except status.RequestError as error:
-            text = f"{file}: record {record} gets {error.code.name}: {error.message}"
-            raise ValueError(text) from error
+            text = f"record {record} gets {error.code.name}: {error.message}"
+            raise ValueError(f"{file}: {text}") from error
