@@ -24,6 +24,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -82,7 +83,7 @@ def assert_close(
     """
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.shape == expected.shape, (actual.shape, expected.shape, err_msg)
-    bound = count * float(np.finfo(dtype).eps) * max(size or 0.0, largest(expected))
+    bound = count * float(ml_dtypes.finfo(dtype).eps) * max(size or 0.0, largest(expected))
     np.testing.assert_allclose(
         actual, expected, rtol=0.0, atol=bound, equal_nan=False, err_msg=err_msg
     )

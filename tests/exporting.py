@@ -18,24 +18,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from comparing import ROUNDINGS_PER_LAYER
+from processes import deadline, finish
 from waiting import wait_until
 
 LABELS = ["negativ", "neutral – weder/noch", "positiv 👍"]
 WORDS = ["the", "film", "was", "good", "bad", "not", "very", "never", "boring", "it", "##ly", "##s"]
 TINY_MAX_LENGTH = 21
-
-
-# What two float32 runs of a graph may differ by, relative to the largest number (or 1): 84 times a
-# number's precision. A wrong token or weight moves an answer a thousand times further.
-ROUNDING = 1e-5
-
-
-def assert_close(got, want, tolerance=ROUNDING):
-    """Checks numbers, relative to the largest that is wanted."""
-    import numpy as np
-
-    want = np.asarray(want)
-    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * np.abs(want).max(initial=1.0))
+TINY_ROUNDINGS = 3 * ROUNDINGS_PER_LAYER  # two layers, and the embeddings or a head
 
 
 def make_tiny_model(directory, seed=7, **options):
@@ -82,9 +72,7 @@ def exporter_process(model_directory) -> Iterator["Exporter"]:
     try:
         yield Exporter(process)
     finally:
-        process.stdin.close()
-        process.wait(60)
-        process.stdout.close()
+        finish(process)
 
 
 class Exporter:
@@ -95,17 +83,18 @@ class Exporter:
         self.count = 0
 
     def start(self, base, *, limit=None, **options) -> tuple[int, Path]:
-        """Starts an export; gives its process id and the file that will hold the outcome."""
+        """Starts an export; returns its process id and the file that will hold the outcome."""
         self.count += 1
         base = Path(base)
         result = base.with_name(f"{base.name}-result-{self.count}.json")
         request = {"base": str(base), "limit": limit, "result": str(result), "options": options}
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline()), result
+        with deadline(self.process):
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            return int(self.process.stdout.readline()), result
 
     def export(self, base, **options) -> dict:
-        """Exports and gives the outcome."""
+        """Exports, and returns the outcome."""
         return wait_for_result(self.start(base, **options)[1])
 
 

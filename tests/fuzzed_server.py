@@ -9,7 +9,8 @@ from concurrent import futures
 
 import grpc
 import tensorflow as tf
-from exporting import assert_close
+from comparing import assert_close
+from exporting import TINY_ROUNDINGS
 from fuzzing import KEYS, PREDICTION_SERVICE, Call, calls
 from fuzzing_rest import HttpCall, http_calls
 from hypothesis import HealthCheck, given, settings
@@ -148,4 +149,4 @@ def assert_equal(answer, want):
         if array.dtype == object:
             assert answer[name].tolist() == array.tolist()
         else:
-            assert_close(answer[name], array)
+            assert_close(answer[name], array, TINY_ROUNDINGS, size=1.0)

@@ -6,9 +6,11 @@ import math
 import fake_serving
 import numpy as np
 import pytest
+from comparing import assert_close
 from distilbert_serving.client.predict_client import InvalidRowsError, PredictClient, PredictError
 from distilbert_serving.client.results import MaskAnswer, is_valid
 from distilbert_serving.saved_model.endpoints import MAX_TEXT_BYTES
+from exporting import TINY_ROUNDINGS
 from fake_serving import LONG, MAX_LENGTH, MAX_MASKS
 
 MANY_MASKS = "[MASK]" * (MAX_MASKS + 1)
@@ -197,7 +199,7 @@ def test_real_exports(exported):
                 if name in ("regress", "tokenize", "fill_mask"):
                     assert np.shape(answer) == np.shape(want)
                 else:
-                    np.testing.assert_allclose(answer[-1], want[-1], rtol=1e-4, atol=1e-5)
+                    assert_close(answer[-1], want[-1], TINY_ROUNDINGS, size=1.0)
     with pytest.raises(InvalidRowsError, match="needs text_pairs"):
         pair.classify("the film")
     with pytest.raises(InvalidRowsError, match="max_masks") as caught:
@@ -210,6 +212,6 @@ def test_real_exports(exported):
     tokens = single.tokenize(["the film", "not a very good film"])
     by_ids = single.from_ids([row.input_ids for row in tokens])
     by_text = single.predict(["the film", "not a very good film"])
-    np.testing.assert_allclose(by_ids.logits, by_text.logits, rtol=1e-4, atol=1e-5)
+    assert_close(by_ids.logits, by_text.logits, TINY_ROUNDINGS)
     assert single.call({"text": []}, signature_name="encode")["cls_embedding"].shape == (0, 12)
     assert words.fill_mask([]) == []

@@ -11,6 +11,7 @@ import sys
 import fake_serving
 import grpc
 import pytest
+from processes import deadline, finish
 from waiting import wait_until
 
 from distilbert_tf import cli
@@ -237,8 +238,7 @@ def test_control_c(port, tmp_path):
     wait_until(lambda: any(path.stat().st_size for path in tmp_path.iterdir()))
     found = list(tmp_path.iterdir())
     process.send_signal(signal.SIGINT)
-    shown = process.stderr.read()
-    assert process.wait(30) == 130
+    _, shown = finish(process, 130)
     lines = found[0].read_text().splitlines()
     assert lines == ["1\ta", "2\tbb", "1\ta", "2\tbb", *["3\tccc"] * 4][: len(lines)]
     place = f"standard input, line {len(lines) + 1}"
@@ -250,12 +250,13 @@ def test_control_c(port, tmp_path):
 
 def test_a_reader_that_goes_away(port):
     process = _start(port, stdout=subprocess.PIPE)
-    process.stdin.write("tea\n" * 5000)
-    process.stdin.close()
-    assert process.stdout.readline() == "3\ttea\n"
-    process.stdout.close()
-    shown = process.stderr.read()
-    assert process.wait(30) == 1
+    with deadline(process):
+        process.stdin.write("tea\n" * 5000)
+        process.stdin.close()
+        assert process.stdout.readline() == "3\ttea\n"
+        process.stdout.close()
+        shown = process.stderr.read()
+        assert process.wait() == 1
     assert "stopped before standard input, line " in shown
     assert "BrokenPipe" not in shown
 
@@ -270,14 +271,16 @@ def test_memory_stays_the_same(port):
     )
     peaks = []
     for count in (200, 20_000):
-        result = subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, "-c", script],
-            input=f"{'x' * 1000}\n" * count,
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            check=True,
         )
-        assert result.stdout == f"1000\t{'x' * 1000}\n" * count
-        peaks.append(int(result.stderr))
+        with deadline(process):
+            shown, peak = process.communicate(f"{'x' * 1000}\n" * count)
+        assert shown == f"1000\t{'x' * 1000}\n" * count
+        peaks.append(int(peak))
     assert peaks[1] - peaks[0] < 4_000, "KiB, for 20 MB of input"

@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from comparing import assert_close
 from distilbert_serving.saved_model.exporter import export_pretrained, export_saved_model
-from exporting import LABELS, TINY_MAX_LENGTH, assert_close, make_tiny_model
+from exporting import LABELS, TINY_MAX_LENGTH, TINY_ROUNDINGS, make_tiny_model
 from serving_models import write_examples
 
 from distilbert_tf.models.heads import TFDistilBertForMaskedLM
@@ -80,7 +81,7 @@ def test_classify(single):
     model, tokenizer, loaded = single
     answer = call(loaded, "classify", inputs=write_examples(text=TEXTS))
     assert answer.keys() == {"classes", "scores"}
-    assert_close(answer["scores"], probabilities(model, tokenizer, TEXTS))
+    assert_close(answer["scores"], probabilities(model, tokenizer, TEXTS), TINY_ROUNDINGS, size=1.0)
     assert answer["classes"].tolist() == [[label.encode() for label in LABELS]] * len(TEXTS)
 
 
@@ -89,7 +90,7 @@ def test_classify_pairs(pair):
     others = TEXTS[::-1]
     answer = call(loaded, "classify", inputs=write_examples(text=TEXTS, text_pair=others))
     want = probabilities(model, tokenizer, TEXTS, others)
-    assert_close(answer["scores"], want)
+    assert_close(answer["scores"], want, TINY_ROUNDINGS, size=1.0)
     swapped = call(loaded, "classify", inputs=write_examples(text_pair=TEXTS, text=others))
     assert np.abs(swapped["scores"] - want).max() > 1e-3
 
@@ -99,18 +100,18 @@ def test_regress_gives_one_labels_probability(single, pair, tmp_path):
     want = probabilities(model, tokenizer, TEXTS)
     answer = call(loaded, "regress", inputs=write_examples(text=TEXTS))
     assert answer.keys() == {"outputs"}
-    assert_close(answer["outputs"], want[:, 0])  # the first of three
+    assert_close(answer["outputs"], want[:, 0], TINY_ROUNDINGS, size=1.0)  # the first of three
     version = export_saved_model(
         model, tokenizer, tmp_path, regress_label=LABELS[2], max_length=TINY_MAX_LENGTH,
         verify=False,
     )  # fmt: skip
     other = tf.saved_model.load(os.fspath(version))
     answer = call(other, "regress", inputs=write_examples(text=TEXTS))
-    assert_close(answer["outputs"], want[:, 2])
+    assert_close(answer["outputs"], want[:, 2], TINY_ROUNDINGS, size=1.0)
     model, tokenizer, loaded = pair
     answer = call(loaded, "regress", inputs=write_examples(text=TEXTS, text_pair=TEXTS[::-1]))
     want = probabilities(model, tokenizer, TEXTS, TEXTS[::-1])
-    assert_close(answer["outputs"], want[:, 1])  # the second of two
+    assert_close(answer["outputs"], want[:, 1], TINY_ROUNDINGS, size=1.0)  # the second of two
 
 
 def test_classify_and_regress_share_their_input(single, tmp_path):
@@ -126,13 +127,13 @@ def test_classify_and_regress_share_their_input(single, tmp_path):
         fetches = [definitions[0].outputs["scores"].name, definitions[1].outputs["outputs"].name]
         scores, outputs = session.run(fetches, {feed: write_examples(text=TEXTS)})
     want = probabilities(model, tokenizer, TEXTS)
-    assert_close(scores, want)
-    assert_close(outputs, want[:, 0])
+    assert_close(scores, want, TINY_ROUNDINGS, size=1.0)
+    assert_close(outputs, want[:, 0], TINY_ROUNDINGS, size=1.0)
     fingerprint = tf.saved_model.experimental.read_fingerprint(os.fspath(version))
     assert fingerprint.saved_model_checksum  # made anew with the file
     restored = tf.saved_model.load(os.fspath(version))
     answer = call(restored, "regress", inputs=write_examples(text=TEXTS))
-    assert_close(answer["outputs"], want[:, 0])
+    assert_close(answer["outputs"], want[:, 0], TINY_ROUNDINGS, size=1.0)
 
 
 def test_encode(single):
@@ -141,15 +142,15 @@ def test_encode(single):
     assert answer.keys() == {"cls_embedding", "mean_embedding"}
     for row, text in enumerate(TEXTS):  # one by one, so without any padding
         hidden = model.distilbert(encode(tokenizer, [text])).last_hidden_state[0].numpy()
-        assert_close(answer["cls_embedding"][row], hidden[0])
-        assert_close(answer["mean_embedding"][row], hidden.mean(axis=0))
+        assert_close(answer["cls_embedding"][row], hidden[0], TINY_ROUNDINGS, size=1.0)
+        assert_close(answer["mean_embedding"][row], hidden.mean(axis=0), TINY_ROUNDINGS, size=1.0)
 
 
 def test_encode_takes_single_texts_of_a_pair_model(pair):
     model, tokenizer, loaded = pair
     answer = call(loaded, "encode", text=TEXTS)
     hidden = model.distilbert(encode(tokenizer, TEXTS)).last_hidden_state.numpy()
-    assert_close(answer["cls_embedding"], hidden[:, 0])
+    assert_close(answer["cls_embedding"], hidden[:, 0], TINY_ROUNDINGS, size=1.0)
 
 
 def test_tokenize(single, pair):
@@ -180,7 +181,7 @@ def test_from_ids(single):
     for inputs in (ids, ids[:, : counts.max()], wider):
         answer = call(loaded, "from_ids", input_ids=inputs, num_tokens=counts)
         assert answer.keys() == want.keys()
-        assert_close(answer["logits"], want["logits"])
+        assert_close(answer["logits"], want["logits"], TINY_ROUNDINGS, size=1.0)
         assert answer["label"].tolist() == want["label"].tolist()
 
 
@@ -218,13 +219,23 @@ def test_a_text_that_is_too_long(single, tmp_path):
     loaded = tf.saved_model.load(os.fspath(version))
     texts = ["good " * 4, "good " * 4 + "!", "é" * 10, "é" * 11]  # bytes, not characters
     answer = call(loaded, "serving_default", text=texts)
-    assert_close(answer["probabilities"][::2], probabilities(model, tokenizer, texts[::2]))
+    assert_close(
+        answer["probabilities"][::2],
+        probabilities(model, tokenizer, texts[::2]),
+        TINY_ROUNDINGS,
+        size=1.0,
+    )
     assert np.isnan(answer["probabilities"][1::2]).all()
     tokens = call(loaded, "tokenize", text=texts)
     assert (tokens["num_tokens"] > 0).tolist() == [True, False, True, False]
     # What could not be tokenized cannot be computed either.
     del tokens["tokens"]
-    assert_close(call(loaded, "from_ids", **tokens)["logits"][::2], answer["logits"][::2])
+    assert_close(
+        call(loaded, "from_ids", **tokens)["logits"][::2],
+        answer["logits"][::2],
+        TINY_ROUNDINGS,
+        size=1.0,
+    )
     assert np.isnan(call(loaded, "from_ids", **tokens)["logits"][1::2]).all()
     with pytest.raises(ValueError, match="max_text_bytes must be at least 1; got 0"):
         export_saved_model(model, tokenizer, tmp_path, max_text_bytes=0)
@@ -241,7 +252,7 @@ def test_fill_mask(masked_lm):
         places = np.flatnonzero(encoding["input_ids"][0] == tokenizer.mask_token_id)
         for mask, place in enumerate(places):
             best = np.argsort(-scores[place])[:3]
-            assert_close(answer["scores"][row, mask], scores[place][best])
+            assert_close(answer["scores"][row, mask], scores[place][best], TINY_ROUNDINGS, size=1.0)
             assert answer["token_ids"][row, mask].tolist() == best.tolist()
             words = [word.decode() for word in answer["tokens"][row, mask]]
             assert words == tokenizer.convert_ids_to_tokens(best)
@@ -258,7 +269,12 @@ def test_fill_mask_where_there_is_none_or_too_many(masked_lm):
     assert np.isnan(answer["scores"][1]).all()
     assert (answer["token_ids"][1] == -1).all()
     assert set(answer["tokens"][:2].flat) == {b""}
-    assert_close(answer["scores"][2], call(loaded, "fill_mask", text=["one [MASK]"])["scores"][0])
+    assert_close(
+        answer["scores"][2],
+        call(loaded, "fill_mask", text=["one [MASK]"])["scores"][0],
+        TINY_ROUNDINGS,
+        size=1.0,
+    )
     answer = call(loaded, "fill_mask", text=np.zeros(0, "S1"))
     assert answer["tokens"].shape == (0, 3, 3)
 
@@ -272,7 +288,7 @@ def test_fill_mask_from_ids(masked_lm):
     counts = encoding["attention_mask"].sum(axis=1, dtype=np.int32)
     answer = call(loaded, "from_ids", input_ids=encoding["input_ids"], num_tokens=counts)
     assert answer["token_ids"].tolist() == want["token_ids"].tolist()
-    assert_close(answer["scores"], want["scores"])
+    assert_close(answer["scores"], want["scores"], TINY_ROUNDINGS, size=1.0)
 
 
 @pytest.mark.parametrize("signature", ["serving_default", "encode", "tokenize"])

@@ -8,6 +8,7 @@ from concurrent import futures
 import numpy as np
 import pytest
 import tensorflow as tf
+from comparing import assert_close
 from distilbert_serving.client.predict_client import PredictClient, PredictError
 from distilbert_serving.saved_model import exporter as saved_model
 from distilbert_serving.saved_model.exporter import (
@@ -18,7 +19,7 @@ from distilbert_serving.saved_model.exporter import (
 from distilbert_serving.saved_model.verification import VerificationError
 from distilbert_serving.server import ModelServer
 from distilbert_serving.tf_serving.warmup import EXTRA_ASSETS
-from exporting import TINY_MAX_LENGTH, assert_close, make_tiny_model
+from exporting import TINY_MAX_LENGTH, TINY_ROUNDINGS, make_tiny_model
 from safetensors.numpy import load_file, save_file
 
 from distilbert_tf import cli
@@ -115,8 +116,8 @@ def assert_answers(version, classifiers, signature, task):
     answer = {name: tensor.numpy() for name, tensor in function(**inputs).items()}
     assert answer.keys() == {"label", "label_id", "probabilities", "logits"}
     expected = logits_in_memory(classifiers, task)
-    assert_close(answer["logits"], expected)
-    assert_close(answer["probabilities"], tf.nn.softmax(expected))
+    assert_close(answer["logits"], expected, TINY_ROUNDINGS, size=1.0)
+    assert_close(answer["probabilities"], tf.nn.softmax(expected), TINY_ROUNDINGS, size=1.0)
     labels = [label.decode() for label in answer["label"]]
     assert labels == [LABELS[task][i] for i in expected.argmax(axis=1)]
     assert len(set(labels)) > 1  # or the comparison would prove little
@@ -379,10 +380,10 @@ def test_served_side_by_side(target, classifiers):
 
         tasks = [*LABELS] * 10
         for task, answer in zip(tasks, pool.map(ask, tasks), strict=True):
-            assert_close(answer.logits, expected[task])
+            assert_close(answer.logits, expected[task], TINY_ROUNDINGS, size=1.0)
             assert answer.labels == [LABELS[task][i] for i in expected[task].argmax(axis=1)]
         by_default = client.predict(TEXTS)
-        assert_close(by_default.logits, expected["sst2"])
+        assert_close(by_default.logits, expected["sst2"], TINY_ROUNDINGS, size=1.0)
         with pytest.raises(ValueError, match="'mnli'.*takes pairs of texts: give text_pairs"):
             client.predict("one alone", signature_name="mnli")
         with pytest.raises(PredictError, match="no signature 'cola', but .*'qqp'"):
@@ -400,7 +401,7 @@ def test_query_names_the_signature(target, classifiers, capsys):
     )
     probabilities = tf.nn.softmax(models["mnli"](encoding)).numpy()
     assert [row["label"] for row in rows] == [LABELS["mnli"][i] for i in probabilities.argmax(1)]
-    assert_close([row["probabilities"] for row in rows], probabilities)
+    assert_close([row["probabilities"] for row in rows], probabilities, TINY_ROUNDINGS, size=1.0)
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,15 @@ import threading
 import time
 
 import grpc
-import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
+from comparing import assert_close
 from distilbert_serving.saved_model.publishing import WORK_PREFIX
 from distilbert_serving.server import ModelServer
 from distilbert_serving.tf_serving.warmup import WARMUP_FILE, read_warmup
 from distilbert_serving.version_numbers import find_versions
-from exporting import exporter_process, make_tiny_model, wait_for_result
+from exporting import TINY_ROUNDINGS, exporter_process, make_tiny_model, wait_for_result
 from serving_models import make_request, states_of
 from tensorflow_serving.apis import (
     get_model_status_pb2,
@@ -112,5 +112,5 @@ def test_nothing_broken_is_served_and_nothing_lost(tmp_path, exporter):
         loaded = tf.saved_model.load(os.fspath(base / str(version)))
         want = loaded.signatures["serving_default"](text=tf.constant(TEXTS))["logits"].numpy()
         for logits in load.logits.get(version, ()):
-            np.testing.assert_allclose(logits, want, atol=1e-5)
+            assert_close(logits, want, TINY_ROUNDINGS)
         assert read_warmup(base / str(version) / WARMUP_FILE)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from comparing import assert_close
 from distilbert_serving.inspection.compatibility import check_saved_model
 from distilbert_serving.saved_model import exporter as saved_model
 from distilbert_serving.saved_model.exporter import (
@@ -17,7 +18,7 @@ from distilbert_serving.saved_model.exporter import (
 from distilbert_serving.saved_model.tracing import FEW_TOKENS
 from distilbert_serving.saved_model.verification import VerificationError
 from distilbert_serving.tf_serving.warmup import EXTRA_ASSETS
-from exporting import LABELS, TINY_MAX_LENGTH, assert_close, make_tiny_model
+from exporting import LABELS, TINY_MAX_LENGTH, TINY_ROUNDINGS, make_tiny_model
 
 from distilbert_tf.checkpoints.tensor_files import CheckpointError
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
@@ -54,7 +55,7 @@ def exported(tiny, tmp_path_factory):
     return export_saved_model(model, tokenizer, base, max_length=TINY_MAX_LENGTH)
 
 
-def assert_same_answers(version, model, tokenizer, *, pair=False, max_length, tolerance=1e-5):
+def assert_same_answers(version, model, tokenizer, *, pair=False, max_length, dtype="float32"):
     """Compares with an eager call on the ids of transformers' tokenizer."""
     loaded = tf.saved_model.load(os.fspath(version))
     labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
@@ -73,9 +74,9 @@ def assert_same_answers(version, model, tokenizer, *, pair=False, max_length, to
             logits = model(encoding, training=False).numpy()
         assert answer["logits"].shape == (len(texts), len(labels))
         assert answer["logits"].dtype == answer["probabilities"].dtype == np.float32
-        assert_close(answer["logits"], logits, tolerance)
+        assert_close(answer["logits"], logits, TINY_ROUNDINGS, size=1.0, dtype=dtype)
         softmax = np.exp(answer["logits"]) / np.exp(answer["logits"]).sum(axis=1, keepdims=True)
-        assert_close(answer["probabilities"], softmax)
+        assert_close(answer["probabilities"], softmax, TINY_ROUNDINGS, size=1.0)
         assert [label.decode() for label in answer["label"]] == [
             labels[i] for i in answer["logits"].argmax(axis=1)
         ]
@@ -103,7 +104,7 @@ def test_few_tokens_and_many(exported, tiny):
         )
         counts.append(int(tf.reduce_sum(encoding["attention_mask"])))
         logits = signature(text=tf.constant(texts))["logits"]
-        assert_close(logits, model(encoding, training=False))
+        assert_close(logits, model(encoding, training=False), TINY_ROUNDINGS, size=1.0)
     few, most = FEW_TOKENS
     assert counts[0] < few
     assert sum(few <= count <= most for count in counts) >= 2
@@ -178,7 +179,7 @@ def test_mixed_precision(tmp_path):
     version = export_saved_model(
         model, tokenizer, tmp_path / "base", max_length=TINY_MAX_LENGTH, verify=False
     )
-    assert_same_answers(version, model, tokenizer, max_length=TINY_MAX_LENGTH, tolerance=0.2)
+    assert_same_answers(version, model, tokenizer, max_length=TINY_MAX_LENGTH, dtype="bfloat16")
 
 
 def test_a_wrong_export_is_not_published(tiny, tmp_path, monkeypatch):

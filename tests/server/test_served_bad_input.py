@@ -7,7 +7,8 @@ import grpc
 import numpy as np
 import psutil
 import pytest
-from exporting import assert_close
+from comparing import assert_close
+from exporting import TINY_ROUNDINGS
 from serving_models import call, make_example, set_spec, write_examples
 from tensorflow_serving.apis import inference_pb2, prediction_service_pb2_grpc
 from tiny_exports import IDS, INPUTS, NUM_TOKENS, TEXTS, strings
@@ -61,7 +62,7 @@ def assert_equal(answer, want, rows=slice(None)):
         if array.dtype == object:
             assert answer[name].tolist() == array[rows].tolist()
         else:
-            assert_close(answer[name], array[rows])
+            assert_close(answer[name], array[rows], TINY_ROUNDINGS, size=1.0)
 
 
 def assert_blank(answer):
