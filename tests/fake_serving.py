@@ -9,7 +9,7 @@ from concurrent import futures
 
 import grpc
 import numpy as np
-from distilbert_serving import tensors
+from distilbert_serving import signatures, tensors
 from distilbert_serving.protos import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -26,33 +26,21 @@ LABELS = ["kurz", "länger"]
 MAX_LENGTH, MAX_TEXT_BYTES, MAX_MASKS, VOCABULARY = 6, 10_000, 3, 100
 LONG = "x" * (MAX_TEXT_BYTES + 1)  # a text that is not computed
 
-_TEXT = {"text": ("STRING", [-1])}
-_PAIR = {**_TEXT, "text_pair": ("STRING", [-1])}
-_IDS = {"input_ids": ("INT32", [-1, -1]), "num_tokens": ("INT32", [-1])}
-_LABELS = {
-    "label": ("STRING", [-1]),
-    "label_id": ("INT32", [-1]),
-    "probabilities": ("FLOAT", [-1, 2]),
-    "logits": ("FLOAT", [-1, 2]),
+SIZES = {
+    "classify_text": (2,),
+    "encode": (3,),
+    "tokenize": (MAX_LENGTH,),
+    "fill_mask": (MAX_MASKS, 2),
 }
-_VECTORS = {name: ("FLOAT", [-1, 3]) for name in ("cls_embedding", "mean_embedding")}
-_TOKENS = {
-    "input_ids": ("INT32", [-1, MAX_LENGTH]),
-    "num_tokens": ("INT32", [-1]),
-    "tokens": ("STRING", [-1, MAX_LENGTH]),
-}
-_MASKS = {
-    name: (dtype, [-1, MAX_MASKS, 2])
-    for name, dtype in {"tokens": "STRING", "token_ids": "INT32", "scores": "FLOAT"}.items()
-}
+# By signature: what it takes, and the endpoint whose outputs it has.
 ENDPOINTS = {
-    "serving_default": (_TEXT, _LABELS),
-    "mnli": (_PAIR, _LABELS),
-    "mnli_tokenize": (_PAIR, _TOKENS),
-    "encode": (_TEXT, _VECTORS),
-    "tokenize": (_TEXT, _TOKENS),
-    "fill_mask": (_TEXT, _MASKS),
-    "from_ids": (_IDS, _LABELS),
+    "serving_default": ("texts", "classify_text"),
+    "mnli": ("pairs", "classify_text"),
+    "mnli_tokenize": ("pairs", "tokenize"),
+    "encode": ("texts", "encode"),
+    "tokenize": ("texts", "tokenize"),
+    "fill_mask": ("texts", "fill_mask"),
+    "from_ids": ("ids", "classify_text"),
 }
 
 
@@ -77,15 +65,18 @@ def blank(outputs, is_valid):
 
 
 def signature_defs():
-    """The signatures as GetModelMetadata gives them."""
+    """The signatures as GetModelMetadata returns them: the contract's, with sizes."""
     message = get_model_metadata_pb2.SignatureDefMap()
-    for name, (inputs, outputs) in ENDPOINTS.items():
+    for name, (kind, endpoint) in ENDPOINTS.items():
         signature = message.signature_def[name]
         signature.method_name = "tensorflow/serving/predict"
-        for infos, specs in ((signature.inputs, inputs), (signature.outputs, outputs)):
-            for key, (dtype, shape) in specs.items():
-                infos[key].dtype = types_pb2.DataType.Value(f"DT_{dtype}")
-                for size in shape:
+        for infos, contract, sizes in (
+            (signature.inputs, signatures.INPUTS[kind], (-1,)),
+            (signature.outputs, signatures.OUTPUTS[endpoint], SIZES[endpoint]),
+        ):
+            for key, info in contract.items():
+                infos[key].dtype = types_pb2.DataType.Value(f"DT_{info.dtype.upper()}")
+                for size in (-1, *sizes)[: len(info.shape)]:
                     infos[key].tensor_shape.dim.add(size=size)
     return message
 
@@ -251,7 +242,7 @@ class FakeServing(
 
 
 def start(servicer, address="127.0.0.1:0", credentials=None, options=()):
-    """Starts a server; gives it and its port."""
+    """Starts a server; returns it and its port."""
     server = grpc.server(futures.ThreadPoolExecutor(16), options=options)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(servicer, server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)

@@ -18,14 +18,14 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from distilbert_serving.inspection.op_registry import (
     FILE,
-    Snapshot,
-    describe_ops,
+    INDEX,
     load_releases,
-    write_registry,
 )
 from distilbert_serving.protos import kernel_def_pb2, op_def_pb2
 from google.protobuf import descriptor_pb2
@@ -38,6 +38,22 @@ TENSORFLOW = (
 TEXT = {"2.12": "2.12.1", "2.20": "2.20.0"}
 WHEEL_PLATFORM = ["--platform=manylinux_2_17_x86_64", "--platform=manylinux_2_27_x86_64"]
 VERSION_HEADERS = ("public/version.h", "public/release_version.h")
+
+
+# What computes on a CPU; TensorFlow takes a DEFAULT kernel where a device has none of its own.
+CPU_DEVICES = ("CPU", "DEFAULT")
+
+
+class Snapshot(NamedTuple):
+    """What a release says about itself: see `op_registry.Release`."""
+
+    release: str
+    tensorflow: str
+    graph_version: int
+    data_types: list[int]
+    ops: list[op_def_pb2.OpDef]
+    text_ops: list[str]
+    kernels: list[kernel_def_pb2.KernelDef]
 
 
 class _Buffer(ctypes.Structure):
@@ -63,6 +79,82 @@ def main() -> None:
     else:
         write_registry([_record(version) for version in TENSORFLOW])
         print(f"{FILE}: {FILE.stat().st_size:,} bytes")
+
+
+def write_registry(snapshots: Iterable[Snapshot], file: Path = FILE) -> None:
+    """Writes the stored table.
+
+    Args:
+        snapshots: Of each release, the oldest first. An op of TensorFlow Text stays as it is until
+            a snapshot has that library again.
+        file: Where to.
+    """
+    index: list[dict[str, Any]] = []
+    ops: dict[str, bytes] = {}
+    kernels: dict[str, bytes] = {}
+    text_ops: list[str] = []
+    with zipfile.ZipFile(file, "w") as archive:
+        for snapshot in snapshots:
+            new_ops, new_kernels = describe_ops(snapshot.ops), _describe_kernels(snapshot.kernels)
+            text_ops = snapshot.text_ops or text_ops
+            new_ops |= {op: ops[op] for op in text_ops if op not in new_ops}
+            new_kernels |= {
+                op: kernels[op] for op in text_ops if op not in new_kernels and op in kernels
+            }
+            index.append(
+                {
+                    "release": snapshot.release,
+                    "tensorflow": snapshot.tensorflow,
+                    "graph_version": snapshot.graph_version,
+                    "data_types": snapshot.data_types,
+                    "text_ops": text_ops,
+                    "removed_ops": sorted(ops.keys() - new_ops.keys()),
+                    "removed_kernels": sorted(kernels.keys() - new_kernels.keys()),
+                }
+            )
+            # Serialized lists of one field each: joined they are the list of all.
+            _add(archive, f"{snapshot.release}/ops.pb", _join_changes(ops, new_ops))
+            _add(archive, f"{snapshot.release}/kernels.pb", _join_changes(kernels, new_kernels))
+            ops, kernels = new_ops, new_kernels
+        _add(archive, INDEX, json.dumps(index).encode())
+
+
+def describe_ops(ops: Iterable[op_def_pb2.OpDef]) -> dict[str, bytes]:
+    """Serializes each op that a graph may hold as a list of one, without its prose."""
+    described = {}
+    for op in ops:
+        if op.name.startswith("_"):
+            continue
+        stripped = op_def_pb2.OpList(op=[op])
+        for part in (stripped.op[0], *stripped.op[0].attr):
+            part.ClearField("description")
+        stripped.op[0].ClearField("summary")
+        described[op.name] = stripped.SerializeToString(deterministic=True)
+    return described
+
+
+def _describe_kernels(kernels: Iterable[kernel_def_pb2.KernelDef]) -> dict[str, bytes]:
+    """Serializes each op's kernels for the CPU as a list."""
+    described: dict[str, set[bytes]] = {}
+    for kernel in kernels:
+        # A kernel with a label runs only where a node asks for it.
+        if kernel.device_type not in CPU_DEVICES or kernel.label or kernel.op.startswith("_"):
+            continue
+        stripped = kernel_def_pb2.KernelDef(op=kernel.op, constraint=kernel.constraint)
+        stripped.constraint.sort(key=lambda constraint: constraint.name)
+        row = kernel_def_pb2.KernelList(kernel=[stripped]).SerializeToString(deterministic=True)
+        described.setdefault(kernel.op, set()).add(row)
+    return {op: b"".join(sorted(rows)) for op, rows in described.items()}
+
+
+def _join_changes(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> bytes:
+    return b"".join(after[op] for op in sorted(after) if after[op] != before.get(op))
+
+
+def _add(archive: zipfile.ZipFile, name: str, contents: bytes) -> None:
+    # A fixed date, so that the same contents give the same file.
+    member = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    archive.writestr(member, contents, zipfile.ZIP_LZMA)
 
 
 def _record(version: str) -> Snapshot:

@@ -159,7 +159,7 @@ def _ask(client: Any, texts: QueryInput, output: QueryOutput, values: flags.Flag
 
 
 def _note(rows: Iterable[InputRow], asked: deque[InputRow]) -> Iterator[Any]:
-    """Gives rows in the client's form, and notes them."""
+    """Yields rows in the client's form, and notes them."""
     for row in rows:
         asked.append(row)
         yield row.texts[0] if len(row.texts) == 1 else row.texts

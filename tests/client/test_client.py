@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from concurrent import futures
 
 import grpc
@@ -41,10 +40,6 @@ def client(target):
         yield open_client
 
 
-def label_of(logits):
-    return serving_models.LABELS[logits.argmax()]
-
-
 # Answers.
 
 
@@ -58,37 +53,6 @@ def test_one_text_gives_one_prediction(client):
     assert_close(prediction.probabilities, probabilities, FEW, size=9.0)  # the logits'
     assert prediction.score == prediction.probabilities[0]
     assert client.predict("x" * 30).label == "très long"
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
-def test_texts_keep_their_order_in_any_batches(client, batch_size):
-    predictions = client.predict(TEXTS, batch_size=batch_size)
-    logits = np.stack([serving_models.logits_of(text) for text in TEXTS])
-    np.testing.assert_array_equal(predictions.logits, logits)
-    assert predictions.labels == [label_of(row) for row in logits]
-    assert len(predictions) == len(list(predictions)) == 7
-    for i, prediction in enumerate(predictions):
-        assert prediction.label == predictions[i].label == predictions.labels[i]
-        np.testing.assert_array_equal(prediction.logits, logits[i])
-        np.testing.assert_array_equal(prediction.probabilities, predictions.probabilities[i])
-
-
-def test_no_texts(client):
-    predictions = client.predict([])
-    assert predictions.labels == []
-    assert predictions.probabilities.shape == predictions.logits.shape == (0, 3)
-
-
-def test_pairs(target):
-    with PredictClient(target, signature_name="pairs") as client:
-        predictions = client.predict(TEXTS, TEXTS[::-1], batch_size=2)
-        expected = [
-            serving_models.logits_of(*pair) for pair in zip(TEXTS, TEXTS[::-1], strict=True)
-        ]
-        np.testing.assert_array_equal(predictions.logits, expected)
-        np.testing.assert_array_equal(
-            client.predict("abc", "de").logits, serving_models.logits_of("abc", "de")
-        )
 
 
 def test_predict_takes_any_signature_that_classifies(client):
@@ -199,18 +163,6 @@ def test_senseless_options_are_errors(options, message):
 
 
 # Servers that come and go.
-
-
-def test_a_server_that_comes_up_within_the_deadline(base_path, free_port):
-    with (
-        PredictClient(f"127.0.0.1:{free_port}", timeout_s=20.0) as client,
-        futures.ThreadPoolExecutor(1) as pool,
-    ):
-        answer = pool.submit(client.predict, "abc")
-        time.sleep(0.5)
-        assert not answer.done()
-        with ModelServer(base_path, port=free_port):
-            assert answer.result().label == "short"
 
 
 def test_a_new_version_with_other_inputs_is_noticed(tmp_path, base_path, free_port):

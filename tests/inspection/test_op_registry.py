@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 from distilbert_serving.inspection.op_registry import (
     FILE,
-    Snapshot,
     find_release,
     load_releases,
-    write_registry,
 )
 from distilbert_serving.protos import kernel_def_pb2, op_def_pb2
+from make_op_registry import Snapshot, write_registry
 from tensorflow.python.framework import op_def_registry
 
 

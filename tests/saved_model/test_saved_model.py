@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from comparing import assert_close
+from distilbert_serving import signatures as names
 from distilbert_serving.inspection.compatibility import check_saved_model
+from distilbert_serving.inspection.saved_model_files import read_meta_graph
 from distilbert_serving.saved_model import exporter as saved_model
 from distilbert_serving.saved_model.exporter import (
     EXPORT_RECORD,
@@ -17,6 +19,7 @@ from distilbert_serving.saved_model.exporter import (
 )
 from distilbert_serving.saved_model.tracing import FEW_TOKENS
 from distilbert_serving.saved_model.verification import VerificationError
+from distilbert_serving.tensors import read_signature
 from distilbert_serving.tf_serving.warmup import EXTRA_ASSETS
 from exporting import LABELS, TINY_MAX_LENGTH, TINY_ROUNDINGS, make_tiny_model
 
@@ -124,17 +127,27 @@ def test_a_model_trained_with_padding_is_exported_without(exported, tiny, tmp_pa
     assert ops == check_saved_model(exported)
 
 
-def test_signature(exported):
-    signature = tf.saved_model.load(os.fspath(exported)).signatures["serving_default"]
-    (spec,) = signature.structured_input_signature[1].values()
-    assert (spec.name, spec.dtype, spec.shape.as_list()) == ("text", tf.string, [None])
-    shapes = {name: spec.shape.as_list() for name, spec in signature.structured_outputs.items()}
-    assert shapes == {
-        "label": [None],
-        "label_id": [None],
-        "probabilities": [None, 3],
-        "logits": [None, 3],
-    }
+def test_the_contract(exported):
+    """Names, types and ranks are those of the table, and widths are fixed but for token ids."""
+    found = read_meta_graph(exported).signature_def
+    for name, kind, endpoint in (
+        (names.SERVING_DEFAULT, "texts", names.CLASSIFY_TEXT),
+        (names.CLASSIFY_TEXT, "texts", names.CLASSIFY_TEXT),
+        (names.CLASSIFY, "examples", names.CLASSIFY),
+        (names.REGRESS, "examples", names.REGRESS),
+        (names.ENCODE, "texts", names.ENCODE),
+        (names.TOKENIZE, "texts", names.TOKENIZE),
+        (names.FROM_IDS, "ids", names.CLASSIFY_TEXT),
+    ):
+        signature = read_signature(found[name])
+        assert signature.inputs == names.INPUTS[kind], name
+        contract = names.OUTPUTS[endpoint]
+        assert signature.outputs.keys() == contract.keys()
+        for output, info in signature.outputs.items():
+            assert info.fits(contract[output])
+            assert info.is_batched
+            assert None not in info.shape[1:]
+    assert read_signature(found["classify"]).outputs["scores"].shape == (None, 3)
 
 
 def test_pairs(tiny, tmp_path):

@@ -13,12 +13,12 @@ from distilbert_serving.client.base import (
     BaseClient,
     PairMethod,
     Pause,
-    Query,
     Steps,
     TextMethod,
 )
 from distilbert_serving.client.channel import Tls
 from distilbert_serving.client.errors import InvalidRowsError, PredictError
+from distilbert_serving.client.queries import Query
 from distilbert_serving.client.requests import Rows
 from distilbert_serving.client.results import (
     Classification,

@@ -6,8 +6,8 @@ it in its own way.
 """
 
 import abc
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, TypeVar, overload
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, overload
 
 import grpc
 import numpy as np
@@ -24,9 +24,10 @@ from distilbert_serving.client.channel import (
     bind_rpcs,
 )
 from distilbert_serving.client.endpoints import Endpoint
-from distilbert_serving.client.errors import InvalidRowsError, PredictError, explain
+from distilbert_serving.client.errors import PredictError, explain
+from distilbert_serving.client.queries import Options, Query
 from distilbert_serving.client.requests import Rows
-from distilbert_serving.client.results import ModelMetadata, is_valid
+from distilbert_serving.client.results import ModelMetadata
 from distilbert_serving.protos import get_model_metadata_pb2, get_model_status_pb2, model_pb2
 from distilbert_serving.signatures import SignatureInfo
 from distilbert_serving.version_status import AVAILABLE, VersionStatus, read_statuses
@@ -38,7 +39,6 @@ _Result = TypeVar("_Result")
 _One = TypeVar("_One", covariant=True)
 _Many = TypeVar("_Many", covariant=True)
 _Code = grpc.StatusCode
-_MOST_NAMED_ROWS = 3  # in an error
 
 
 class Call(NamedTuple):
@@ -56,25 +56,6 @@ class Pause(NamedTuple):
 
 
 Steps = Generator[Call | Pause, Any, _Result]
-
-
-class Options(TypedDict, total=False):
-    """The keyword arguments of every method that takes rows.
-
-    Args:
-        signature_name: The endpoint; by default the method's, for the client's signature.
-        batch_size: How many rows go into one request; 32.
-        concurrency: How many requests may be on their way; 1.
-        timeout_s: The deadline of each request, in seconds; by default the client's.
-        return_invalid: Whether to return rows that cannot be computed, with NaN, "" and -1 (see
-            `results.is_valid`), instead of raising an `InvalidRowsError`.
-    """
-
-    signature_name: str | None
-    batch_size: int
-    concurrency: int
-    timeout_s: float | None
-    return_invalid: bool
 
 
 # A str is a Sequence[str], too; of overloads the first that fits counts.
@@ -104,85 +85,6 @@ class PairMethod(Protocol[_One, _Many]):
         text_pairs: Sequence[str] | None = None,
         **options: "Unpack[Options]",
     ) -> _Many: ...
-
-
-class Query:
-    """One use of a client's method: about which rows, in what parts, and with which answers.
-
-    Args:
-        client_signature: The client's signature.
-        endpoint: What is asked for.
-        rows: The rows; None for a stream, which has batches of its own.
-        options: See `Options`.
-
-    Raises:
-        TypeError: There is no such option.
-        ValueError: A number makes no sense.
-    """
-
-    def __init__(
-        self,
-        client_signature: str,
-        endpoint: Endpoint,
-        rows: Rows | Iterable[Any],
-        **options: "Unpack[Options]",
-    ) -> None:
-        self.endpoint = endpoint
-        self.rows = rows
-        self.signature_name = options.pop("signature_name", None) or endpoint.signature_for(
-            client_signature
-        )
-        self.batch_size = options.pop("batch_size", 32)
-        self.concurrency = options.pop("concurrency", 1)
-        self.timeout_s = options.pop("timeout_s", None)
-        self.return_invalid = options.pop("return_invalid", False)
-        if options:
-            raise TypeError(
-                f"There are no options {list(options)}, but {[*Options.__annotations__]}"
-            )
-        for name in ("batch_size", "concurrency"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-
-    def batches(self) -> Iterator[Rows]:
-        """Splits the rows into what goes into one request each."""
-        if isinstance(self.rows, Rows):
-            return self.rows.batches(self.batch_size)
-        return requests.batch_stream(self.rows, self.batch_size)
-
-    def join(self, parts: Sequence[tuple[Rows, Any]]) -> Any:
-        """Joins the answers to all batches.
-
-        Raises:
-            InvalidRowsError: Some rows could not be computed.
-        """
-        assert isinstance(self.rows, Rows)
-        joined = responses.join([answer for _, answer in parts])
-        result = responses.first_row(joined) if self.rows.is_single else joined
-        if not self.return_invalid and not (valid := responses.valid_rows(joined)).all():
-            raise self._error(self.rows, np.flatnonzero(~valid).tolist(), result)
-        return result
-
-    def each(self, batch: Rows, part: Any) -> Iterator[Any]:
-        """Yields a batch's answers one by one.
-
-        Raises:
-            InvalidRowsError: The next row could not be computed.
-        """
-        for index, answer in enumerate(part):
-            if not self.return_invalid and not is_valid(answer):
-                raise self._error(batch, [index], answer)
-            yield answer
-
-    def _error(self, rows: Rows, invalid: list[int], result: Any) -> InvalidRowsError:
-        named = ", ".join(map(rows.describe, invalid[:_MOST_NAMED_ROWS]))
-        if (others := len(invalid) - _MOST_NAMED_ROWS) > 0:
-            named += f" and {others} more"
-        return InvalidRowsError(
-            f"The server cannot compute {named}: {self.endpoint.limits}",
-            tuple(rows.start + index for index in invalid),
-            result,
-        )
 
 
 class BaseClient(abc.ABC):

@@ -35,6 +35,8 @@ Headers = Mapping[str, str]
 class Tls:
     """What makes a connection secure; all files are PEM.
 
+        PredictClient("example.org:443", tls=Tls(root_certificates="authority.pem"))
+
     Args:
         root_certificates: Who may have signed the server's certificate; by default those that gRPC
             comes with.
@@ -68,15 +70,7 @@ class Tls:
 class ChannelSettings:
     """What a connection is made from.
 
-    Args:
-        target: The server's address.
-        timeout_s: The deadline of each request, retries included, in seconds.
-        max_attempts: How often a request may be sent while the server is UNAVAILABLE; None: as
-            often as the deadline allows. Nothing else is retried.
-        max_message_bytes: The largest request or answer, in bytes.
-        keepalive_s: How often a connection is probed while it waits for an answer, in seconds.
-        tls: Makes the connection secure; None: it is not.
-        headers: Sent with each request, or a function that returns them, asked each time.
+    See `PredictClient` for the fields.
 
     Raises:
         ValueError: a number makes no sense.
@@ -91,16 +85,15 @@ class ChannelSettings:
     headers: Headers | Callable[[], Headers]
 
     def __post_init__(self) -> None:
-        if self.timeout_s <= 0:
-            raise ValueError(f"timeout_s must be positive, not {self.timeout_s}")
+        for name in ("timeout_s", "keepalive_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         if self.max_attempts is not None and self.max_attempts < 1:
             raise ValueError(f"max_attempts must be at least 1, not {self.max_attempts}")
         if not 0 < self.max_message_bytes < 2**31:
             raise ValueError(
                 f"max_message_bytes must be from 1 to 2**31 - 1, not {self.max_message_bytes}"
             )
-        if self.keepalive_s <= 0:
-            raise ValueError(f"keepalive_s must be positive, not {self.keepalive_s}")
 
     def options(self) -> list[tuple[str, int | str]]:
         """Returns the channel's options."""

@@ -49,12 +49,17 @@ class Endpoint:
 _TEXT_LIMITS = "a text may have no more bytes than the export's max_text_bytes"
 _EXAMPLE_LIMITS = f"{_TEXT_LIMITS}, and a signature for pairs of texts needs text_pairs"
 
-PREDICT = Endpoint(
-    "Predict",
-    signatures.SERVING_DEFAULT,
-    requests.predict_texts,
-    responses.read_predictions,
-    _TEXT_LIMITS,
+_predict_texts = functools.partial(Endpoint, "Predict", make_request=requests.predict_texts)
+
+PREDICT = _predict_texts(
+    name=signatures.SERVING_DEFAULT, read=responses.read_predictions, limits=_TEXT_LIMITS
+)
+ENCODE = _predict_texts(name=signatures.ENCODE, read=responses.read_embeddings, limits=_TEXT_LIMITS)
+TOKENIZE = _predict_texts(name=signatures.TOKENIZE, read=responses.read_tokens, limits=_TEXT_LIMITS)
+FILL_MASK = _predict_texts(
+    name=signatures.FILL_MASK,
+    read=responses.read_mask_answers,
+    limits=f"{_TEXT_LIMITS}, and no more [MASK]s than its max_masks",
 )
 FROM_IDS = Endpoint(
     "Predict",
@@ -62,23 +67,6 @@ FROM_IDS = Endpoint(
     requests.predict_ids,
     responses.read_predictions,
     "a row needs an id, may have no more than the model has positions, and all in its vocabulary",
-)
-ENCODE = Endpoint(
-    "Predict",
-    signatures.ENCODE,
-    requests.predict_texts,
-    responses.read_embeddings,
-    _TEXT_LIMITS,
-)
-TOKENIZE = Endpoint(
-    "Predict", signatures.TOKENIZE, requests.predict_texts, responses.read_tokens, _TEXT_LIMITS
-)
-FILL_MASK = Endpoint(
-    "Predict",
-    signatures.FILL_MASK,
-    requests.predict_texts,
-    responses.read_mask_answers,
-    f"{_TEXT_LIMITS}, and no more [MASK]s than its max_masks",
 )
 CLASSIFY = Endpoint(
     "Classify",

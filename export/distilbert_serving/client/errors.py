@@ -10,6 +10,11 @@ _Code = grpc.StatusCode
 class PredictError(RuntimeError):
     """The server did not answer, or answered with an error.
 
+        try:
+            client.predict("A fine film.")
+        except PredictError as error:
+            if error.code != grpc.StatusCode.UNAVAILABLE: raise
+
     Args:
         code: The gRPC status code; INTERNAL, too, for an answer that cannot be right.
         details: The server's or gRPC's explanation.
@@ -27,6 +32,11 @@ class PredictError(RuntimeError):
 
 class InvalidRowsError(ValueError):
     """The server could not compute some rows; it has answered the others.
+
+        try:
+            predictions = client.predict(texts)
+        except InvalidRowsError as error:
+            predictions, bad = error.answers, error.rows
 
     Args:
         message: Names the first of the rows, and what rows must keep to.

@@ -18,12 +18,12 @@ from distilbert_serving.client.base import (
     BaseClient,
     PairMethod,
     Pause,
-    Query,
     Steps,
     TextMethod,
 )
 from distilbert_serving.client.channel import Tls
 from distilbert_serving.client.errors import InvalidRowsError, PredictError
+from distilbert_serving.client.queries import Query
 from distilbert_serving.client.requests import Rows
 from distilbert_serving.client.results import (
     Classification,
@@ -53,7 +53,7 @@ class PredictClient(BaseClient):
             client.encode(texts, batch_size=64, concurrency=4).mean
 
     Methods that take rows give one answer for one row, and answers in order for a list of any
-    length; their keyword arguments are those of `client.base.Options`: `signature_name`,
+    length; their keyword arguments are those of `client.queries.Options`: `signature_name`,
     `batch_size`, `concurrency`, `timeout_s` and `return_invalid`. No rows are answered without
     being sent. Errors are
 

@@ -26,7 +26,7 @@ def define_tls(values: flags.FlagValues) -> None:
 
 
 def make_tls(values: flags.FlagValues) -> "Tls | None":
-    """Gives what the flags say; None without TLS."""
+    """Returns what the flags say; None without TLS."""
     from distilbert_serving.client.channel import Tls
 
     fields = {field.name: values[field.name].value for field in dataclasses.fields(Tls)}

@@ -64,7 +64,7 @@ def ask_fresh_process(
     }
     # On the CPU, as this process may hold all of a GPU's memory.
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-    set_serving_environment(environment)  # as a server has it: packed weights are on trial too
+    set_serving_environment(environment)  # as a server has it, packed weights included
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         # -I: no PYTHONPATH, nothing from the current directory.

@@ -15,14 +15,12 @@ import json
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from distilbert_serving.protos import kernel_def_pb2, op_def_pb2
 
 FILE = Path(__file__).with_name("op_registry.zip")
-# What computes on a CPU; TensorFlow takes a DEFAULT kernel where a device has none of its own.
-_CPU_DEVICES = ("CPU", "DEFAULT")
-_INDEX = "index.json"
+INDEX = "index.json"
 
 
 class Release(NamedTuple):
@@ -48,18 +46,6 @@ class Release(NamedTuple):
     text_ops: frozenset[str]
 
 
-class Snapshot(NamedTuple):
-    """What a release says about itself: `Release`, as it comes out of the library."""
-
-    release: str
-    tensorflow: str
-    graph_version: int
-    data_types: list[int]
-    ops: list[op_def_pb2.OpDef]
-    text_ops: list[str]
-    kernels: list[kernel_def_pb2.KernelDef]
-
-
 @functools.cache
 def load_releases() -> tuple[Release, ...]:
     """Reads the stored releases, the oldest first."""
@@ -67,7 +53,7 @@ def load_releases() -> tuple[Release, ...]:
     ops: dict[str, op_def_pb2.OpDef] = {}
     kernels: dict[str, list[kernel_def_pb2.KernelDef]] = {}
     with zipfile.ZipFile(FILE) as archive:
-        for entry in json.loads(archive.read(_INDEX)):
+        for entry in json.loads(archive.read(INDEX)):
             name = entry["release"]
             new_ops, new_kernels = op_def_pb2.OpList(), kernel_def_pb2.KernelList()
             new_ops.ParseFromString(archive.read(f"{name}/ops.pb"))
@@ -91,7 +77,7 @@ def load_releases() -> tuple[Release, ...]:
 
 
 def find_release(name: str) -> Release:
-    """Gives a release by its name.
+    """Returns a release by its name.
 
     Args:
         name: As "2.12"; a patch ("2.12.1") means its minor release.
@@ -107,75 +93,9 @@ def find_release(name: str) -> Release:
 
 
 def find_custom_ops(ops: Iterable[str]) -> frozenset[str]:
-    """Gives those ops that are not TensorFlow's own, TensorFlow Text's among them."""
+    """Returns those ops that are not TensorFlow's own, TensorFlow Text's among them."""
     own = {op for each in load_releases() for op in each.ops.keys() - each.text_ops}
     return frozenset(ops) - own
-
-
-def write_registry(snapshots: Iterable[Snapshot], file: Path = FILE) -> None:
-    """Writes the stored table.
-
-    Args:
-        snapshots: Of each release, the oldest first. An op of TensorFlow Text stays as it is until
-            a snapshot has that library again.
-        file: Where to.
-    """
-    index: list[dict[str, Any]] = []
-    ops: dict[str, bytes] = {}
-    kernels: dict[str, bytes] = {}
-    text_ops: list[str] = []
-    with zipfile.ZipFile(file, "w") as archive:
-        for snapshot in snapshots:
-            new_ops, new_kernels = describe_ops(snapshot.ops), _describe_kernels(snapshot.kernels)
-            text_ops = snapshot.text_ops or text_ops
-            new_ops |= {op: ops[op] for op in text_ops if op not in new_ops}
-            new_kernels |= {
-                op: kernels[op] for op in text_ops if op not in new_kernels and op in kernels
-            }
-            index.append(
-                {
-                    "release": snapshot.release,
-                    "tensorflow": snapshot.tensorflow,
-                    "graph_version": snapshot.graph_version,
-                    "data_types": snapshot.data_types,
-                    "text_ops": text_ops,
-                    "removed_ops": sorted(ops.keys() - new_ops.keys()),
-                    "removed_kernels": sorted(kernels.keys() - new_kernels.keys()),
-                }
-            )
-            # Serialized lists of one field each: joined they are the list of all.
-            _add(archive, f"{snapshot.release}/ops.pb", _join_changes(ops, new_ops))
-            _add(archive, f"{snapshot.release}/kernels.pb", _join_changes(kernels, new_kernels))
-            ops, kernels = new_ops, new_kernels
-        _add(archive, _INDEX, json.dumps(index).encode())
-
-
-def describe_ops(ops: Iterable[op_def_pb2.OpDef]) -> dict[str, bytes]:
-    """Serializes each op that a graph may hold as a list of one, without its prose."""
-    described = {}
-    for op in ops:
-        if op.name.startswith("_"):
-            continue
-        stripped = op_def_pb2.OpList(op=[op])
-        for part in (stripped.op[0], *stripped.op[0].attr):
-            part.ClearField("description")
-        stripped.op[0].ClearField("summary")
-        described[op.name] = stripped.SerializeToString(deterministic=True)
-    return described
-
-
-def _describe_kernels(kernels: Iterable[kernel_def_pb2.KernelDef]) -> dict[str, bytes]:
-    """Serializes each op's kernels for the CPU as a list."""
-    described: dict[str, set[bytes]] = {}
-    for kernel in kernels:
-        # A kernel with a label runs only where a node asks for it.
-        if kernel.device_type not in _CPU_DEVICES or kernel.label or kernel.op.startswith("_"):
-            continue
-        stripped = kernel_def_pb2.KernelDef(op=kernel.op, constraint=kernel.constraint)
-        stripped.constraint.sort(key=lambda constraint: constraint.name)
-        row = kernel_def_pb2.KernelList(kernel=[stripped]).SerializeToString(deterministic=True)
-        described.setdefault(kernel.op, set()).add(row)
-    return {op: b"".join(sorted(rows)) for op, rows in described.items()}
 
 
 def _group(
@@ -185,13 +105,3 @@ def _group(
     for kernel in kernels:
         grouped.setdefault(kernel.op, []).append(kernel)
     return grouped
-
-
-def _join_changes(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> bytes:
-    return b"".join(after[op] for op in sorted(after) if after[op] != before.get(op))
-
-
-def _add(archive: zipfile.ZipFile, name: str, contents: bytes) -> None:
-    # A fixed date, so that the same contents give the same file.
-    member = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-    archive.writestr(member, contents, zipfile.ZIP_LZMA)

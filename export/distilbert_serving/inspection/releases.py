@@ -22,7 +22,7 @@ _NAMES_ONLY = {("VarHandleOp", "debug_name")}
 
 
 class NodeKind(NamedTuple):
-    """An op with its attributes: nodes of one kind fare alike.
+    """An op with its attributes: a server can load all nodes of one kind, or none.
 
     Attributes:
         op: The op's name.
@@ -34,7 +34,7 @@ class NodeKind(NamedTuple):
 
 
 def find_kinds(meta_graph: meta_graph_pb2.MetaGraphDef) -> dict[NodeKind, Place]:
-    """Gives the kinds of nodes in a graph and its functions, each with the place of the first."""
+    """Returns the kinds of nodes in a graph and its functions, each with the first one's place."""
     functions = {f.signature.name for f in meta_graph.graph_def.library.function}
     kinds: dict[NodeKind, Place] = {}
     for node, place in walk_nodes(meta_graph):
@@ -92,7 +92,7 @@ def find_ignored(kinds: Mapping[NodeKind, Place], release: Release) -> list[str]
 def find_first_release(
     meta_graph: meta_graph_pb2.MetaGraphDef, kinds: Mapping[NodeKind, Place]
 ) -> Release | None:
-    """Gives the first release that can load a graph; None if no known one can."""
+    """Returns the first release that can load a graph; None if no known one can."""
     for release in load_releases():
         if not find_misfits(meta_graph, kinds, release):
             return release

@@ -1,8 +1,8 @@
 """Reloads a SavedModel and answers requests, in a process that has TensorFlow and nothing else.
 
 A script, not a module: it is run by its path, also by the interpreters of older TensorFlow releases
-(2.12 and newer). So it imports nothing of this package, whose absence is on trial as well, and asks
-for no recent API.
+(2.12 and newer). So it imports nothing of this package, which a server lacks, and uses
+no recent API.
 
 Standard input: JSON with `saved_model` (directory), `batches` (for each signature by name a list of
 `{input name: array}`) and `sys_path` (where else to look for TensorFlow).
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def try_signature(run: Any, signature: str, batches: list[Arrays]) -> Any:
-    """Gives a signature's answers to each batch, or what went wrong."""
+    """Returns a signature's answers to each batch, or what went wrong."""
     try:
         answers = []
         for batch in batches:
@@ -75,7 +75,7 @@ def try_signature(run: Any, signature: str, batches: list[Arrays]) -> Any:
 
 
 def load_tf2(saved_model: str) -> Any:
-    """Loads for TensorFlow 2; gives a function of a signature's name and arrays by input."""
+    """Loads for TensorFlow 2; returns a function of a signature's name and arrays by input."""
     import tensorflow as tf
 
     # The object must stay alive: it owns the variables.

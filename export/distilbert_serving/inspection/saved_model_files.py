@@ -61,7 +61,7 @@ def read_meta_graph(directory: Path) -> meta_graph_pb2.MetaGraphDef:
 
 
 def walk_nodes(meta_graph: meta_graph_pb2.MetaGraphDef) -> Iterator[tuple]:
-    """Gives every NodeDef of the graph and of its functions, with its Place."""
+    """Yields every NodeDef of the graph and of its functions, with its Place."""
     for node in meta_graph.graph_def.node:
         yield node, Place(node.name, "")
     for function in meta_graph.graph_def.library.function:

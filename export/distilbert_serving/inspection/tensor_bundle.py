@@ -97,7 +97,7 @@ def _check_shards(prefix: Path, num_shards: int, entries: dict) -> None:
 
 
 def _read_table(contents: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Gives keys and values."""
+    """Yields keys and values."""
     if len(contents) < _FOOTER_BYTES or struct.unpack("<Q", contents[-8:])[0] != _MAGIC:
         raise ValueError("it does not end as a table does")
     footer = contents[-_FOOTER_BYTES:]
@@ -134,7 +134,7 @@ def _read_block(contents: bytes, offset: int, size: int) -> Iterator[tuple[bytes
 
 
 def _read_varint(data: bytes, position: int) -> tuple[int, int]:
-    """Gives a number of seven bits a byte, and the position after it."""
+    """Returns a number of seven bits a byte, and the position after it."""
     number = shift = 0
     while True:
         byte = data[position]

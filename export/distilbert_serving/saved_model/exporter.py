@@ -269,7 +269,7 @@ def export_pretrained(
 
 
 def _model_class(source: str) -> type[PreTrainedModel]:
-    """Gives the class of the model that a checkpoint holds."""
+    """Returns the class of the model that a checkpoint holds."""
     config, _ = load_config(find_checkpoint(source).config)
     architecture = "".join(config.architectures or ["ForSequenceClassification"])
     if "ForSequenceClassification" in architecture:
@@ -293,7 +293,7 @@ def _serve_tasks(
     tokenizer: DistilBertTokenizer,
     pair: bool | None,
 ) -> dict[str, ServedModel]:
-    """Checks that classifiers can stand in one export, and gives each under its task's name."""
+    """Checks that classifiers can stand in one export, and returns each under its task's name."""
     if not models:
         raise ValueError("There are no classifiers to export: the mapping is empty.")
     served: dict[str, ServedModel] = {}
@@ -349,7 +349,7 @@ def _serve_model(
 def _check_length(
     max_length: int | None, model: PreTrainedModel, tokenizer: DistilBertTokenizer
 ) -> int:
-    """Gives the longest row in tokens, and checks that the model has as many positions."""
+    """Returns the longest row in tokens, and checks that the model has as many positions."""
     positions = model.config.max_position_embeddings
     if max_length is None:
         return min(tokenizer.model_max_length, positions)

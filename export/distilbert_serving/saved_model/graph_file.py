@@ -64,5 +64,5 @@ def _share_example_input(meta_graph: meta_graph_pb2.MetaGraphDef) -> None:
 
 
 def _node_of(tensor: str) -> str:
-    """Gives the name of the node that a tensor comes from."""
+    """Returns the name of the node that a tensor comes from."""
     return tensor.split(":")[0]

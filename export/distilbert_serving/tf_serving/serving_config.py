@@ -172,7 +172,7 @@ def read_monitoring_config(path: str | os.PathLike[str]) -> Any:
 
 
 def metrics_path_of(config: Any) -> str | None:
-    """Gives the path of the metrics on the server's REST port; None if there are to be none.
+    """Returns the path of the metrics on the server's REST port; None if there are to be none.
 
     Args:
         config: A `MonitoringConfig` message.

@@ -2,7 +2,7 @@
 
 The first runs of a graph are slow: functions are instantiated, kernels chosen, weights packed. The
 server reads `assets.extra/tf_serving_warmup_requests` and does all that while the old version still
-answers. It also gives the load a meaning: a record that fails, fails the load.
+answers. A request that fails makes the load fail.
 
 Of a record's `model_spec` the server looks at the signature's name alone: the model is the one that
 is being loaded, under whatever name.
