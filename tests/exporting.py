@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from comparing import ROUNDINGS_PER_LAYER
+from distilbert_serving.saved_model.publishing import WORK_PREFIX
 from processes import deadline, finish
 from waiting import wait_until
 
@@ -96,6 +97,11 @@ class Exporter:
     def export(self, base, **options) -> dict:
         """Exports, and returns the outcome."""
         return wait_for_result(self.start(base, **options)[1])
+
+
+def works(base: Path) -> list[str]:
+    """Lists the working directories below a base path."""
+    return sorted(path.name for path in base.glob(f"{WORK_PREFIX}*"))
 
 
 def wait_for_result(result: Path, timeout_s=120) -> dict:

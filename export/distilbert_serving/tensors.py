@@ -7,6 +7,7 @@ places: values beyond the shape's element count are an error instead of being ig
 tiny message that asks for a giant tensor.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -49,6 +50,7 @@ _WIRE_TYPES = {
 _DATA_TYPES = {wire_type.dtype: data_type for data_type, wire_type in _WIRE_TYPES.items()}
 
 
+@functools.cache
 def data_type_name(data_type: int) -> str:
     """Returns TensorFlow's short name of a DataType value, such as "float" or "string".
 

@@ -22,6 +22,7 @@ from exporting import (
     exporter_process,
     make_tiny_model,
     wait_for_result,
+    works,
 )
 from waiting import wait_until
 
@@ -48,10 +49,6 @@ def assert_answers(version, tiny):
     loaded = tf.saved_model.load(os.fspath(version))
     answer = loaded.signatures["serving_default"](text=tf.constant(TEXTS))
     assert_close(answer["logits"], model(encoding), TINY_ROUNDINGS, size=1.0)
-
-
-def works(base):
-    return sorted(path.name for path in base.glob(WORK_PREFIX + "*"))
 
 
 def wait_for_stage(base, pid, name, known):

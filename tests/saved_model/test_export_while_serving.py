@@ -11,11 +11,10 @@ import psutil
 import pytest
 import tensorflow as tf
 from comparing import assert_close
-from distilbert_serving.saved_model.publishing import WORK_PREFIX
 from distilbert_serving.server import ModelServer
 from distilbert_serving.tf_serving.warmup import WARMUP_FILE, read_warmup
 from distilbert_serving.version_numbers import find_versions
-from exporting import TINY_ROUNDINGS, exporter_process, make_tiny_model, wait_for_result
+from exporting import TINY_ROUNDINGS, exporter_process, make_tiny_model, wait_for_result, works
 from serving_models import make_request, states_of
 from tensorflow_serving.apis import (
     get_model_status_pb2,
@@ -71,10 +70,6 @@ class Load:
 
     def states(self):
         return states_of(model_service_pb2_grpc.ModelServiceStub(self._channel))
-
-
-def works(base):
-    return sorted(path.name for path in base.glob(WORK_PREFIX + "*"))
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import distilbert_serving.smoke_test.run as smoke_test_module
 import fake_serving
@@ -19,8 +18,7 @@ from distilbert_serving.server import ModelServer
 from distilbert_serving.smoke_test.run import FAILED, OK, SKIPPED, smoke_test
 from distilbert_serving.tf_serving.config_protos import BatchingParameters
 from distilbert_serving.tf_serving.serving_config import METRICS_PATH
-
-ROOT = Path(__file__).parents[2]
+from processes import finish
 
 
 class Table(list):
@@ -79,26 +77,22 @@ def test_a_good_server_passes(target):
 
 
 def test_a_script_says_it_with_its_exit_status(target):
-    def status_of(*flags):
-        command = [
-            sys.executable,
-            "-m",
-            "distilbert_serving.smoke_test",
-            f"--target={target}",
-            *flags,
-        ]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    def run_script(code, *flags):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "distilbert_serving.smoke_test", f"--target={target}", *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        return finish(process, code)
 
-    good = status_of("--model_name=m")
-    assert good.returncode == 0, good.stdout + good.stderr
-    assert "ok       many rows" in good.stdout
-    bad = status_of("--model_name=other", "--wait_s=0.2")
-    assert bad.returncode == 1
-    first, last = bad.stdout.splitlines()
+    assert "ok       many rows" in run_script(0, "--model_name=m")[0]
+    report, errors = run_script(1, "--model_name=other", "--wait_s=0.2")
+    first, last = report.splitlines()
     assert first.startswith("FAILED   ready")
     assert "not ready within 0.2 s" in first
     assert last == "0 ok, 0 skipped, 1 FAILED"
-    assert "Traceback" not in bad.stdout + bad.stderr
+    assert "Traceback" not in report + errors
 
 
 def test_requests_fit_to_the_servers_batches(target):
@@ -304,4 +298,4 @@ def test_flags_for_tls():
 
 def test_the_smoke_test_needs_no_tensorflow():
     code = "import sys, distilbert_serving.smoke_test.run; sys.exit('tensorflow' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    finish(subprocess.Popen([sys.executable, "-c", code]))

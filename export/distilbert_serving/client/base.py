@@ -325,13 +325,14 @@ class BaseClient(abc.ABC):
     def _answer(self, query: Query, batch: Rows) -> Steps[tuple[Rows, Any]]:
         """Asks about one batch, within one deadline; returns the batch and its answer."""
         clock, endpoint = self._start_clock(query.timeout_s), query.endpoint
-        response = endpoint.empty
+        signature = None
         if endpoint.rpc == "Predict":
             signature = yield from self._signature(query.signature_name, batch.columns, clock)
-            response = responses.no_rows(signature)
-        if len(batch):  # TF Serving's batching does not survive a request without rows
+        if len(batch):
             request = endpoint.make_request(self._spec(query.signature_name), batch)
             response = yield from self._send(endpoint.rpc, request, clock)
+        else:  # TF Serving's batching does not survive a request without rows
+            response = responses.no_rows(signature) if signature else endpoint.empty
         return batch, self._read(endpoint.read, response, len(batch))
 
     def _call(
@@ -389,12 +390,7 @@ class BaseClient(abc.ABC):
             yield Pause(FIRST_BACKOFF_S)
 
     def _send(self, rpc: str, request: Any, clock: RetryClock) -> Steps[Any]:
-        """Sends a request, again while the server is UNAVAILABLE and there is time.
-
-        Raises:
-            PredictError: The server gave an error, or none answered within the deadline.
-            ValueError: The client is closed.
-        """
+        """Sends a request, again while the server is UNAVAILABLE and there is time."""
         while True:
             if self._is_closed:
                 raise ValueError("This client is closed")

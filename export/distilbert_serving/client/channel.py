@@ -121,12 +121,7 @@ class ChannelSettings:
         return [(name.lower(), value) for name, value in headers.items()] or None
 
     def open(self, api: Any, credentials: grpc.ChannelCredentials | None) -> Any:
-        """Opens a channel.
-
-        Args:
-            api: `grpc`, or `grpc.aio` inside the event loop to which the channel shall belong.
-            credentials: For TLS.
-        """
+        """Opens a channel of `grpc`, or of `grpc.aio` for the event loop that runs."""
         if credentials is None:
             return api.insecure_channel(self.target, self.options())
         return api.secure_channel(self.target, credentials, self.options())
@@ -141,12 +136,7 @@ def bind_rpcs(channel: Any) -> Mapping[str, Callable[..., Any]]:
 
 
 class RetryClock:
-    """How much time is left to get one answer, and whether there is another attempt.
-
-    Args:
-        timeout_s: The time for all attempts, in seconds.
-        max_attempts: How many there may be; None: any number.
-    """
+    """How much time is left to get one answer, and whether there is another attempt."""
 
     def __init__(self, timeout_s: float, max_attempts: int | None = None) -> None:
         self._end_s = time.monotonic() + timeout_s
@@ -159,11 +149,7 @@ class RetryClock:
         return max(self._end_s - time.monotonic(), 0.0)
 
     def pause_s(self, code: grpc.StatusCode) -> float | None:
-        """Returns the pause before the next attempt, in seconds; None if there is none.
-
-        Args:
-            code: What the last attempt ended with.
-        """
+        """Returns the pause after an attempt that failed, in seconds; None if it was the last."""
         if self._left is not None:
             self._left -= 1
         pause_s = self._backoff_s * random.uniform(0.5, 1.0)

@@ -31,11 +31,7 @@ class Endpoint:
     empty: Any = None
 
     def signature_for(self, task: str) -> str:
-        """Names the signature to ask.
-
-        Args:
-            task: The signature that classifies the task's texts, or the one wanted itself.
-        """
+        """Names the signature to ask about a task, or about the task of a signature."""
         if self.name == signatures.SERVING_DEFAULT or signatures.is_named_for(task, self.name):
             return task
         if self.name in (signatures.ENCODE, signatures.FILL_MASK) or task in (
@@ -97,26 +93,14 @@ _TEXT_ENDPOINTS = {
 
 
 def text_endpoint(method: str) -> Endpoint:
-    """Returns what a client's method of this name asks for.
-
-    Raises:
-        ValueError: No method of this name takes texts.
-    """
+    """Returns what a client's method of this name asks for; a ValueError names those there are."""
     if method not in _TEXT_ENDPOINTS:
         raise ValueError(f"There is no method {method!r} for texts, but {[*_TEXT_ENDPOINTS]}")
     return _TEXT_ENDPOINTS[method]
 
 
 def multi_inference(classify: Sequence[str], regress: Sequence[str]) -> Endpoint:
-    """Makes an endpoint of several signatures, asked at once.
-
-    Args:
-        classify: Signatures for Classify.
-        regress: Signatures for Regress.
-
-    Raises:
-        ValueError: No signature is named, or one twice.
-    """
+    """Makes an endpoint of several signatures, some for Classify and some for Regress."""
     parts = dict.fromkeys(classify, CLASSIFY) | dict.fromkeys(regress, REGRESS)
     if not parts or len(parts) != len(classify) + len(regress):
         raise ValueError("Name one signature or more, each once")

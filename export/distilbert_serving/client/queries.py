@@ -37,18 +37,7 @@ class Options(TypedDict, total=False):
 
 
 class Query:
-    """One use of a client's method: about which rows, in what parts, and with which answers.
-
-    Args:
-        client_signature: The client's signature.
-        endpoint: What is asked for.
-        rows: The rows; None for a stream, which has batches of its own.
-        options: See `Options`.
-
-    Raises:
-        TypeError: There is no such option.
-        ValueError: A number makes no sense.
-    """
+    """One use of a client's method: about which rows, in what parts, and with which answers."""
 
     def __init__(
         self,
@@ -81,11 +70,7 @@ class Query:
         return requests.batch_stream(self.rows, self.batch_size)
 
     def join(self, parts: Sequence[tuple[Rows, Any]]) -> Any:
-        """Joins the answers to all batches.
-
-        Raises:
-            InvalidRowsError: Some rows could not be computed.
-        """
+        """Joins the answers to all batches; raises an InvalidRowsError if some rows have none."""
         assert isinstance(self.rows, Rows)
         joined = responses.join([answer for _, answer in parts])
         result = responses.first_row(joined) if self.rows.is_single else joined
@@ -94,11 +79,7 @@ class Query:
         return result
 
     def each(self, batch: Rows, part: Any) -> Iterator[Any]:
-        """Yields a batch's answers one by one.
-
-        Raises:
-            InvalidRowsError: The next row could not be computed.
-        """
+        """Yields a batch's answers one by one, as far as rows could be computed."""
         for index, answer in enumerate(part):
             if not self.return_invalid and not is_valid(answer):
                 raise self._error(batch, [index], answer)

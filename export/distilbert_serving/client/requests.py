@@ -20,6 +20,7 @@ from distilbert_serving.protos import (
 Text = str | bytes
 Ids = Sequence[Any] | np.ndarray  # of rows, or of one row
 
+_TEXT_NAMES = (signatures.TEXT, signatures.TEXT_PAIR)
 _INT32 = np.iinfo(np.int32)
 _MOST_SHOWN_BYTES, _MOST_SHOWN_IDS = 40, 6  # of a row, in an error
 
@@ -56,11 +57,7 @@ class Rows:
 def text_rows(
     texts: Text | Iterable[Text], text_pairs: Text | Iterable[Text] | None = None
 ) -> Rows:
-    """Makes rows of texts, or of pairs of texts.
-
-    Raises:
-        ValueError: there are not as many pairs as texts, or a text is not text.
-    """
+    """Makes rows of texts, or of pairs of texts; a ValueError says what is none."""
     is_single = isinstance(texts, Text)
     columns = {signatures.TEXT: _encode("texts", texts)}
     if text_pairs is not None:
@@ -74,11 +71,7 @@ def text_rows(
 
 
 def id_rows(input_ids: Ids, attention_mask: Ids | None = None) -> Rows:
-    """Makes rows of token ids, of any lengths; by default no id is padding.
-
-    Raises:
-        ValueError: ids are not integers, or a mask has another shape than the ids, or holes.
-    """
+    """Makes rows of token ids, of any lengths; a ValueError says which are none."""
     is_single = len(input_ids) > 0 and np.ndim(input_ids[0]) == 0
     ids = [input_ids] if is_single else input_ids
     rows = [_read_integers(f"input_ids[{number}]", row) for number, row in enumerate(ids)]
@@ -95,31 +88,24 @@ def id_rows(input_ids: Ids, attention_mask: Ids | None = None) -> Rows:
 
 
 def batch_stream(rows: Iterable[Text | tuple[Text, Text]], size: int) -> Iterator[Rows]:
-    """Makes batches of texts, or of pairs of texts, and reads no further than it must.
-
-    Raises:
-        ValueError: a row is not text, or texts and pairs are mixed.
-    """
+    """Makes batches of texts, or of pairs of texts, and reads no further than it must."""
     iterator = iter(rows)
     start = 0
-    is_pair: bool | None = None
+    sides: int | None = None  # of every row
     while batch := list(itertools.islice(iterator, size)):
-        if is_pair is None:
-            is_pair = isinstance(batch[0], tuple)
-        for number, row in enumerate(batch, start):
-            if isinstance(row, tuple) != is_pair or (is_pair and len(row) != 2):
+        pairs = [row if isinstance(row, tuple) else (row,) for row in batch]
+        sides = sides or len(pairs[0])
+        for number, row in enumerate(pairs, start):
+            if len(row) != sides or sides not in (1, 2):
+                shown = f"{batch[number - start]!r:.60}"
                 raise ValueError(
-                    f"Row {number} is {row!r:.60}: all must be texts, or all pairs of texts"
+                    f"Row {number} is {shown}: all must be texts, or all pairs of texts"
                 )
-        columns: Iterable[Iterable[Any]] = zip(*batch, strict=True) if is_pair else [batch]
-        names = (signatures.TEXT, signatures.TEXT_PAIR)
-        yield Rows(
-            {
-                name: _encode(f"{name} of row", column, start)
-                for name, column in zip(names, columns, strict=False)
-            },
-            start=start,
-        )
+        columns = {
+            name: _encode(f"{name} of row", column, start)
+            for name, column in zip(_TEXT_NAMES, zip(*pairs, strict=True), strict=False)
+        }
+        yield Rows(columns, start=start)
         start += len(batch)
 
 
@@ -142,11 +128,7 @@ def predict_ids(spec: model_pb2.ModelSpec, rows: Rows) -> predict_pb2.PredictReq
 def predict_arrays(
     spec: model_pb2.ModelSpec, inputs: Mapping[str, Any], outputs: Sequence[str] = ()
 ) -> predict_pb2.PredictRequest:
-    """Asks for any signature, with arrays or what `np.asarray` makes them from.
-
-    Raises:
-        ValueError: an input's type cannot be sent.
-    """
+    """Asks for any signature, with arrays or what `np.asarray` makes them from."""
     request = predict_pb2.PredictRequest(model_spec=spec, output_filter=outputs)
     for name, value in inputs.items():
         try:
@@ -169,14 +151,7 @@ def regress(spec: model_pb2.ModelSpec, rows: Rows) -> regression_pb2.RegressionR
 def multi_inference(
     spec: model_pb2.ModelSpec, rows: Rows, tasks: Iterable[tuple[str, str]]
 ) -> inference_pb2.MultiInferenceRequest:
-    """Asks for several classifying and regressing signatures in one request.
-
-    Args:
-        spec: The model; its signature does not count.
-        rows: The texts.
-        tasks: Signature's name and method, `signatures.CLASSIFY_METHOD` or
-            `REGRESS_METHOD`.
-    """
+    """Asks for several signatures at once, each a task with its name and MultiInference method."""
     request = inference_pb2.MultiInferenceRequest(input=to_input(rows.columns))
     for signature_name, method_name in tasks:
         task = request.tasks.add(model_spec=spec, method_name=method_name)

@@ -83,11 +83,7 @@ def read_classifications(
     response: classification_pb2.ClassificationResponse | inference_pb2.InferenceResult, size: int
 ) -> Classifications:
     """Reads the answer of Classify, or that part of MultiInference's."""
-    result = (
-        response.result
-        if isinstance(response, classification_pb2.ClassificationResponse)
-        else response.classification_result
-    )
+    result = getattr(response, "result", None) or response.classification_result
     rows = [row.classes for row in result.classifications]
     _check_size("classifications", len(rows), size)
     counts = {len(row) for row in rows}
@@ -102,11 +98,7 @@ def read_regressions(
     response: regression_pb2.RegressionResponse | inference_pb2.InferenceResult, size: int
 ) -> list[float]:
     """Reads the answer of Regress, or that part of MultiInference's."""
-    result = (
-        response.result
-        if isinstance(response, regression_pb2.RegressionResponse)
-        else response.regression_result
-    )
+    result = getattr(response, "result", None) or response.regression_result
     _check_size("regressions", len(result.regressions), size)
     return [item.value for item in result.regressions]
 
@@ -120,13 +112,6 @@ def no_rows(signature: SignatureInfo, outputs: Iterable[str] = ()) -> predict_pb
     """Makes the answer to a request without rows, which no server should have to answer.
 
     TF Serving's batching waits with it for another request, or ends the process.
-
-    Args:
-        signature: The signature asked.
-        outputs: The outputs wanted; by default all.
-
-    Raises:
-        ValueError: there is no such output.
     """
     response = predict_pb2.PredictResponse()
     for name in outputs or signature.outputs:
