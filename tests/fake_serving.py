@@ -1,9 +1,5 @@
-"""A server with TF Serving's API and no TensorFlow: answers can be worked out by hand.
+"""A server with TF Serving's API and no TensorFlow: answers can be worked out by hand."""
 
-As a program it serves on the port that its argument names, so that a test can kill it.
-"""
-
-import sys
 import time
 from concurrent import futures
 
@@ -252,7 +248,3 @@ def start(servicer, address="127.0.0.1:0", credentials=None, options=()):
         port = server.add_secure_port(address, credentials)
     server.start()
     return server, port
-
-
-if __name__ == "__main__":
-    start(FakeServing(), f"127.0.0.1:{sys.argv[1]}")[0].wait_for_termination()

@@ -61,6 +61,10 @@ def data_type_name(data_type: int) -> str:
     return f"type {data_type}"
 
 
+# NumPy's types by TensorFlow's short names, of all tensors that can be sent.
+NUMPY_TYPES = {data_type_name(number): wire.dtype for number, wire in _WIRE_TYPES.items()}
+
+
 def read_signature(proto: meta_graph_pb2.SignatureDef) -> SignatureInfo:
     """Reads names, types and shapes of a signature's inputs and outputs."""
     inputs, outputs = (

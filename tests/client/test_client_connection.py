@@ -1,12 +1,9 @@
-"""The clients' connections: TLS, a server that is killed under load, cancelled tasks."""
+"""The clients' connections: TLS, pings, pauses between retries, cancelled tasks.
+
+How they live through a server that is killed is in server/test_server_restart.py.
+"""
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
-import threading
-import time
 
 import certificates
 import fake_serving
@@ -130,89 +127,6 @@ def test_attempts_end_with_the_time_and_the_count():
     limited = RetryClock(100.0, 2)
     assert limited.pause_s(Code.UNAVAILABLE) is not None
     assert limited.pause_s(Code.UNAVAILABLE) is None
-
-
-def start_process(port):
-    return subprocess.Popen(
-        [sys.executable, fake_serving.__file__, str(port)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-
-
-class Load:
-    """Asks without a pause, from threads and from asyncio, and notes how each call ended."""
-
-    def __init__(self, target):
-        self.outcomes = []  # seconds, and the answer or error
-        self.is_over = False
-        self.target = target
-        self.threads = [threading.Thread(target=self._ask) for _ in range(6)]
-        self.threads.append(threading.Thread(target=lambda: asyncio.run(self._ask_async())))
-        for thread in self.threads:
-            thread.start()
-
-    def _note(self, started_s, outcome):
-        self.outcomes.append((time.monotonic() - started_s, outcome))
-
-    def _ask(self):
-        with PredictClient(self.target, timeout_s=1.0) as client:
-            while not self.is_over:
-                started_s = time.monotonic()
-                try:
-                    self._note(started_s, client.predict("tea").logits[1])
-                except PredictError as error:
-                    self._note(started_s, error)
-
-    async def _ask_async(self):
-        async def ask(client):
-            while not self.is_over:
-                started_s = time.monotonic()
-                try:
-                    self._note(started_s, (await client.predict("tea")).logits[1])
-                except PredictError as error:
-                    self._note(started_s, error)
-
-        async with AsyncPredictClient(self.target, timeout_s=1.0) as client:
-            await asyncio.gather(*[ask(client) for _ in range(6)])
-
-    def stop(self):
-        self.is_over = True
-        for thread in self.threads:
-            thread.join(10)
-        return self.outcomes
-
-
-def test_a_server_killed_under_load_and_started_again(free_port):
-    target = f"127.0.0.1:{free_port}"
-    process = start_process(free_port)
-    patient = PredictClient(target, timeout_s=30.0)
-    try:
-        patient.wait_until_ready(30.0)
-        load = Load(target)
-        time.sleep(1.0)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        retried = []
-        waiting = threading.Thread(target=lambda: retried.append(patient.regress("tea")))
-        waiting.start()
-        time.sleep(1.5)
-        process = start_process(free_port)
-        waiting.join(30)
-        assert retried == [3.0], "a call from when nobody was there"
-        count = len(load.outcomes)
-        time.sleep(1.5)
-        outcomes = load.stop()
-        assert all(not thread.is_alive() for thread in load.threads)
-    finally:
-        patient.close()
-        process.kill()
-        process.wait()
-    errors = [outcome for _, outcome in outcomes if isinstance(outcome, PredictError)]
-    assert {outcome for _, outcome in outcomes if not isinstance(outcome, PredictError)} == {-2.5}
-    assert max(seconds for seconds, _ in outcomes) < 2.0
-    assert {error.code for error in errors} <= {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED}
-    assert len(outcomes) - count > 50
-    assert not any(isinstance(outcome, PredictError) for _, outcome in outcomes[-20:])
 
 
 def test_a_cancelled_task_cancels_its_requests():

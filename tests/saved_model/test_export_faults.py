@@ -21,7 +21,6 @@ from exporting import (
     TINY_ROUNDINGS,
     exporter_process,
     make_tiny_model,
-    wait_for_result,
     works,
 )
 from waiting import wait_until
@@ -89,15 +88,6 @@ def test_kill_at_any_moment_leaves_no_broken_version(tmp_path, exporter, tiny):
     assert exporter.export(base) == {"version": str(base / str(highest + 1))}
     assert_answers(base / str(highest + 1), tiny)
     assert works(base) == []
-
-
-def test_exports_at_once_get_versions_of_their_own(tmp_path, exporter, tiny):
-    base = tmp_path / "base"
-    results = [exporter.start(base)[1] for _ in range(3)]
-    versions = {wait_for_result(result).get("version") for result in results}
-    assert versions == {str(base / number) for number in "123"}
-    assert sorted(os.listdir(base)) == ["1", "2", "3"]
-    assert_answers(base / "2", tiny)
 
 
 @pytest.mark.parametrize(

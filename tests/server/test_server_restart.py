@@ -5,8 +5,9 @@ import time
 
 import grpc
 import pytest
+from comparing import assert_close
 from distilbert_serving.client.predict_client import PredictClient, PredictError
-from exporting import assert_close
+from exporting import TINY_ROUNDINGS
 from server_process import ServerProcess
 from waiting import wait_until
 
@@ -88,6 +89,6 @@ def test_a_server_killed_under_load_and_started_again(tiny_exports):
             assert outcome.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED), outcome
             assert killed_s - HASTY_S < started_s < back_s + HASTY_S
         else:
-            assert_close(outcome, right)
+            assert_close(outcome, right, TINY_ROUNDINGS)
     failed = {name for name, *_, outcome in load.outcomes if isinstance(outcome, PredictError)}
     assert len(failed) == CLIENTS, "the hasty ones, all of which met the gap"

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import ml_dtypes
 import numpy as np
 
 from distilbert_serving import signatures as names
@@ -30,18 +29,11 @@ from distilbert_serving.inspection.saved_model_files import read_meta_graph
 from distilbert_serving.output_comparison import DifferenceError, compare_outputs
 from distilbert_serving.sample_sentences import SENTENCES
 from distilbert_serving.signatures import TensorInfo
+from distilbert_serving.tensors import NUMPY_TYPES
 
 TOLERANCE = 1e-5  # relative to the largest number of an output, or 1
 BATCH_SIZES = (1, 3, 8)
 FREE_SIZE = 6
-# Types whose names are not NumPy's.
-_DTYPES = {
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    "double": np.dtype(np.float64),
-    "float": np.dtype(np.float32),
-    "half": np.dtype(np.float16),
-    "string": np.dtype(object),
-}
 
 
 class RunError(RuntimeError):
@@ -97,14 +89,9 @@ def _make_array(
     texts: Sequence[str],
     batch_size: int,
 ) -> np.ndarray:
-    try:
-        dtype = _DTYPES.get(tensor.dtype) or np.dtype(tensor.dtype)
-        if dtype.kind == "c":
-            raise TypeError("complex numbers cannot be sent to the process")
-    except TypeError as error:
-        raise RunError(
-            f"signature {signature.name}: no {tensor.dtype} can be made up for {name}."
-        ) from error
+    if tensor.dtype not in NUMPY_TYPES:
+        raise RunError(f"signature {signature.name}: no {tensor.dtype} can be made up for {name}.")
+    dtype = NUMPY_TYPES[tensor.dtype]
     sizes = (None,) if tensor.shape is None else tensor.shape
     shape = [FREE_SIZE if size is None else size for size in sizes]
     if sizes and sizes[0] is None:

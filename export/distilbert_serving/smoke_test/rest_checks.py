@@ -1,5 +1,6 @@
 """The same over REST: what any server of an export must get right there."""
 
+import functools
 import json
 import urllib.error
 import urllib.request
@@ -21,22 +22,20 @@ def rest_checks(rest_target: str | None) -> dict[str, Callable[[Subject], str]]:
     Returns:
         Checks by name.
     """
-    url = f"http://{rest_target}" if rest_target and "://" not in rest_target else rest_target
-
-    def bind(check: Callable[[Subject, str], str]) -> Callable[[Subject], str]:
-        def run(subject: Subject) -> str:
-            if url is None:
-                raise CheckSkippedError("no --rest_target is given")
-            return check(subject, url.rstrip("/"))
-
-        return run
-
-    return {
-        "REST status": bind(_status),
-        "REST predict": bind(_predict),
-        "REST bad request": bind(_bad_request),
-        "metrics": bind(_metrics),
+    checks = {
+        "REST status": _status,
+        "REST predict": _predict,
+        "REST bad request": _bad_request,
+        "metrics": _metrics,
     }
+    if rest_target is None:
+        return dict.fromkeys(checks, _skip)
+    url = rest_target if "://" in rest_target else f"http://{rest_target}"
+    return {name: functools.partial(check, url=url.rstrip("/")) for name, check in checks.items()}
+
+
+def _skip(subject: Subject) -> str:
+    raise CheckSkippedError("no --rest_target is given")
 
 
 def _status(subject: Subject, url: str) -> str:

@@ -9,8 +9,7 @@ the model or the server does not have is skipped. It needs neither TensorFlow no
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable
 
 import grpc
 from absl import flags
@@ -26,40 +25,6 @@ from distilbert_serving.smoke_test.checks import (
 from distilbert_serving.smoke_test.rest_checks import rest_checks
 
 OK, SKIPPED, FAILED = "ok", "skipped", "FAILED"
-
-
-class Result(NamedTuple):
-    """What a check found.
-
-    Args:
-        name: The check's name.
-        state: "ok", "skipped" or "FAILED".
-        seconds: How long it took.
-        note: What it saw, or why it failed or was skipped.
-    """
-
-    name: str
-    state: str
-    seconds: float
-    note: str
-
-
-def run_checks(
-    subject: Subject, checks: Mapping[str, Callable[[Subject], str]]
-) -> Iterator[Result]:
-    """Runs checks one after the other.
-
-    Args:
-        subject: The server.
-        checks: By name, in order.
-
-    Yields:
-        What each found.
-    """
-    for name, check in checks.items():
-        start_s = time.monotonic()
-        state, note = _run(check, subject)
-        yield Result(name, state, time.monotonic() - start_s, note)
 
 
 def _run(check: Callable[[Subject], str], subject: Subject) -> tuple[str, str]:
@@ -105,32 +70,26 @@ def smoke_test(
     Returns:
         Whether nothing failed.
     """
-    results = []
+    states = []
     with PredictClient(target, model_name, timeout_s=timeout_s, tls=tls) as client:
         subject = Subject(client, timeout_s, batch_size, tolerance)
-        checks: dict[str, Callable[[Subject], str]] = {"ready": _make_waiting(wait_s)}
-        for result in run_checks(subject, checks | CHECKS | rest_checks(rest_target)):
-            results.append(result)
-            report(f"{result.state:<8} {result.name:<17} {_milliseconds(result)}  {result.note}\n")
-            if result == results[0] and result.state == FAILED:
+
+        def ready(_: Subject) -> str:
+            client.wait_until_ready(wait_s)
+            return target
+
+        checks = {"ready": ready, **CHECKS, **rest_checks(rest_target)}
+        for name, check in checks.items():
+            start_s = time.monotonic()
+            state, note = _run(check, subject)
+            took_ms = 1000 * (time.monotonic() - start_s)
+            report(f"{state:<8} {name:<17} {took_ms:8.1f} ms  {note}\n")
+            states.append(state)
+            if states == [FAILED]:
                 break  # nobody is there
-    counts = {
-        state: sum(result.state == state for result in results) for state in (OK, SKIPPED, FAILED)
-    }
-    report(", ".join(f"{count} {state}" for state, count in counts.items()) + "\n")
-    return not counts[FAILED]
-
-
-def _make_waiting(wait_s: float) -> Callable[[Subject], str]:
-    def ready(subject: Subject) -> str:
-        subject.client.wait_until_ready(wait_s)
-        return subject.client.target
-
-    return ready
-
-
-def _milliseconds(result: Result) -> str:
-    return f"{1000 * result.seconds:8.1f} ms"
+    counts = [f"{states.count(state)} {state}" for state in (OK, SKIPPED, FAILED)]
+    report(", ".join(counts) + "\n")
+    return FAILED not in states
 
 
 def define_flags(values: flags.FlagValues) -> None:

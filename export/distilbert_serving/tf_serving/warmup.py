@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 
 from distilbert_serving import tensors
 from distilbert_serving.examples import to_input
-from distilbert_serving.protos import meta_graph_pb2, prediction_log_pb2, types_pb2
+from distilbert_serving.protos import meta_graph_pb2, prediction_log_pb2
 from distilbert_serving.sample_sentences import LONG, SHORT
 from distilbert_serving.signatures import (
     CLASSIFY,
@@ -50,8 +50,6 @@ _PAD_ID = 0
 _IDS = (1, 2, 3, 4)
 _SHORT_ROW = 8
 _LONG_ROW = 128
-
-_INTEGERS = {types_pb2.DT_INT32: np.int32, types_pb2.DT_INT64: np.int64}
 
 SignatureDefs = Mapping[str, meta_graph_pb2.SignatureDef]
 
@@ -213,7 +211,9 @@ def _make_log(
     else:
         arrays = _make_texts(first, size, masked=TOKEN_IDS in signature.outputs)
     for input_name, info in signature.inputs.items():
-        array = np.asarray(arrays[input_name], _INTEGERS.get(info.dtype, object))
+        array = np.asarray(
+            arrays[input_name], tensors.NUMPY_TYPES[tensors.data_type_name(info.dtype)]
+        )
         log.predict_log.request.inputs[input_name].CopyFrom(tensors.to_proto(array))
     return log
 
