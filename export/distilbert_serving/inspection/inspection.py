@@ -122,7 +122,7 @@ def inspect_export(directory: Path, server: str = OLDEST_SERVER) -> ExportReport
 
     Args:
         directory: Where `saved_model.pb` is. Whoever wrote it: Keras, TensorFlow 1 or 2.
-        server: The TF Serving release that shall serve it on a CPU.
+        server: The TF Serving release that is to serve it on a CPU.
 
     Returns:
         The report.

@@ -134,7 +134,7 @@ def export_saved_model(
             later, the tokenizer needs some hundred bytes of memory for each byte in a batch.
         weights: How large weights are stored: "fp32", "fp16" (half the size) or "int8" (a
             quarter). They are float32 once loaded, with the values that rounding gives.
-        max_batch_size: The most rows that a server shall compute at once.
+        max_batch_size: The most rows that a server computes at once.
         max_latency_ms: How long a request may wait for others to be computed with, in milliseconds.
         max_request_rows: The most rows in a request, which is computed in parts; by default 1024.
         allowed_batch_sizes: The sizes that batches may have, or "all" for each up to
@@ -263,7 +263,7 @@ def export_pretrained(
         sources = name_or_path
     models = load_classifiers(sources)
     tokenizers = [DistilBertTokenizer.from_pretrained(os.fspath(source)) for source in sources]
-    # They are equal but for this: no task's texts shall be cut shorter than in its training.
+    # They are equal but for this: no task's texts may be cut shorter than in its training.
     tokenizers[0].model_max_length = max(each.model_max_length for each in tokenizers)
     return export_saved_model(models, tokenizers[0], base_path, **options)
 

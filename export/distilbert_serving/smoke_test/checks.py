@@ -147,7 +147,7 @@ def metadata(subject: Subject) -> str:
 
 
 def export_age(subject: Subject) -> str:
-    """The export is of the kind whose rows cannot hurt each other once a server merges them."""
+    """The export is new enough that a bad row leaves the rows it is merged with alone."""
     subject.require(names.FROM_IDS)
     if _OLD_INPUT in subject.metadata().signatures[names.FROM_IDS].inputs:
         raise CheckFailedError(
@@ -295,7 +295,7 @@ def multi_inference(subject: Subject) -> str:
 
 
 def bad_requests(subject: Subject) -> str:
-    """Wrong requests hear what is wrong, and the next good one is answered."""
+    """Wrong requests are refused with the right code, and the next good one is answered."""
     good = subject.columns(TEXTS[:1])
     before = subject.call(good)
     wrong_type = {**good, names.TEXT: np.array([7], np.int32)}

@@ -71,7 +71,7 @@ def _predict(subject: Subject, url: str) -> str:
 
 
 def _bad_request(subject: Subject, url: str) -> str:
-    """Wrong requests hear a code that says who is to blame."""
+    """Wrong requests get the status that says whose fault it is."""
     name, model_url = subject.client.model_name, _model_url(subject, url)
     for address, request, expected in (
         (f"{model_url}:predict", {"instances": 7}, 400),

@@ -30,7 +30,7 @@ FILLING_WARNING = (
 )
 
 # How many full batches may wait for each thread. If a batch of 32 takes 0.2 s, a client that waits
-# 2 s still gets its answer behind eight of them; who would come later hears UNAVAILABLE at once,
+# 2 s still gets its answer behind eight of them; whoever comes later gets UNAVAILABLE at once,
 # and can try another replica.
 _ENQUEUED_PER_THREAD = 8
 _USUAL_THREADS = 8
