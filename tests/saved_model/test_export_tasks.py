@@ -211,7 +211,7 @@ def test_pair_is_what_the_configuration_says_or_the_caller(classifiers, tmp_path
 def test_names_that_are_taken(classifiers, tmp_path):
     models, tokenizer = classifiers
     for name in ("encode", "sst2_classify"):
-        with pytest.raises(ValueError, match=f"would have a signature '{name}', but there is one"):
+        with pytest.raises(ValueError, match=f"would have a signature '{name}', which exists"):
             export_saved_model({"sst2": models["sst2"], name: models["qqp"]}, tokenizer, tmp_path)
 
 
