@@ -4,12 +4,13 @@ How they live through a server that is killed is in server/test_server_restart.p
 """
 
 import asyncio
+import threading
 
 import certificates
 import fake_serving
 import grpc
 import pytest
-from client_kinds import KINDS
+from client_kinds import KINDS, Asker
 from distilbert_serving.client.async_predict_client import AsyncPredictClient
 from distilbert_serving.client.channel import KEEPALIVE_S, ChannelSettings, RetryClock, Tls
 from distilbert_serving.client.predict_client import PredictClient, PredictError
@@ -127,6 +128,26 @@ def test_attempts_end_with_the_time_and_the_count():
     limited = RetryClock(100.0, 2)
     assert limited.pause_s(Code.UNAVAILABLE) is not None
     assert limited.pause_s(Code.UNAVAILABLE) is None
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_a_server_that_goes_away_and_comes_back(kind, free_port):
+    def start():
+        return fake_serving.start(fake_serving.FakeServing(), f"127.0.0.1:{free_port}")[0]
+
+    server = start()
+    client = Asker(kind, f"127.0.0.1:{free_port}", timeout_s=30.0)
+    assert client.regress("tea") == 3.0
+    server.stop(0).wait()
+    servers = []
+    timer = threading.Timer(0.5, lambda: servers.append(start()))
+    timer.start()
+    assert not servers
+    assert client.regress("tea") == 3.0, "a call from when nobody was there"
+    timer.join()
+    assert client.regress("kettle") == 6.0
+    client.close()
+    servers[0].stop(0)
 
 
 def test_a_cancelled_task_cancels_its_requests():
