@@ -84,20 +84,15 @@ class Batcher:
     ) -> Callable[[], Arrays]:
         """Puts a request into its signature's queue, if there is room.
 
-        Args:
-            signature_name: The signature to run.
-            inputs: Its inputs.
-            is_batched: Whether dimension 0 of all inputs and outputs counts independent examples.
-            is_active: Asked before a run, which is for those who still wait.
-
-        Returns:
-            What waits for the outputs by name, or raises the `status.RequestError` of a run.
+        If it is batched, dimension 0 of all inputs and outputs counts independent examples. A run
+        is for those that are still active. Returns what waits for the outputs, or raises the
+        `status.RequestError` of a run.
         """
         with self._changed:
             if self._is_closed:
                 raise status.unavailable("The server is shutting down")
             queue = self._queues.get(signature_name, collections.deque())
-            room = self._run_size - _sum_rows(queue[-1]) if queue else 0
+            room = self._run_size - sum(piece.rows for piece in queue[-1]) if queue else 0
             # A request that is not batched is as good as a full batch.
             rows = _count_rows(inputs) if is_batched else self._run_size
             if rows > self._max_rows:
@@ -180,7 +175,7 @@ class Batcher:
         if not batch[0].is_batched:
             self._metrics.observe_batch(self._name, 1, wait_s)
             return [self._run(signature_name, batch[0].inputs)]
-        rows = _sum_rows(batch)
+        rows = sum(piece.rows for piece in batch)
         size = next((size for size in self._parameters.allowed_batch_sizes if size >= rows), rows)
         pads = self._parameters.pad_variable_length_inputs
         inputs = merge_inputs([piece.inputs for piece in batch], size, pads=pads)
@@ -253,10 +248,6 @@ def _join(parts: Sequence[Arrays]) -> Arrays:
 
 def _count_rows(inputs: Inputs) -> int:
     return len(next(iter(inputs.values())))
-
-
-def _sum_rows(batch: Iterable[_Piece]) -> int:
-    return sum(piece.rows for piece in batch)
 
 
 def _would_die(reason: str) -> status.RequestError:

@@ -173,11 +173,8 @@ class ModelServer:
 def serve(server: ModelServer, grace_s: float | None = None) -> None:
     """Runs a server until SIGINT or SIGTERM, then finishes open requests and returns.
 
-    To be called from the main thread, the only one that may handle signals.
-
-    Args:
-        server: What to run.
-        grace_s: See `ModelServer.stop`.
+    To be called from the main thread, the only one that may handle signals. For `grace_s` see
+    `ModelServer.stop`.
     """
     stop_signals: list[int] = []
     handlers = {
@@ -255,6 +252,5 @@ def _status_of(error: status.RequestError, context: grpc.ServicerContext) -> sta
     """Returns an error without its traceback, whose frames would keep the request in memory."""
     left_s = context.time_remaining()
     if error.code is grpc.StatusCode.CANCELLED and left_s is not None and left_s <= 0:
-        text = "The deadline passed while the request waited in the queue"
-        return status.RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, text)
+        return status.RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "Its deadline has passed")
     return status.RequestError(error.code, error.message)

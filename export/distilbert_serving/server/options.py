@@ -11,10 +11,8 @@ class ServerOptions:
 
     What a flag names a file for is given as the message that the file holds: `models` is a
     `ModelServerConfig`, `batching` are `BatchingParameters`, `ssl_config` is an `SSLConfig`. A port
-    that is 0 is chosen by the system, and None for `rest_port` means no REST API.
-
-    Raises:
-        ValueError: Settings contradict each other.
+    that is 0 is chosen by the system, and None for `rest_port` means no REST API. Settings that
+    contradict each other raise ValueError.
     """
 
     model_base_path: str | os.PathLike[str] | None = None
@@ -44,7 +42,7 @@ class ServerOptions:
         if self.monitoring_path and self.rest_port is None:
             raise ValueError("The page for Prometheus needs rest_port (--rest_api_port).")
         if self.ssl_config and self.rest_port is not None:
-            raise ValueError(
-                "TLS is for the gRPC port only, as in TF Serving, and the REST API would be plain "
-                "HTTP: leave out ssl_config or rest_port, or put a proxy with TLS before it."
+            text = (
+                "TLS is for the gRPC port only, as in TF Serving: the REST API would be plain HTTP."
             )
+            raise ValueError(f"{text} Leave out ssl_config or rest_port, or use a proxy with TLS.")

@@ -68,10 +68,10 @@ class RequestHandler:
         """Returns the model's SignatureDefs."""
         spec = spec_of(request)
         if set(request.metadata_field) != {"signature_def"}:
-            raise status.invalid(
-                "GetModelMetadataRequest must specify the metadata_field signature_def and no "
-                f"other, not {list(request.metadata_field)}"
+            text = (
+                "GetModelMetadataRequest must specify the metadata_field signature_def and no other"
             )
+            raise status.invalid(f"{text}, not {list(request.metadata_field)}")
         name, version, signature_defs = self.signature_defs(spec)
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         response.model_spec.name = name

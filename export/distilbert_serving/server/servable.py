@@ -66,7 +66,8 @@ class Servable:
             }
             outputs = self._functions[signature_name](**tensors)
         except tf.errors.OpError as error:
-            code, message = status.code_by_number(error.error_code), error.message
+            code = next(code for code in grpc.StatusCode if code.value[0] == error.error_code)
+            message = error.message
         except UnicodeDecodeError as error:
             # The op's message quotes its input, bytes that TensorFlow's Python cannot read.
             code = grpc.StatusCode.INVALID_ARGUMENT

@@ -7,8 +7,6 @@ import grpc
 # TF Serving cuts its messages here, too; gRPC clients drop answers with more than 8 KB of headers.
 MAX_STATUS_BYTES = 1024
 
-_CODES_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
-
 
 class RequestError(Exception):
     """A request that cannot be answered.
@@ -38,8 +36,3 @@ unavailable = functools.partial(RequestError, grpc.StatusCode.UNAVAILABLE)
 def internal(error: Exception) -> RequestError:
     """Returns the error for a mistake of the server's own."""
     return RequestError(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
-
-
-def code_by_number(number: int) -> grpc.StatusCode:
-    """Returns the status code of a number; TensorFlow and gRPC number them alike."""
-    return _CODES_BY_NUMBER.get(number, grpc.StatusCode.UNKNOWN)

@@ -46,7 +46,7 @@ class _Version:
 class VersionManager:
     """The versions of a `ModelConfig`: loads the wanted ones, then looks for new ones in a thread.
 
-    Raises OSError or ValueError if there is no wanted version, or none can be loaded.
+    Raises OSError or ValueError if no wanted version can be loaded.
     """
 
     def __init__(self, config: Any, options: ServerOptions, metrics: Metrics) -> None:
@@ -61,11 +61,9 @@ class VersionManager:
         errors = self._refresh()
         if not self.available():
             there = sorted(path.name for path in self._base_path.iterdir())[:10]
-            nothing = FileNotFoundError(
-                f"No wanted version of model {self._name} in {self._base_path}, where there is: "
-                f"{', '.join(there) or 'nothing'}. A version is a sub-directory with a number for "
-                "a name, such as 1, and saved_model.pb is in it."
-            )
+            where = f"{self._name} in {self._base_path}, where there is: {', '.join(there)}"
+            hint = "A version is a sub-directory named by a number, with saved_model.pb in it."
+            nothing = FileNotFoundError(f"No wanted version of model {where}. {hint}")
             raise errors[0] if errors else nothing
         self._thread = threading.Thread(target=self._poll, name="versions", daemon=True)
         if options.poll_wait_s > 0:
@@ -111,8 +109,8 @@ class VersionManager:
                 self._refresh()
             except Exception as error:
                 # A network disk that is away is no reason to stop answering.
-                text = "Looking for versions of %s failed: %s"
-                logging.log_every_n_seconds(logging.ERROR, text, 60, self._name, error)
+                text = f"Looking for versions of {self._name} failed: %s"
+                logging.log_every_n_seconds(logging.ERROR, text, 60, error)
 
     def _refresh(self) -> list[Exception]:
         """Loads what is wanted and there, then drops what is not; returns why loads failed."""
@@ -214,5 +212,5 @@ def _warm_up(servable: Servable, file: pathlib.Path) -> None:
         try:
             answer(servable, getattr(log, kind).request, lambda: True)
         except status.RequestError as error:
-            text = f"record {record} gets {error.code.name}: {error.message}"
-            raise ValueError(f"{file}: {text}") from error
+            problem = f"record {record} gets {error.code.name}: {error.message}"
+            raise ValueError(f"{file}: {problem}") from error
