@@ -1,6 +1,9 @@
 """The local server: TF Serving's API for a laptop, a notebook and tests."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distilbert_serving.server.model_server import ModelServer, serve
 
 __all__ = ["ModelServer", "serve"]
 

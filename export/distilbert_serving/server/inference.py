@@ -2,8 +2,7 @@
 
 Functions raise `status.RequestError` if a request doesn't fit its signature, or its run fails, with
 TF Serving's codes and the gist of its messages. Of a request's model spec they read the signature.
-As in TF Serving, whose flag for it is off by default, the signature's method name doesn't matter:
-TensorFlow 2 writes "predict" into all of them.
+The signature's method name doesn't matter: TensorFlow 2 writes "predict" into all of them.
 
 Reference: predict_util.cc, classifier.cc, regressor.cc, multi_inference.cc and util.cc in
 tensorflow_serving/servables/tensorflow; batching_session.cc for batch dimensions.

@@ -211,8 +211,7 @@ def _make_handlers(
                 response = answer(request, context.is_active).SerializeToString()
             except status.RequestError as error:
                 failure = _status_of(error, context)
-            except message.DecodeError as error:
-                # Not left to gRPC, which would call a damaged request INTERNAL.
+            except message.DecodeError as error:  # gRPC would call a damaged request INTERNAL
                 kind = request_class.DESCRIPTOR.name
                 failure = status.invalid(f"The {len(data)} bytes received are no {kind}: {error}")
             except Exception as error:

@@ -88,8 +88,7 @@ class RequestHandler:
         version = self._find_version(spec)
         if spec.name not in self._managers:
             raise status.not_found(f"Could not find any versions of model {spec.name}")
-        statuses = self._managers[spec.name].statuses()
-        found = [each for each in statuses if version in (None, each.version)]
+        found = [s for s in self._managers[spec.name].statuses() if version in (None, s.version)]
         if not found:
             raise status.not_found(f"Could not find version {version} of model {spec.name}")
         return write_statuses(found)

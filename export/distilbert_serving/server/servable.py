@@ -36,9 +36,7 @@ class Servable:
         except tf.errors.OpError as error:
             raise ValueError(f"{path} cannot be loaded: {error.message}") from error
         self._functions = dict(self._model.signatures)
-        self._batcher: Batcher | None = None
-        if batching is not None:
-            self._batcher = Batcher(self._run, batching, name, metrics)
+        self._batcher = None if batching is None else Batcher(self._run, batching, name, metrics)
 
     def submit(
         self, signature_name: str, inputs: Inputs, is_active: IsActive

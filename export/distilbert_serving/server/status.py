@@ -25,8 +25,7 @@ class RequestError(Exception):
         self.message = encoded.decode("utf-8", "ignore")
 
 
-# The request is wrong in itself; names what is not here; does not suit the model as it is; may be
-# sent again, later or to another server.
+# A request is wrong in itself; is for what is not here; does not suit the model; may come again.
 invalid = functools.partial(RequestError, grpc.StatusCode.INVALID_ARGUMENT)
 not_found = functools.partial(RequestError, grpc.StatusCode.NOT_FOUND)
 failed_precondition = functools.partial(RequestError, grpc.StatusCode.FAILED_PRECONDITION)

@@ -109,8 +109,7 @@ class VersionManager:
                 self._refresh()
             except Exception as error:
                 # A network disk that is away is no reason to stop answering.
-                text = f"Looking for versions of {self._name} failed: %s"
-                logging.log_every_n_seconds(logging.ERROR, text, 60, error)
+                logging.log_every_n_seconds(logging.ERROR, "%s: %s", 60, self._name, error)
 
     def _refresh(self) -> list[Exception]:
         """Loads what is wanted and there, then drops what is not; returns why loads failed."""
@@ -168,8 +167,7 @@ class VersionManager:
             version.failures = 0
             logging.info("Model %s version %d answers", self._name, number)
         version.state = "END" if failure else AVAILABLE
-        seconds = time.monotonic() - started_s
-        self._metrics.observe_load(self._name, number, seconds, failure is None)
+        self._metrics.observe_load(self._name, number, time.monotonic() - started_s, not failure)
         return failure
 
     def _load_servable(self, number: int, path: pathlib.Path) -> Servable:
