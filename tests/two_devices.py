@@ -1,27 +1,55 @@
-"""Trains the same on one device and on two; run by test_distributed.py in a process of its own.
+"""Trainings on two logical CPU devices, next to the same on one; tests run this as a process.
 
-TensorFlow's logical devices must be set before anything else, and for the whole process.
+TensorFlow's logical devices must be set before anything else, and for the whole process:
+
+    python two_devices.py OUTPUT CASE...
+
+writes the result of each of `CASES`, or what it raised, into the JSON file OUTPUT.
 """
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import processes
+import pytest
 import tensorflow as tf
-from comparing import EPS, WITH_GRADIENTS, largest, roundings
+from comparing import EPS, FEW, WITH_GRADIENTS, assert_close, largest, roundings
+from interruptions import RECIPE, CrashError, CrashOnce, StopOnce
 from transformers import DistilBertConfig
 
 from distilbert_tf.data.examples import Examples
 from distilbert_tf.data.sampler import EpochSampler
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.training.batches import collect_rows, evaluation_batches, training_batches
+from distilbert_tf.training.finetuning import finetune
+from distilbert_tf.training.interruption import InterruptedRunError
 from distilbert_tf.training.multitask import MultiTaskModel
-from distilbert_tf.training.optimizer import create_optimizer
+from distilbert_tf.training.optimizer import NOT_FINITE, AdamW, create_optimizer
 from distilbert_tf.training.strategy import make_strategy
 
 SIZES, DEV_SIZES, LABELS, WIDTH, BATCH, EPOCHS = (70, 45), (21, 13), (2, 3), 16, 8, 4
+
+
+def run(output: Path, *cases: str) -> dict[str, Any]:
+    """Runs cases in a process of their own, and returns their results."""
+    process = subprocess.Popen(
+        [sys.executable, __file__, str(output), *cases],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    processes.finish(process, timeout_s=550.0)
+    return json.loads(output.read_text())
 
 
 def spell(text: tf.Tensor, text_pair: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
@@ -44,7 +72,7 @@ def make_classifier(
     labels: int, dropout: float, encoder: Any = None, **options: Any
 ) -> TFDistilBertForSequenceClassification:
     config = DistilBertConfig(
-        vocab_size=128, dim=16, n_layers=2, n_heads=2, hidden_dim=32, num_labels=labels,
+        vocab_size=128, dim=16, n_layers=1, n_heads=2, hidden_dim=32, num_labels=labels,
         max_position_embeddings=WIDTH, dropout=dropout, attention_dropout=dropout,
         seq_classif_dropout=dropout, initializer_range=0.1,
     )  # fmt: skip
@@ -56,9 +84,9 @@ def train_tasks(
     *,
     dropout: float = 0.0,
     dtype: str | None = None,
-    max_gradient_norm: float = 0.1,
     **options: Any,
 ) -> dict[str, Any]:
+    """Trains two tasks for 56 steps of AdamW whose gradients are clipped at each."""
     random = np.random.default_rng(0)
     train = [make_examples(*pair, random) for pair in zip(SIZES, LABELS, strict=True)]
     dev = [make_examples(*pair, random) for pair in zip(DEV_SIZES, LABELS, strict=True)]
@@ -70,11 +98,8 @@ def train_tasks(
         first = make_classifier(LABELS[0], dropout, dtype=dtype)
         second = make_classifier(LABELS[1], dropout, first.distilbert, dtype=dtype)
         model = MultiTaskModel({"a": first, "b": second}, {"a": ("accuracy", "f1")})
-        optimizer = create_optimizer(
-            5e-3,
-            total_steps=EPOCHS * sampler.steps_per_epoch,
-            max_gradient_norm=max_gradient_norm,
-        )
+        total_steps = EPOCHS * sampler.steps_per_epoch
+        optimizer = create_optimizer(5e-3, total_steps=total_steps, max_gradient_norm=0.1)
         model.compile(optimizer, **options)
     width = WIDTH if options.get("jit_compile") else None
     start = read_weights(model)
@@ -136,8 +161,8 @@ def read_weights(model: keras.Model) -> np.ndarray:
     return np.concatenate(parts).astype("float64")
 
 
-def compare(runs: list[dict[str, Any]]) -> dict[str, float]:
-    """Compares two runs.
+def compare(train: Callable[..., dict[str, Any]], **options: Any) -> dict[str, float]:
+    """Trains on one device and on two.
 
     Returns:
         weights: How far the results are apart, as a share of the way from the start.
@@ -146,6 +171,7 @@ def compare(runs: list[dict[str, Any]]) -> dict[str, float]:
         bound: Of the first two: the roundings of a step, times the root of the number of steps,
             whose errors are independent of each other.
     """
+    runs = [train(make_strategy(name), **options) for name in ("none", "mirrored")]
     start, (first, second) = runs[0]["start"], [read_weights(run["model"]) for run in runs]
     histories = [run["history"] for run in runs]
     assert histories[0].keys() == histories[1].keys()
@@ -160,15 +186,89 @@ def compare(runs: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
+def update_replicas(**clipping: float) -> None:
+    """Updates a weight on two replicas from the sum of their gradients, which is then clipped."""
+    strategy = make_strategy("mirrored")
+    start = np.array([1.0, -2.0], "float32")
+    # With a large epsilon, a step's length depends on how long the gradient was after clipping.
+    options: dict[str, Any] = {"weight_decay": 0.5, "epsilon": 0.1, **clipping}
+    with strategy.scope():
+        weight = keras.Variable(start, name="kernel")
+        optimizer = AdamW(0.1, **options)
+        optimizer.build([weight])
+    alone, expected = keras.Variable(start, name="kernel"), AdamW(0.1, **options)
+
+    @tf.function
+    def step(scale: float) -> None:
+        def on_a_replica() -> None:
+            number = tf.distribute.get_replica_context().replica_id_in_sync_group
+            gradient = tf.constant([0.2, 0.1]) * (1.0 + tf.cast(number, tf.float32))
+            optimizer.apply([scale * gradient], [weight])
+
+        strategy.run(on_a_replica)
+
+    def check() -> None:
+        copies = strategy.experimental_local_results(weight.value)
+        assert len(copies) == 2
+        for copy in copies:
+            assert_close(copy.numpy(), alone.numpy(), 3 * FEW)
+
+    for _ in range(3):
+        step(1.0)
+        expected.apply([tf.constant([0.6, 0.3])], [alone])  # the sum over the replicas
+    check()
+    assert np.abs(alone.numpy() - start).min() > 0.1
+    if "global_clipnorm" in clipping:
+        with pytest.raises(tf.errors.InvalidArgumentError, match=NOT_FINITE):
+            step(float("inf"))
+        check()
+
+
+def interrupt(encoder: Path, data: Path, root: Path) -> None:
+    """Fine-tunes without interruption, through a crash, and through SIGTERM."""
+    arguments: dict[str, Any] = {"model": encoder, "data": data, "strategy": "mirrored", **RECIPE}
+    finetune(**arguments, output_dir=root / "whole")
+    crash, stop = CrashOnce(17), StopOnce(14, signal.SIGTERM)
+    for name, callback in (("crashed", crash), ("stopped", stop)):
+        with pytest.raises((CrashError, InterruptedRunError)):
+            finetune(**arguments, output_dir=root / name, callbacks=[callback])
+        finetune(**arguments, output_dir=root / name)
+
+
+XLA = {"jit_compile": True}
+CASES: dict[str, Callable[..., Any]] = {
+    "tasks": lambda: compare(train_tasks),
+    "tasks in parts": lambda: compare(
+        train_tasks, steps_per_execution=2, gradient_accumulation_steps=2, **XLA
+    ),
+    "bfloat16": lambda: compare(
+        train_tasks, dtype="mixed_bfloat16", dropout=0.1, gradient_accumulation_steps=4, **XLA
+    ),
+    "plain": lambda: compare(train_plainly),
+    "plain executions": lambda: compare(train_plainly, steps_per_execution=4),
+    "plain XLA": lambda: train_plainly(make_strategy("mirrored"), **XLA),
+    "unclipped": update_replicas,
+    "clipped by value": lambda: update_replicas(clipvalue=0.25),
+    "clipped by norm": lambda: update_replicas(clipnorm=0.3),
+    "clipped by global norm": lambda: update_replicas(global_clipnorm=0.5),  # last: it fails once
+}
+
+
 def main() -> None:
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    strategies = [make_strategy("none"), make_strategy("mirrored")]
-    assert [strategy.num_replicas_in_sync for strategy in strategies] == [1, 2]
-    kind, options = sys.argv[1], json.loads(sys.argv[2])
-    train = {"tasks": train_tasks, "plain": train_plainly}[kind]
-    runs = [train(strategy, **options) for strategy in strategies]
-    print(json.dumps(compare(runs)))
+    assert make_strategy("mirrored").num_replicas_in_sync == 2
+    output, *arguments = sys.argv[1:]
+    results: dict[str, Any] = {}
+    if arguments[0] == "interrupt":
+        interrupt(*map(Path, arguments[1:]))
+        arguments = []
+    for name in arguments:
+        try:
+            results[name] = CASES[name]()
+        except Exception:
+            results[name] = {"error": traceback.format_exc()}
+    Path(output).write_text(json.dumps(results))
 
 
 if __name__ == "__main__":

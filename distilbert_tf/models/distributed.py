@@ -12,10 +12,10 @@ import tensorflow as tf
 
 
 class DistributedTraining:
-    """Mixed into a `keras.Model`, mends `fit` and `evaluate` under strategies.
+    """A mixin for a `keras.Model` whose `fit` and `evaluate` work under every strategy.
 
-    Make and compile the model in the strategy's scope; batches may come from a `tf.data.Dataset`,
-    which TensorFlow then splits, or from `training.strategy.distribute`.
+    Make and compile the model in the strategy's scope. Batches come from a `tf.data.Dataset`, which
+    TensorFlow then splits, or from `training.strategy.distribute`.
     """
 
     distribute_strategy: tf.distribute.Strategy
@@ -52,8 +52,8 @@ class DistributedTraining:
             )
 
         def run(data: Any) -> Any:
-            # Each replica has its own running metrics; the first one's are good enough to be
-            # shown. At the end of an epoch Keras reads all.
+            # Each replica has running metrics of its own; showing the first one's is enough, since
+            # at the end of an epoch Keras reads all.
             outputs = strategy.run(step_function, args=(data,))
             return keras.tree.map_structure(
                 lambda value: strategy.experimental_local_results(value)[0], outputs

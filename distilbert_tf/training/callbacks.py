@@ -23,7 +23,7 @@ class CountSteps(keras.callbacks.Callback):
     """Counts the steps of a run. The other callbacks come after it.
 
     Args:
-        progress: Is told the steps.
+        progress: Counts the steps.
     """
 
     def __init__(self, progress: Progress) -> None:
@@ -45,8 +45,8 @@ class SaveBest(keras.callbacks.Callback):
         directories: Where each of the trainer's models and its tokenizer go.
         tokenizer: The models' tokenizer.
         score: Returns the score, higher is better, of an evaluation's logs (without `val_`).
-        progress: Knows the step, and is told the evaluations.
-        patience: After how many evaluations without a better score the run ends; never if None.
+        progress: Receives the evaluations.
+        patience: Evaluations without a better score after which the run stops; never if None.
     """
 
     def __init__(
@@ -90,21 +90,20 @@ class SaveBest(keras.callbacks.Callback):
         )
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """Puts the best weights back, if a later evaluation was worse."""
-        best = self.progress.best
-        if best is not None and best is not self.progress.evaluations[-1]:
+        """Puts the best weights back, whatever later steps and other callbacks have changed."""
+        if self.progress.best is not None:
             for name, model in self.model.pretrained_models().items():
                 path = self.directories[name] / SAFETENSORS
                 load_tensors(model, read_tensors(path), where=str(path))
 
 
 class EvaluateWithin(keras.callbacks.Callback):
-    """Evaluates every so many steps within epochs.
+    """Evaluates every few steps within epochs.
 
     Args:
         every: Steps between two evaluations.
         evaluate: Evaluates the model, and returns the results by name.
-        best: Is told the results.
+        best: Receives the results.
     """
 
     def __init__(
@@ -140,7 +139,7 @@ class LossCurve(keras.callbacks.Callback):
     A point is the mean loss since the one before, or since the epoch's beginning.
 
     Args:
-        progress: Knows the step, and is told the losses.
+        progress: Receives the losses.
         epochs: How many epochs the run has.
     """
 
@@ -168,7 +167,7 @@ class ProgressLog(keras.callbacks.Callback):
     """Logs progress as lines, for runs whose output is a file and cannot show Keras' bar.
 
     Args:
-        progress: Knows the step.
+        progress: That of the run.
         batch_size: Rows of a step.
         interval_s: Seconds between two lines.
     """

@@ -1,4 +1,4 @@
-"""Classifiers for tasks: which checkpoint may start or answer which task."""
+"""Classifiers for tasks, from checkpoints whose labels fit."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ def load_classifier(model: str | Path, task: Task) -> TFDistilBertForSequenceCla
 
     Args:
         model: Directory or hub name of a classifier, or the directory of a run on several tasks.
-        task: What it is to answer.
+        task: The task, whose labels the classifier must have.
 
     Returns:
         The classifier.
@@ -55,7 +55,7 @@ def start_classifiers(
         dtype: Keras dtype or policy.
 
     Returns:
-        Classifiers by task. Their configurations name the task, and say if it has two texts.
+        Classifiers by task. Their configurations have `task_name` and `text_pair`.
 
     Raises:
         CheckpointError: The checkpoint has a classifier for other labels.
@@ -66,7 +66,9 @@ def start_classifiers(
     config, family = load_config(files.config)
     keeps_head = "classifier.weight" in tensors and not fresh_head and len(tasks) == 1
     if keeps_head:
-        _check_labels(config.id2label, tasks[0], model, "fresh_head (--fresh_head) starts anew.")
+        _check_labels(
+            config.id2label, tasks[0], model, "fresh_head (--fresh_head) starts with a new head."
+        )
     classifiers: dict[str, TFDistilBertForSequenceClassification] = {}
     encoder = None
     for task in tasks:

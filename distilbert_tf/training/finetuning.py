@@ -105,7 +105,7 @@ class Finetuning(Training):
         return {name: found.values for name, found in self.score_split(VALIDATION).items()}
 
     def describe_rows(self, rows: Sequence[int]) -> str:
-        """Says which of the tasks' training examples these rows are."""
+        """Names rows by task and number within its training examples."""
         start, named = 0, []
         for task, size in zip(self.tasks, self.sampler.task_sizes, strict=True):
             own = sorted(row - start for row in rows if start <= row < start + size)

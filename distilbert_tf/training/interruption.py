@@ -1,6 +1,6 @@
-"""Saving a run's state as it goes and when it is told to stop, and resuming from it, inside `fit`.
+"""Inside `fit`: saves the state of a run, also upon SIGTERM and SIGINT, and resumes from one.
 
-`state` knows the files.
+The files are those of `state`.
 """
 
 import contextlib
@@ -23,14 +23,14 @@ from distilbert_tf.training.state import Progress, read_variables, save_state, w
 from distilbert_tf.training.stop_signals import handling_stop_signals
 from distilbert_tf.training.strategy import is_chief
 
-STEPS_BETWEEN_VOTES = 10  # how often several workers ask each other whether one was told to stop
+STEPS_BETWEEN_VOTES = 10  # workers exchange the signals they received; it costs a round trip
 
 
 class InterruptedRunError(RuntimeError):
-    """A run that was told to stop, and has saved its state.
+    """A run was stopped by a signal, and its state is saved.
 
     Attributes:
-        signal_number: The signal that told it, such as SIGTERM's.
+        signal_number: The signal, such as `signal.SIGTERM`.
     """
 
     def __init__(self, message: str, signal_number: int) -> None:
@@ -39,13 +39,13 @@ class InterruptedRunError(RuntimeError):
 
 
 class SaveState(keras.callbacks.Callback):
-    """Saves the state of the run every so many steps, at each epoch's end, and when told to stop.
+    """Saves the state of a run every few steps, after each epoch, and upon a signal to stop.
 
-    The chief writes; other workers take part, since reading the metrics needs all of them.
+    The chief writes. All workers must take part, since reading the metrics needs all of them.
 
     Args:
         directory: Where states go.
-        progress: Is saved, and is told the epochs and the time.
+        progress: Is saved; receives the epochs and the time.
         identity: What tells this run from others; saved with every state.
         every: Steps between two states.
         keep: How many states to keep.
@@ -87,20 +87,20 @@ class SaveState(keras.callbacks.Callback):
             self._tensors = None
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Saves, if it is time or the run was told to stop."""
+        """Saves, if it is time or a signal came."""
         if not logs:  # a step that was taken before the run was resumed
             return
         if self.progress.ends_epoch:  # saved after the evaluation that belongs to it
             return
         if self.progress.passed(self.every):
             self.save()
-        self._stop_if_told(asks_others=self.progress.passed(STEPS_BETWEEN_VOTES))
+        self._stop_if_signalled(exchanges=self.progress.passed(STEPS_BETWEEN_VOTES))
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Saves the finished epoch."""
         self.progress.epochs.append({name: float(value) for name, value in (logs or {}).items()})
         self.save()
-        self._stop_if_told(asks_others=True)
+        self._stop_if_signalled(exchanges=True)
 
     def save(self) -> None:
         """Saves the state of the run as it is."""
@@ -132,10 +132,10 @@ class SaveState(keras.callbacks.Callback):
         with handling_stop_signals(remember):
             yield
 
-    def _stop_if_told(self, *, asks_others: bool) -> None:
+    def _stop_if_signalled(self, *, exchanges: bool) -> None:
         strategy = self.model.distribute_strategy
-        if not asks_others and _has_workers(strategy):
-            return  # all stop after one and the same step
+        if not exchanges and _has_workers(strategy):
+            return  # all must stop after the same step
         number = meet_workers(strategy, self._signal)
         if not number:
             return
@@ -150,7 +150,7 @@ class SaveState(keras.callbacks.Callback):
 
 
 def meet_workers(strategy: tf.distribute.Strategy, number: int = 0) -> int:
-    """Waits until all workers are here, and returns the highest of the numbers that they bring."""
+    """Waits for all workers, and returns the highest of their numbers."""
     if not _has_workers(strategy):
         return number
     return int(np.max(_meeting(strategy)(tf.constant(number))))
@@ -162,7 +162,7 @@ def _has_workers(strategy: tf.distribute.Strategy) -> bool:
 
 @functools.cache
 def _meeting(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Traces the exchange of numbers once: each time anew, it would take as long as a step."""
+    """Returns the traced exchange of numbers; tracing takes as long as a step."""
 
     @tf.function(autograph=False)
     def exchange(number: tf.Tensor) -> tf.Tensor:

@@ -24,7 +24,7 @@ TF_CONFIG = "TF_CONFIG"
 # 128 on are reasons to start it again; that of SIGUSR1 is free for such uses.
 LOST_WORKER = 128 + signal.SIGUSR1
 POLL_S = 0.2
-GRACE_S = 300.0  # from being told to stop to being killed: an evaluation may be under way
+GRACE_S = 300.0  # from the signal to stop to being killed: an evaluation may be under way
 
 
 def launch(
@@ -47,9 +47,9 @@ def launch(
     """
     log_dir.mkdir(parents=True, exist_ok=True)
     for restarts_left in reversed(range(max_restarts + 1)):
-        with _started(arguments, num_workers, log_dir) as workers, _forwarding(workers) as told:
+        with _started(arguments, num_workers, log_dir) as workers, _forwarding(workers) as received:
             code = _wait(workers)
-        if code == 0 or told or not _may_restart(code):
+        if code == 0 or received or not _may_restart(code):
             break
         logging.warning(
             "A worker was killed or lost (%s). %s",
@@ -142,18 +142,18 @@ def _end(workers: Sequence[subprocess.Popen[bytes]]) -> None:
 @contextlib.contextmanager
 def _forwarding(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
     """Passes on what tells the process to stop, so that the workers save; yields what came."""
-    told: list[int] = []
+    received: list[int] = []
 
     def forward(number: int, _: Any) -> None:
-        told.append(number)
+        received.append(number)
         for worker in workers:
             if worker.poll() is None:
-                worker.send_signal(number if len(told) == 1 else signal.SIGKILL)
+                worker.send_signal(number if len(received) == 1 else signal.SIGKILL)
 
     with handling_stop_signals(forward):
-        yield told
+        yield received
         deadline_s = time.monotonic() + GRACE_S
-        while told and any(worker.poll() is None for worker in workers):
+        while received and any(worker.poll() is None for worker in workers):
             if time.monotonic() > deadline_s:
                 break
             time.sleep(POLL_S)

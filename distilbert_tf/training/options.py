@@ -61,12 +61,12 @@ class TrainingOptions:
         False, "only repeatable kernels, also on GPUs (slower; a CPU has no others)"
     )
     eval_steps: int | None = _option(
-        None, "evaluate every so many steps as well as after each epoch", minimum=1
+        None, "evaluate every this many steps as well as after each epoch", minimum=1
     )
     early_stopping_patience: int | None = _option(
-        None, "stop early after so many evaluations without a better score", minimum=1
+        None, "stop early after this many evaluations without a better score", minimum=1
     )
-    save_steps: int = _option(500, "save the state every so many steps", minimum=1)
+    save_steps: int = _option(500, "save the state every this many steps", minimum=1)
     keep_states: int = _option(2, "how many of these states to keep", minimum=1)
 
     def __post_init__(self) -> None:
@@ -84,7 +84,7 @@ class TrainingOptions:
         }
 
     def differences(self, recipe: dict[str, Any]) -> list[str]:
-        """Says in which settings the recipe of another run differs from this one's."""
+        """Lists how the recipe of another run differs from these settings."""
         ours = self.recipe()
         if missing := sorted(ours.keys() - recipe.keys()):
             return [f"it is of another release, without the setting {', '.join(missing)}"]
@@ -105,11 +105,11 @@ class FinetuneOptions(TrainingOptions):
     """
 
     max_train_examples: int | None = _option(
-        None, "use only the first so many of each task", minimum=1
+        None, "use only the first rows of each task, this many", minimum=1
     )
     temperature: float = _option(
         1.0,
-        "of several tasks: 1 gives each a share by its size, more evens the shares out",
+        "for several tasks: 1 samples each in proportion to its size, more evens the shares out",
         minimum=1.0,
     )
     fresh_head: bool = _option(False, "start with new heads even if the checkpoint has one")

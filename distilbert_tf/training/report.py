@@ -34,7 +34,7 @@ _LIBRARIES = ("tensorflow", "keras", "transformers", "tokenizers", "numpy")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file, whole or not at all."""
+    """Writes a JSON file under a temporary name, and renames it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         text = json.dumps(content, indent=2, ensure_ascii=False)
@@ -42,7 +42,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def describe_process() -> dict[str, Any]:
-    """Says what was run, with which versions, and on what."""
+    """Describes the command, the versions and the devices."""
     return {
         "command": shlex.join(sys.argv),
         "versions": {
@@ -71,7 +71,7 @@ def peak_memory_mib() -> float:
 
 
 def describe_data(splits: Mapping[str, Mapping[str, Examples]]) -> dict[str, Any]:
-    """Says which files a run read: for each task and split names, digest and rows."""
+    """Describes the files that a run read: for each task and split names, digest and rows."""
     return {
         task: {
             split: {
@@ -162,7 +162,7 @@ def write_results(
         directory: The run's directory.
         tasks: The tasks.
         scores: By task and split.
-        progress: What happened.
+        progress: How the run went.
         record: What `run.json` holds.
     """
     metrics = [log_prefix(task.name, len(tasks)) + name for task in tasks for name in task.metrics]

@@ -1,4 +1,4 @@
-"""The run loop of every training: resumes, fits, stops when told to, and keeps the record."""
+"""The run loop of every training: resumes, fits, stops upon a signal, and writes the record."""
 
 import abc
 import dataclasses
@@ -38,7 +38,7 @@ class TrainingDivergedError(RuntimeError):
 
 @dataclasses.dataclass
 class Training(abc.ABC):
-    """What a run trains, on what, and what it is judged by.
+    """What a run trains, on which data, and by which score.
 
     Attributes:
         options: The settings.
@@ -62,15 +62,15 @@ class Training(abc.ABC):
 
     @abc.abstractmethod
     def score(self, logs: Mapping[str, float]) -> float:
-        """Judges an evaluation by its logs: higher is better."""
+        """Returns the score of an evaluation from its logs; higher is better."""
 
     @abc.abstractmethod
     def scores_before(self) -> dict[str, dict[str, float]]:
-        """Evaluates the models before the training, each by its name."""
+        """Evaluates the models before the training; returns figures by model."""
 
     @abc.abstractmethod
     def describe_rows(self, rows: Sequence[int]) -> str:
-        """Says where in the training data these rows are."""
+        """Names training rows for an error message."""
 
     @property
     def parameters(self) -> int:
@@ -133,7 +133,7 @@ def find_state(
         directory: The run's directory.
         identity: What tells this run from others; JSON, with the recipe as `options`.
         options: Its settings.
-        overwrite: Whether the state of another run may be passed over.
+        overwrite: Whether to ignore the state of another run.
 
     Returns:
         The newest state that is whole; None if there is none.
@@ -163,7 +163,7 @@ def find_state(
 def _differences(
     before: Mapping[str, Any], identity: Mapping[str, Any], options: TrainingOptions
 ) -> list[str]:
-    """Says how a run that was begun differs from this one."""
+    """Lists how a run differs from this one."""
     found = []
     for name, value in identity.items():
         if name == "options":
@@ -192,7 +192,7 @@ def run_training(
     about: Mapping[str, Any] | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> tuple[Progress, dict[str, Any]]:
-    """Trains from the start or from a state, until the end or until told to stop.
+    """Trains from the start or from a state, until the end or a signal to stop.
 
     Args:
         training: What to train.
@@ -204,7 +204,7 @@ def run_training(
         callbacks: More Keras callbacks.
 
     Returns:
-        What happened, and the record for `run.json`. The best weights are in the model.
+        How the run went, and the record for `run.json`. The model has the best weights.
 
     Raises:
         FileExistsError: The directory holds a checkpoint and `overwrite` is false.

@@ -22,7 +22,7 @@ VALIDATION = "validation"  # the split by which the best weights are chosen
 
 
 def default_output_dir(task: str) -> Path:
-    """Returns a run's directory if none is given; `task` may be several with commas."""
+    """Returns the default directory of a run; `task` may list several with commas."""
     return Path("runs", task.replace(",", "-"))
 
 
@@ -59,7 +59,7 @@ class RunDirectory:
         return (self.path / METRICS).exists()
 
     def check(self, model: str | Path, *, overwrite: bool) -> None:
-        """Refuses a directory with something that the run would destroy.
+        """Raises if the run would destroy something in the directory.
 
         Args:
             model: The checkpoint that the run starts from.

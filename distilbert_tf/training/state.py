@@ -70,11 +70,11 @@ class Progress:
         self.step += batch + 1 - self.step % self.steps_per_epoch
 
     def passed(self, every: int) -> bool:
-        """Whether a multiple of so many steps is among those of the last execution."""
+        """Whether a multiple of this number is among the steps of the last execution."""
         return self.step // every > self.previous_step // every
 
     def is_out_of_patience(self, patience: int | None) -> bool:
-        """Whether so many evaluations have not had a better score; never if None."""
+        """Whether the last evaluations, this many, had no better score; False if None."""
         if patience is None or self.best is None:
             return False
         return len(self.evaluations) - 1 - self.evaluations.index(self.best) >= patience
@@ -140,7 +140,7 @@ def write_variables(groups: Mapping[str, Sequence[keras.Variable]], tensors: Ten
 def save_state(
     directory: Path, step: int, tensors: Tensors, record: Mapping[str, Any], keep: int
 ) -> Path:
-    """Writes a state, whole or not at all, then removes all but it and the ones just before it.
+    """Writes a state under a temporary name, renames it, and removes all but the newest.
 
     Args:
         directory: Where states are; made if missing.

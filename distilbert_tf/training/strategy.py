@@ -1,5 +1,6 @@
 """Strategies of `tf.distribute`: which one a process can use, and what each replica is fed."""
 
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -43,9 +44,15 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
         return tf.distribute.MultiWorkerMirroredStrategy()
     if name == "mirrored" or (name == "auto" and len(gpus) > 1):
         kind = "GPU" if gpus else "CPU"
-        devices = [device.name for device in tf.config.list_logical_devices(kind)]
-        return tf.distribute.MirroredStrategy(devices)
+        return _mirror(tuple(device.name for device in tf.config.list_logical_devices(kind)))
     return tf.distribute.get_strategy()
+
+
+@functools.cache
+def _mirror(devices: tuple[str, ...]) -> tf.distribute.Strategy:
+    # A second strategy on the same devices would number its all-reduces from the start again, and
+    # TensorFlow compares their shapes with those that had the numbers before.
+    return tf.distribute.MirroredStrategy(list(devices))
 
 
 def _count_workers() -> int:
@@ -87,7 +94,7 @@ def _make_tpu_strategy() -> tf.distribute.Strategy:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Says whether this process is the one that writes files: the only one, or worker 0."""
+    """Whether this process writes the files: the only one, or worker 0."""
     resolver = getattr(strategy, "cluster_resolver", None)
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or resolver is None:
         return True
@@ -98,9 +105,9 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 def distribute(
     strategy: tf.distribute.Strategy, make_dataset: Callable[[int, int], tf.data.Dataset]
 ) -> Any:
-    """Gives each replica its part of every batch.
+    """Distributes the parts of every batch to the replicas.
 
-    The parts are the same whether the replicas stand in one process or in several: so a run on two
+    The parts are the same whether the replicas are in one process or in several, so a run on two
     machines equals one on two devices.
 
     Args:

@@ -4,20 +4,18 @@ import re
 from pathlib import Path
 
 import pytest
-from tiny_task import tiny_checkpoint, tiny_data
+from tiny_task import tiny_checkpoint
 
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
-from distilbert_tf.training.callbacks import CountSteps, ProgressLog, SaveBest, format_duration
-from distilbert_tf.training.finetuning import finetune
+from distilbert_tf.training.callbacks import ProgressLog, SaveBest, format_duration
 from distilbert_tf.training.multitask import MultiTaskModel
 from distilbert_tf.training.state import Progress
 
 
 @pytest.fixture(scope="module")
-def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    root = tmp_path_factory.mktemp("tiny")
-    return tiny_checkpoint(root / "encoder"), tiny_data(root / "data")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "encoder")
 
 
 @pytest.mark.parametrize(
@@ -76,9 +74,9 @@ class Scripted:
     ("accuracies", "best"), [([0.5, 0.8, 0.7], 2), ([0.6, 0.6], 1), ([0.1, 0.2, 0.3], 3)]
 )
 def test_save_best_keeps_the_first_best_epoch(
-    paths: tuple[Path, Path], tmp_path: Path, accuracies: list[float], best: int
+    encoder: Path, tmp_path: Path, accuracies: list[float], best: int
 ) -> None:
-    script = Scripted(paths[0], tmp_path)
+    script = Scripted(encoder, tmp_path)
     script.play(accuracies)
     assert script.progress.best is not None
     found = {name: script.progress.best[name] for name in ("epoch", "step", "score")}
@@ -90,25 +88,28 @@ def test_save_best_keeps_the_first_best_epoch(
 
 @pytest.mark.parametrize(("patience", "epochs"), [(1, 3), (2, 4), (None, 6)])
 def test_patience_runs_out(
-    paths: tuple[Path, Path], tmp_path: Path, patience: int | None, epochs: int
+    encoder: Path, tmp_path: Path, patience: int | None, epochs: int
 ) -> None:
-    script = Scripted(paths[0], tmp_path, patience)
+    script = Scripted(encoder, tmp_path, patience)
     assert script.play([0.5, 0.6, 0.4, 0.6, 0.5, 0.3]) == epochs
     assert script.progress.is_out_of_patience(patience) == (patience is not None)
 
 
-def test_progress_is_logged_with_rate_and_time_left(
-    paths: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    progress = Progress(steps_per_epoch=12)
-    added = [CountSteps(progress), ProgressLog(progress, batch_size=8, interval_s=0.0)]
+def test_progress_is_logged_with_rate_and_time_left(caplog: pytest.LogCaptureFixture) -> None:
+    progress = Progress(steps_per_epoch=3)
+    log = ProgressLog(progress, batch_size=8, interval_s=0.0)
+    log.set_params({"epochs": 2})
     with caplog.at_level("INFO", logger="absl"):
-        finetune("sst2", *paths, tmp_path / "out", epochs=2, batch_size=8, callbacks=added)
-    lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("epoch")]
-    assert len(lines) == 23  # none after the first step, which traces the graph
-    assert re.match(r"epoch 1/2, step 2/12, [\d.]+ examples/s, loss 0\.\d{4}, \d+ s left", lines[0])
-    assert lines[22].startswith("epoch 2/2, step 12/12, ")
-    assert lines[22].endswith(" 0 s left")
+        for _ in range(2):
+            for batch in range(3):
+                progress.advance(batch)
+                log.on_train_batch_end(batch, {"loss": 0.25})
+        log.on_train_batch_end(0, {})  # skipped, as when a run is resumed
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 5  # none after the first step, which traces the graph
+    assert re.match(r"epoch 1/2, step 2/3, [\d.]+ examples/s, loss 0\.2500, \d+ s left", lines[0])
+    assert lines[4].startswith("epoch 2/2, step 3/3, ")
+    assert lines[4].endswith(" 0 s left")
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,29 @@
-"""Runs that are killed, told to stop, or find their state damaged: real processes, real signals."""
+"""Runs that crash, are killed, told to stop, or find their state damaged, and are resumed."""
 
 import json
 import os
 import re
 import signal
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from finetune_process import finish, start, wait_for_step
+import two_devices
+from interruptions import RECIPE, CrashError, CrashOnce, StopOnce, finish, start, wait_for_step
 from tiny_task import tiny_checkpoint, tiny_data
 
-from benchmarks.equality import DEVICES, kill_all, largest_difference, saved_steps
+from benchmarks.equality import kill_all, largest_difference, saved_steps
+from distilbert_tf.training.finetuning import finetune
+from distilbert_tf.training.interruption import InterruptedRunError
+from distilbert_tf.training.state import list_states, read_state, save_state
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 Paths = tuple[Path, Path]
+Tune = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +33,29 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> Paths:
 
 
 @pytest.fixture(scope="module")
-def whole(paths: Paths, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Uninterrupted runs, by devices."""
-    root = tmp_path_factory.mktemp("whole")
-    outputs = {devices: root / devices.replace(" ", "-") for devices in DEVICES}
-    for devices, output in outputs.items():
-        finish(start(devices, *paths, output))
-    return outputs
+def tune(paths: Paths) -> Tune:
+    """Fine-tunes on one device, in this process."""
+
+    def run(output: Path, *callbacks: Any, **options: Any) -> None:
+        finetune("sst2", *paths, output, callbacks=callbacks, **(RECIPE | options))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(tune: Tune, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run on one device."""
+    output = tmp_path_factory.mktemp("whole") / "out"
+    tune(output)
+    return output
+
+
+@pytest.fixture(scope="module")
+def on_two_devices(paths: Paths, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs `whole`, `crashed` and `stopped` on two devices."""
+    root = tmp_path_factory.mktemp("two")
+    two_devices.run(root / "results.json", "interrupt", *map(str, (*paths, root)))
+    return root
 
 
 def records(output: Path) -> tuple[list, list]:
@@ -39,123 +63,131 @@ def records(output: Path) -> tuple[list, list]:
     return metrics["epochs"], metrics["evaluations"]
 
 
-def test_devices_agree(whole: dict[str, Path]) -> None:
-    """Replicas draw their own dropout, so these equal each other, and one device only nearly."""
-    assert largest_difference(whole["two devices"], whole["two processes"]) == 0
-    assert records(whole["two devices"]) == records(whole["two processes"])
-    assert largest_difference(whole["one device"], whole["two devices"]) > 0
-
-
-@pytest.mark.parametrize(
-    ("devices", "step"),
-    [("one device", 5), ("one device", 31), ("two devices", 17), ("two processes", 17)],
-)
-def test_a_killed_run_ends_as_if_nothing_had_happened(
-    paths: Paths, whole: dict[str, Path], tmp_path: Path, devices: str, step: int
-) -> None:
-    """Killed within an epoch; the state is of an even step, so some steps are taken again."""
-    output = tmp_path / "out"
-    process = start(devices, *paths, output)
-    wait_for_step(output, step, process)
-    kill_all(process)
-    assert not (output / "metrics.json").exists()
-    printed = finish(start(devices, *paths, output))
-    assert "Resuming" in printed
-    assert largest_difference(output, whole[devices]) == 0
-    assert records(output)[1] == records(whole[devices])[1]
+def assert_same_run(output: Path, expected: Path) -> None:
+    assert largest_difference(output, expected) == 0
+    assert records(output) == records(expected)
     assert saved_steps(output) == []
 
 
-def test_a_killed_worker_takes_the_run_back_to_its_last_state(
-    paths: Paths, whole: dict[str, Path], tmp_path: Path
+@pytest.mark.parametrize("step", [5, 31])
+def test_a_crashed_run_ends_as_if_nothing_had_happened(
+    tune: Tune, whole: Path, tmp_path: Path, step: int
 ) -> None:
-    output = tmp_path / "out"
-    process = start("two processes", *paths, output)
-    wait_for_step(output, 20, process)
-    workers = psutil.Process(process.pid).children()
-    assert len(workers) == 2
-    workers[1].kill()
-    printed = finish(process)
-    assert "A worker was killed or lost (SIGKILL). All 2 are restarted" in printed
-    assert "Resuming" in printed
-    assert largest_difference(output, whole["two processes"]) == 0
+    """Crashed within an epoch; the state is of an even step, so a step is taken again."""
+    with pytest.raises(CrashError):
+        tune(tmp_path, CrashOnce(step))
+    assert saved_steps(tmp_path)[-1] == step - 1
+    assert not (tmp_path / "metrics.json").exists()
+    tune(tmp_path)
+    assert json.loads((tmp_path / "run.json").read_text())["resumed_at_step"] == step - 1
+    assert_same_run(tmp_path, whole)
 
 
-@pytest.mark.parametrize(
-    ("devices", "number"),
-    [*((devices, signal.SIGTERM) for devices in DEVICES), ("one device", signal.SIGINT)],
-)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_told_to_stop_saves_its_state(
-    paths: Paths, whole: dict[str, Path], tmp_path: Path, devices: str, number: signal.Signals
+    tune: Tune, whole: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    output = tmp_path / "out"
-    process = start(devices, *paths, output, "--save_steps=1000")
-    wait_for_step(output, 12, process)  # the first epoch's end
-    os.kill(process.pid, number)
-    printed = finish(process, 128 + number)
-    told = re.search(rf"{number.name} stopped the run after step (\d+)", printed)
-    assert told is not None
-    assert saved_steps(output)[-1] == int(told[1])
-    finish(start(devices, *paths, output, "--save_steps=1000"))
-    assert largest_difference(output, whole[devices]) == 0
+    before = signal.getsignal(number)
+    with pytest.raises(InterruptedRunError, match=f"{number.name} stopped .* after step 15;") as e:
+        tune(tmp_path, StopOnce(15, number), save_steps=1000)
+    assert e.value.signal_number == number
+    assert signal.getsignal(number) is before
+    assert saved_steps(tmp_path) == [12, 15]  # an epoch's end, and when it was told
+    tune(tmp_path)
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_damaged_state_gives_way_to_the_one_before(
+    tune: Tune, whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(CrashError):
+        tune(tmp_path, CrashOnce(17))
+    path, _ = list_states(tmp_path / "checkpoints")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with caplog.at_level("INFO", logger="absl"):
+        tune(tmp_path)
+    assert f"{path} is damaged" in caplog.text
+    assert f"Resuming {tmp_path} after step 14." in caplog.text
+    assert_same_run(tmp_path, whole)
+
+
+def test_another_run_does_not_resume(tune: Tune, tmp_path: Path) -> None:
+    with pytest.raises(CrashError):
+        tune(tmp_path, CrashOnce(3))
+    with pytest.raises(FileExistsError, match=r"another run that was interrupted: seed=42, now 7"):
+        tune(tmp_path, seed=7)
+    (path,) = list_states(tmp_path / "checkpoints")
+    tensors, record = read_state(path)
+    record["run"]["options"]["micro_batches"] = 1  # as in the last release
+    del record["run"]["options"]["gradient_accumulation_steps"]
+    save_state(path.parent, 2, tensors, {"run": record["run"], "step": 2, "seconds": 1.0}, keep=1)
+    with pytest.raises(FileExistsError, match=r"another release, .* gradient_accumulation_steps"):
+        tune(tmp_path)
+    with pytest.raises(CrashError):
+        tune(tmp_path, CrashOnce(3), overwrite=True)
+    assert read_state(path).record["progress"]["step"] == 2
+
+
+def test_evaluations_within_epochs_are_resumed_too(tune: Tune, tmp_path: Path) -> None:
+    options = {"eval_steps": 5, "steps_per_execution": 3, "gradient_accumulation_steps": 2}
+    tune(tmp_path / "whole", **options)
+    with pytest.raises(CrashError):
+        tune(tmp_path / "crashed", CrashOnce(29), **options)
+    tune(tmp_path / "crashed", **options)
+    assert_same_run(tmp_path / "crashed", tmp_path / "whole")
+    _, evaluations = records(tmp_path / "whole")
+    assert len(evaluations) == 6 + 10  # steps 72 / 5, five of them within an execution
+
+
+@pytest.mark.parametrize("name", ["crashed", "stopped"])
+def test_two_devices_resume_too(on_two_devices: Path, whole: Path, name: str) -> None:
+    assert_same_run(on_two_devices / name, on_two_devices / "whole")
+    # Replicas draw their own dropout.
+    assert largest_difference(on_two_devices / "whole", whole) > 0
 
 
 IGNORING_SIGINT = ("sh", "-c", """trap "" INT; exec "$@" """, "sh")  # as `nohup COMMAND &` does
 
 
-@pytest.mark.parametrize("devices", ["one device", "two processes"])
-def test_a_run_in_the_background_of_a_shell_stops_for_sigterm_alone(
-    paths: Paths, tmp_path: Path, devices: str
-) -> None:
-    output = tmp_path / "out"
-    process = start(devices, *paths, output, wrapper=IGNORING_SIGINT)
-    wait_for_step(output, 4, process)
+def stop_in_the_background(process: "subprocess.Popen[str]", output: Path) -> str:
+    """Signals a run that a shell has started as a background job: it stops for SIGTERM alone."""
     os.kill(process.pid, signal.SIGINT)
-    wait_for_step(output, 12, process)
+    wait_for_step(output, saved_steps(output)[-1] + 4, process)
     os.kill(process.pid, signal.SIGTERM)
     printed = finish(process, 128 + signal.SIGTERM)
-    assert "SIGTERM stopped the run after step" in printed
+    told = re.search(r"SIGTERM stopped the run after step (\d+)", printed)
+    assert told is not None
     assert "SIGINT" not in printed
-    assert saved_steps(output)[-1] >= 12
+    assert saved_steps(output)[-1] == int(told[1])
+    return printed
 
 
-def test_a_damaged_state_gives_way_to_the_one_before(
-    paths: Paths, whole: dict[str, Path], tmp_path: Path
+def test_a_process_is_killed_and_stopped(
+    paths: Paths, tune: Tune, whole: Path, tmp_path: Path
 ) -> None:
-    output = tmp_path / "out"
-    process = start("one device", *paths, output)
-    wait_for_step(output, 16, process)
+    process = start("one device", *paths, tmp_path)
+    wait_for_step(tmp_path, 5, process)
     kill_all(process)
-    before, newest = saved_steps(output)
-    path = output / "checkpoints" / f"step-{newest:08d}.safetensors"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    printed = finish(start("one device", *paths, output))
-    assert f"step-{newest:08d}.safetensors is damaged" in printed
-    assert f"after step {before}." in printed
-    assert largest_difference(output, whole["one device"]) == 0
+    last = saved_steps(tmp_path)[-1]
+    process = start("one device", *paths, tmp_path, wrapper=IGNORING_SIGINT)
+    wait_for_step(tmp_path, last + 2, process)
+    stop_in_the_background(process, tmp_path)
+    tune(tmp_path)
+    assert_same_run(tmp_path, whole)
 
 
-def test_a_run_with_other_settings_does_not_go_on_from_it(paths: Paths, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    process = start("one device", *paths, output)
-    wait_for_step(output, 2, process)
-    kill_all(process)
-    printed = finish(start("one device", *paths, output, "--seed=7"), 1)
-    assert "holds the state of another run that was interrupted: seed=42, now 7" in printed
-    assert saved_steps(output)
-    finish(start("one device", *paths, output, "--seed=7", "--overwrite"))
-
-
-def test_evaluations_within_epochs_are_resumed_too(paths: Paths, tmp_path: Path) -> None:
-    outputs = [tmp_path / "whole", tmp_path / "killed"]
-    flags = ["--eval_steps=5", "--steps_per_execution=3", "--gradient_accumulation_steps=2"]
-    finish(start("one device", *paths, outputs[0], *flags))
-    process = start("one device", *paths, outputs[1], *flags)
-    wait_for_step(outputs[1], 27, process)
-    kill_all(process)
-    finish(start("one device", *paths, outputs[1], *flags))
-    assert records(outputs[0]) == records(outputs[1])
-    assert len(records(outputs[0])[1]) == 6 + 10  # steps 72 / 5, five of them within an execution
-    assert largest_difference(*outputs) == 0
+def test_workers_are_killed_and_stopped(paths: Paths, on_two_devices: Path, tmp_path: Path) -> None:
+    """Two processes end with the numbers of two devices, whatever befalls them."""
+    process = start("two processes", *paths, tmp_path, wrapper=IGNORING_SIGINT)
+    wait_for_step(tmp_path, 4, process)
+    workers = psutil.Process(process.pid).children()
+    assert len(workers) == 2
+    workers[1].kill()
+    wait_for_step(tmp_path, saved_steps(tmp_path)[-1] + 4, process)
+    printed = stop_in_the_background(process, tmp_path)
+    assert "A worker was killed or lost (SIGKILL). All 2 are restarted from the last" in printed
+    assert f"Resuming {tmp_path} after step" in printed
+    finish(start("two processes", *paths, tmp_path))
+    assert_same_run(tmp_path, on_two_devices / "whole")

@@ -146,9 +146,8 @@ def usual() -> tuple[MultiTaskModel, dict[str, float]]:
     "options",
     [
         {"gradient_accumulation_steps": 4},
-        {"jit_compile": True},
         {"jit_compile": True, "gradient_accumulation_steps": 4},
-        {"steps_per_execution": 3},
+        {"steps_per_execution": 3, "gradient_accumulation_steps": 2},
         {"run_eagerly": True},
     ],
     ids=lambda options: ", ".join(options),
@@ -190,23 +189,20 @@ class Watch(keras.callbacks.Callback):
         self.seen.append((batch, bool(logs)))
 
 
-@pytest.mark.parametrize("per_execution", [1, 2])
-def test_skipped_steps_are_counted_and_not_computed(per_execution: int) -> None:
+def test_skipped_steps_are_counted_and_not_computed() -> None:
     batches = [batch(8, seed) for seed in range(4)]
     whole = MultiTaskModel(make_classifiers())
     whole.compile(keras.optimizers.SGD(0.1))
     fit(whole, [*batches[2:], *batches])
 
     model, watch = MultiTaskModel(make_classifiers()), Watch()
-    model.compile(keras.optimizers.SGD(0.1), steps_per_execution=per_execution)
+    model.compile(keras.optimizers.SGD(0.1), steps_per_execution=2)
     model.skip_steps(2)
     data = dataset([*batches[2:], *batches]).repeat()
     model.fit(data, epochs=2, steps_per_epoch=4, shuffle=False, verbose=0, callbacks=[watch])
     assert_same_training(model, whole, steps=6)
     assert int(model.optimizer.iterations) == 6
-    lasts = range(per_execution - 1, 4, per_execution)
-    skipped = [(number, number >= 2) for number in lasts]
-    assert watch.seen == skipped + [(number, True) for number in lasts]
+    assert watch.seen == [(1, False), (3, True), (1, True), (3, True)]
 
 
 def test_evaluation_scores_each_task_on_its_own_rows_that_count() -> None:

@@ -1,8 +1,3 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
@@ -19,7 +14,6 @@ from distilbert_tf.training.optimizer import (
     create_optimizer,
 )
 
-TESTS = Path(__file__).parents[1]
 # TensorFlow's op takes 1 - 0.999 in float32, whose last digits are then a thousand times as large
 # against what is left; Keras in Python. That is the one thing in which they differ by more.
 ONE_MINUS_BETA = 1000
@@ -171,67 +165,3 @@ def test_gradients_that_are_not_finite_change_nothing(bad: float, in_graph: bool
     for variable, old in zip([*weights, *optimizer.variables], before, strict=True):
         if variable is not optimizer.iterations:
             np.testing.assert_array_equal(np.array(variable), old, err_msg=variable.path)
-
-
-TWO_REPLICAS = """
-import keras, numpy as np, tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from comparing import FEW, assert_close
-from distilbert_tf.training.optimizer import AdamW
-
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-start = np.array([1.0, -2.0], "float32")
-# With a large epsilon, a step's length depends on how long the gradient was after clipping.
-for clipping in ({}, {"global_clipnorm": 0.5}, {"clipnorm": 0.3}, {"clipvalue": 0.25}):
-    options = dict(weight_decay=0.5, epsilon=0.1, **clipping)
-    with strategy.scope():
-        weight = keras.Variable(start, name="kernel")
-        optimizer = AdamW(0.1, **options)
-        optimizer.build([weight])
-    alone, expected = keras.Variable(start, name="kernel"), AdamW(0.1, **options)
-
-    @tf.function
-    def step(scale):
-        def on_a_replica():
-            number = tf.distribute.get_replica_context().replica_id_in_sync_group
-            gradient = tf.constant([0.2, 0.1]) * (1.0 + tf.cast(number, tf.float32))
-            optimizer.apply([scale * gradient], [weight])
-
-        strategy.run(on_a_replica)
-
-    for _ in range(3):
-        step(1.0)
-        expected.apply([tf.constant([0.6, 0.3])], [alone])  # the sum over the replicas
-    copies = strategy.experimental_local_results(weight.value)
-    assert len(copies) == 2
-    for copy in copies:
-        assert_close(copy.numpy(), alone.numpy(), 3 * FEW)
-    assert np.abs(alone.numpy() - start).min() > 0.1
-    if "global_clipnorm" in clipping:
-        try:
-            step(float("inf"))
-        except tf.errors.InvalidArgumentError as error:
-            assert "the norm of the gradients is not finite" in str(error)
-        else:
-            raise AssertionError("an infinite gradient was taken")
-        for copy in strategy.experimental_local_results(weight.value):
-            assert_close(copy.numpy(), alone.numpy(), 3 * FEW)
-"""
-
-
-@pytest.mark.slow
-def test_replicas_stay_in_step() -> None:
-    """Under a strategy each replica updates its own copy, from the gradients of all.
-
-    They are added up, and then clipped, as on one device.
-    """
-    result = subprocess.run(
-        [sys.executable, "-c", TWO_REPLICAS],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (TESTS.parent, TESTS)))},
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]

@@ -6,9 +6,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 
 from distilbert_tf.checkpoints.tensor_files import CheckpointError, Tensors
 from distilbert_tf.training import state as resume
@@ -36,6 +33,7 @@ def tensors(seed: int = 0) -> Tensors:
         "optimizer/0002": np.array([-(2**63), 2**63 - 1], "int64"),
         "metrics/0000": np.zeros((0, 2), "float32"),
         "metrics/0001": np.array([2**32 - 1, 7], "uint32"),
+        "metrics/0002": np.array([True, False]),
     }
 
 
@@ -58,25 +56,6 @@ def test_all_bits_and_the_record_come_back(tmp_path: Path) -> None:
     assert_same_bits(newest[0], tensors())
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
-    array=arrays.arrays(
-        st.sampled_from(["float32", "float64", "int32", "int64", "uint32", "bool"]),
-        arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
-    ),
-    text=st.text(max_size=20),
-)
-def test_any_array_and_text_come_back(tmp_path: Path, array: np.ndarray, text: str) -> None:
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        text = ""
-    path = save_state(tmp_path, 1, {"model/0000": array}, {"text": text}, keep=1)
-    found, record = read_state(path)
-    assert_same_bits(found, {"model/0000": array})
-    assert record == {"text": text}
-
-
 def test_views_are_written_as_they_read(tmp_path: Path) -> None:
     table = np.arange(6, dtype="float32").reshape(2, 3)
     views = {"model/0000": table.T, "model/0001": table[:, ::2], "model/0002": table[1, 1, ...]}
@@ -89,41 +68,18 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_state(tmp_path_factory.mktemp("saved"), 1, tensors(), RECORD, keep=1)
 
 
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
-@example(place=0.0, flip=1)
-@example(place=0.9999, flip=128)
-def test_a_changed_byte_is_noticed(saved: Path, tmp_path: Path, place: float, flip: int) -> None:
-    content = bytearray(saved.read_bytes())
-    position = int(place * len(content))
-    content[position] ^= flip
-    path = tmp_path / saved.name
-    path.write_bytes(content)
-    end_of_header = 8 + int.from_bytes(saved.read_bytes()[:8], "little")
-    try:
-        found, record = read_state(path)
-    except CheckpointError:
-        return
-    # All that may change is white space, which safetensors pads its header with.
-    assert position < end_of_header
-    assert saved.read_bytes()[position : position + 1].isspace()
-    assert_same_bits(found, tensors())
-    assert record == RECORD
-
-
-def test_every_bit_of_the_data_counts(saved: Path, tmp_path: Path) -> None:
+def test_every_changed_bit_is_noticed(saved: Path, tmp_path: Path) -> None:
     content = saved.read_bytes()
-    start = 8 + int.from_bytes(content[:8], "little")
-    size = sum(array.nbytes for array in tensors().values())
-    assert len(content) == start + size
+    end_of_header = 8 + int.from_bytes(content[:8], "little")
+    assert len(content) == end_of_header + sum(array.nbytes for array in tensors().values())
     path = tmp_path / saved.name
-    for position in range(start, len(content)):
+    for position in range(len(content)):
         changed = bytearray(content)
         changed[position] ^= 1 << position % 8
         path.write_bytes(changed)
-        with pytest.raises(CheckpointError, match="is damaged: its contents do not have the dig"):
+        if position < end_of_header and content[position : position + 1].isspace():
+            continue  # safetensors pads its header with white space
+        with pytest.raises(CheckpointError, match="cannot be read|does not have|do not have"):
             read_state(path)
 
 
@@ -184,18 +140,11 @@ def test_no_state_is_no_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keep", [1, 2, 4])
 def test_the_newest_states_are_kept(tmp_path: Path, keep: int) -> None:
-    for step in (2, 9, 10, 99, 100):
+    steps = (2, 9, 10, 99_999_999, 100_000_000)
+    for step in steps:
         save_state(tmp_path, step, tensors(), {}, keep)
-    steps = [int(path.stem.removeprefix("step-")) for path in list_states(tmp_path)]
-    assert steps == [100, 99, 10, 9, 2][:keep]
-
-
-def test_steps_are_compared_as_numbers(tmp_path: Path) -> None:
-    for step in (99_999_999, 100_000_000):
-        save_state(tmp_path, step, tensors(), {"step": step}, keep=2)
-    newest = read_newest_state(tmp_path)
-    assert newest is not None
-    assert newest[1] == {"step": 100_000_000}
+    kept = [int(path.stem.removeprefix("step-")) for path in list_states(tmp_path)]
+    assert kept == [*reversed(steps)][:keep]
 
 
 def test_a_state_is_replaced_by_one_of_the_same_step(tmp_path: Path) -> None:

@@ -80,9 +80,7 @@ def losses_by_hand(student: Any, teacher: Any, seed: int) -> tuple[tf.Tensor, tf
     "options",
     [
         {},
-        {"gradient_accumulation_steps": 4},
         {"jit_compile": True, "gradient_accumulation_steps": 2},
-        {"steps_per_execution": 2, "gradient_accumulation_steps": 2},
     ],
     ids=lambda options: ", ".join(options) or "plain",
 )
