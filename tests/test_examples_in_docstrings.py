@@ -14,7 +14,7 @@ import tensorflow as tf
 import distilbert_tf
 
 ROOT = Path(distilbert_tf.__file__).parent
-ROOMS = ("checkpoints", "data", "models", "pipelines", "tokenizers")
+ROOMS = ("checkpoints", "data", "models", "pipelines", "tokenizers", "training")
 
 
 def examples() -> dict[str, tuple[str, str]]:

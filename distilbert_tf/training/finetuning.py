@@ -182,8 +182,6 @@ def finetune(
 ) -> FinetuneResult:
     """Fine-tunes a classifier for each task on one encoder, and keeps the best evaluation's.
 
-        finetune("sst2", "distilbert-base-uncased", "DIR", "OUT", epochs=3).metrics
-
     Called again with the same arguments after an interruption of any kind, it resumes the run from
     its last saved state, and ends with the same weights as if nothing had happened.
 
@@ -214,6 +212,9 @@ def finetune(
         InterruptedRunError: SIGTERM or SIGINT came; the state is saved.
         TrainingDivergedError: The gradients became infinite or NaN.
         ValueError: A bad argument, file or checkpoint.
+
+    Example:
+        finetune("sst2", "distilbert-base-uncased", "DIR", "OUT", epochs=3).metrics
     """
     settings = FinetuneOptions(**options)
     tasks = parse_tasks(task)

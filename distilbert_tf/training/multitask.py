@@ -37,11 +37,6 @@ class MultiTaskModel(TrainerModel):
     `fit` and `evaluate` take what `training_batches` and `evaluation_batches` return. A row's loss
     is that of its own task. One task is the same, with one classifier.
 
-        first = TFDistilBertForSequenceClassification.from_pretrained("demo", num_labels=2)
-        second = TFDistilBertForSequenceClassification(config, encoder=first.distilbert)
-        model = MultiTaskModel({"tone": first, "topic": second})
-        model.compile(create_optimizer(5e-5, total_steps=100))
-
     Args:
         classifiers: A classifier for each task, by name; all on one encoder.
         metrics: For each task, which scores to compute: names in `metrics.METRICS`. By default
@@ -58,6 +53,12 @@ class MultiTaskModel(TrainerModel):
     Raises:
         ValueError: The classifiers do not share one encoder, there are none, or `metrics` names
             another task.
+
+    Example:
+        first = TFDistilBertForSequenceClassification.from_pretrained("demo", num_labels=2)
+        second = TFDistilBertForSequenceClassification(first.config, encoder=first.distilbert)
+        model = MultiTaskModel({"tone": first, "topic": second})
+        model.compile(create_optimizer(5e-5, total_steps=100))
     """
 
     def __init__(

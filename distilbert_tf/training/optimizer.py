@@ -1,4 +1,4 @@
-"""The fine-tuning recipe: AdamW, linear warm-up and decay, no decay on LayerNorm and biases.
+"""The recipe: AdamW, linear warmup and decay of the rate, no weight decay on LayerNorm and biases.
 
 Private methods of Keras' optimizers are relied on (setup.py holds Keras to one minor
 version), and a test compares the result with Keras' own AdamW.
@@ -151,6 +151,11 @@ def create_optimizer(
 
     Returns:
         An `AdamW`, with `WarmupLinearDecay` as its learning rate.
+
+    Example:
+        model = TFDistilBertForSequenceClassification.from_pretrained("demo", num_labels=2)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(create_optimizer(5e-5, total_steps=100), loss)
 
     Reference:
         Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (arXiv 1711.05101).

@@ -99,9 +99,10 @@ class TrainingOptions:
 class FinetuneOptions(TrainingOptions):
     """Settings of `finetune`; each is a flag of `distilbert-tf finetune` too.
 
-        FinetuneOptions(epochs=4, learning_rate=3e-5).recipe()
-
     See `TrainingOptions` for what every training has.
+
+    Example:
+        FinetuneOptions(epochs=4, learning_rate=3e-5).recipe()
     """
 
     max_train_examples: int | None = _option(

@@ -26,8 +26,16 @@ class TrainerModel(DistributedTraining, keras.Model):
     A subclass defines the loss with `compute_losses`, what it trains with `pretrained_models`, and
     its metrics, if there are more than the mean loss, with `update_metrics`. What it only needs for
     the loss, such as a teacher, is frozen (`trainable = False`) and not among `pretrained_models`.
-    Then neither checkpoints nor states contain it:
+    Then neither checkpoints nor states contain it.
 
+    Args:
+        **kwargs: Passed on to `keras.Model`.
+
+    Attributes:
+        skip_padding: What `compute_losses` passes on to its models; False where XLA or a TPU needs
+            shapes that do not depend on the contents of a batch.
+
+    Example:
         class Distiller(TrainerModel):
             def __init__(self, student, teacher):
                 super().__init__()
@@ -44,13 +52,6 @@ class TrainerModel(DistributedTraining, keras.Model):
 
             def pretrained_models(self):
                 return {"student": self.student}
-
-    Args:
-        **kwargs: Passed on to `keras.Model`.
-
-    Attributes:
-        skip_padding: What `compute_losses` passes on to its models; False where XLA or a TPU needs
-            shapes that do not depend on the contents of a batch.
     """
 
     def __init__(self, **kwargs: Any) -> None:
