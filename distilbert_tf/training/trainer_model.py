@@ -212,9 +212,12 @@ class TrainerModel(DistributedTraining, keras.Model):
             gradients = self._compute_part(*part)
             return (i + 1, *[a + b for a, b in zip(total, gradients, strict=True)])
 
-        _, *gradients = tf.while_loop(
-            lambda i, *_: i < count,
-            add,
-            (tf.constant(0), *[tf.zeros(weight.shape) for weight in self.trainable_weights]),
-        )
-        return gradients
+        start = (tf.constant(0), *[tf.zeros(weight.shape) for weight in self.trainable_weights])
+        if self.steps_per_execution == 1:
+            return list(tf.while_loop(lambda i, *_: i < count, add, start)[1:])
+        # Within the loop over the steps, TensorFlow's memory optimizer gives a sum in this loop one
+        # temporary variable for all steps, and fails at the second: "already exists".
+        for _ in range(count):
+            with tf.control_dependencies(start):
+                start = add(*start)
+        return list(start[1:])
