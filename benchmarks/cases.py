@@ -76,7 +76,7 @@ class Case:
         return str(path)
 
     def describe(self) -> dict[str, Any]:
-        """Gives what results say about the case: everything but its contents."""
+        """Returns what results say about the case: everything but its contents."""
         return {
             "name": self.name,
             "mode": self.mode,

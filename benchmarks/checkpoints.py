@@ -23,7 +23,7 @@ SIZES = {"base": {}, "tiny": {"n_layers": 2, "dim": 64, "n_heads": 2, "hidden_di
 
 
 def make_checkpoint(name: str) -> Path:
-    """Gives a checkpoint's directory, and writes it if it is missing.
+    """Returns a checkpoint's directory, and writes it if it is missing.
 
     Args:
         name: One of `NAMES`.

@@ -74,7 +74,7 @@ def even_batches(examples: Examples, random: np.random.Generator) -> list[np.nda
 def predict(
     model: torch.nn.Module, tokenizer: DistilBertTokenizer, examples: Examples
 ) -> np.ndarray:
-    """Gives the label ids of all rows, in file order."""
+    """Returns the label ids of all rows, in file order."""
     model.eval()
     predictions = []
     for rows in np.array_split(np.arange(len(examples)), -(-len(examples) // FLAGS.batch_size)):

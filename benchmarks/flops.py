@@ -51,19 +51,19 @@ NO_WORK = Work(0, 0, 0, 0)
 
 
 def true_work(lengths: np.ndarray) -> Work:
-    """Gives the work without any padding, for rows of these lengths: integers (B,)."""
+    """Returns the work without any padding, for rows of these lengths: integers (B,)."""
     total = int(lengths.sum())
     return Work(len(lengths), total, total, int((lengths.astype(np.int64) ** 2).sum()))
 
 
 def padded_work(lengths: np.ndarray, width: int) -> Work:
-    """Gives the work of a model that computes all positions of a batch (B, W)."""
+    """Returns the work of a model that computes all positions of a batch (B, W)."""
     rows = len(lengths)
     return Work(rows, rows * width, rows * width, rows * width**2)
 
 
 def grouped_work(lengths: np.ndarray, groups: int) -> Work:
-    """Gives the work of `UnpaddedLayout`: dense layers on true tokens, attention in few rectangles.
+    """Returns the work of `UnpaddedLayout`: dense layers on tokens, attention in rectangles.
 
     Each group of rows is a rectangle as wide as its longest row: see `models.unpadding`.
     """

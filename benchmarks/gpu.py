@@ -130,7 +130,7 @@ def find_data() -> str:
 
 
 def find_peaks(device: dict[str, Any]) -> dict[str, float]:
-    """Gives the peak of one device, TFLOP/s, for the number types where it is known.
+    """Returns the peak of one device, TFLOP/s, for the number types where it is known.
 
     Raises:
         ValueError: `--peak_tflops` has another number of figures than there are types.
@@ -159,7 +159,7 @@ def ask_driver() -> Iterator[tuple[str, str]]:
 def run_round(
     number: int, variants: list[Variant], checkpoint: str, devices: int, part: dict[str, Any]
 ) -> None:
-    """Gives each variant that has not failed a process of its own."""
+    """Returns each variant that has not failed a process of its own."""
     for variant in shuffled(variants, number):
         if variant.key in part["failures"]:
             continue

@@ -56,12 +56,12 @@ def _listed(value: Any) -> str:
 
 
 def speed(variant: Mapping[str, Any]) -> float:
-    """Gives a variant's examples per second, the median of its runs."""
+    """Returns a variant's examples per second, the median of its runs."""
     return median(run["examples_per_s"] for run in variant["runs"])
 
 
 def share(results: Mapping[str, Any], variant: Mapping[str, Any], flops: str) -> float | None:
-    """Gives the share of its devices' peak that a variant reached.
+    """Returns the share of its devices' peak that a variant reached.
 
     Args:
         results: With `peak_tflops`, by number type.

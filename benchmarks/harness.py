@@ -211,7 +211,7 @@ def remove_contents(directory: Path) -> None:
 
 
 def shuffled(items: Sequence[Item], *seed: object) -> list[Item]:
-    """Gives items in an order that depends on the seed alone, so that nobody is always first."""
+    """Returns items in an order that depends on the seed alone, so that nobody is always first."""
     order = list(items)
     random.Random(repr(seed)).shuffle(order)
     return order

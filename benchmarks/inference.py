@@ -113,7 +113,7 @@ def run_round(
     peers: dict[str, Peer],
     progress: Progress,
 ) -> list[float]:
-    """Gives everybody a turn at every case, in an order that changes from case to case.
+    """Returns everybody a turn at every case, in an order that changes from case to case.
 
     The figures are saved after each case; tables and plots follow at the round's end.
 

@@ -127,7 +127,7 @@ def over_rounds(turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def per_second(records: Records, seconds: float) -> list[dict[str, Any]]:
-    """Gives rate and latencies of each second of the measuring, and which versions answered."""
+    """Returns rate and latencies of each second of the measuring, and which versions answered."""
     rows = []
     for second in range(int(seconds)):
         chosen = (records.end_s >= second) & (records.end_s < second + 1)
@@ -147,7 +147,7 @@ def per_second(records: Records, seconds: float) -> list[dict[str, Any]]:
 
 
 def spans(records: Records) -> dict[str, dict[str, float]]:
-    """Gives when each version answered: `calls`, and the seconds of the first and the last."""
+    """Returns when each version answered: `calls`, and the seconds of the first and the last."""
     found = {}
     for outcome in sorted(set(records.outcome[records.is_answered].tolist())):
         ends_s = records.end_s[records.outcome == outcome]
@@ -158,7 +158,7 @@ def spans(records: Records) -> dict[str, dict[str, float]]:
 
 
 def fates(records: Records) -> dict[str, dict[str, Any]]:
-    """Gives what became of the calls with each deadline.
+    """Returns what became of the calls with each deadline.
 
     Returns:
         By deadline: `calls`, `answered`, `errors` by name, `longest_error_s` and `longest_s`, how
@@ -180,7 +180,7 @@ def fates(records: Records) -> dict[str, dict[str, Any]]:
 
 
 def outage(records: Records, killed_s: float, restarted_s: float) -> dict[str, float | None]:
-    """Gives how long nobody got an answer: the last one before a kill, the first after it.
+    """Returns how long nobody got an answer: the last one before a kill, the first after it.
 
     Args:
         records: The calls.

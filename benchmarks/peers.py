@@ -53,7 +53,7 @@ class Peer:
         return not self.is_ours and not self.yardstick and self.precision == "fp32"
 
     def describe(self) -> dict[str, Any]:
-        """Gives what results say about the peer."""
+        """Returns what results say about the peer."""
         return {
             "label": self.label,
             "precision": self.precision,

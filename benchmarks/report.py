@@ -72,7 +72,7 @@ def competitors(results: Mapping[str, Any], times: Mapping[str, float]) -> dict[
 
 
 def medians(case: Mapping[str, Any]) -> dict[str, float]:
-    """Gives a case's medians in seconds, of the peers that have been timed."""
+    """Returns a case's medians in seconds, of the peers that have been timed."""
     return {name: t.median_s for name, t in case["times"].items() if t.medians_s}
 
 

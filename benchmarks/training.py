@@ -97,7 +97,7 @@ def run_case(model: str, task: str, peers: dict[str, Peer], results: dict[str, A
 
 
 def run_block(crew: Crew, name: str, part: dict[str, Any]) -> None:
-    """Gives one worker its turn."""
+    """Returns one worker its turn."""
     try:
         block = crew.workers[name].ask("block", steps=FLAGS.block)
     except WorkerError as error:

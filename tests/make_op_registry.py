@@ -172,7 +172,7 @@ def _record(version: str) -> Snapshot:
 
 
 def _unpack(requirement: str, work: Path) -> Path:
-    """Gives a directory with a wheel's libraries and version files."""
+    """Returns a directory with a wheel's libraries and version files."""
     directory = work / requirement.split("=")[0]
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     pip += ["--only-binary=:all:", "--python-version=3.11", *WHEEL_PLATFORM]
@@ -211,7 +211,7 @@ def _ask(package: Path, text_libraries: list[Path], work: Path) -> Snapshot:
 
 
 def _list_data_types(module: Path) -> list[int]:
-    """Gives the numbers of DataType, which a generated module describes in a bytes literal."""
+    """Returns the numbers of DataType, which a generated module describes in a bytes literal."""
     descriptor = descriptor_pb2.FileDescriptorProto()
     literals = [
         node.value

@@ -133,10 +133,10 @@ def test_gpu(run: Run, tmp_path: Path) -> None:
     assert variant["runs"][0]["examples_per_s"] > 0
 
 
-def test_stored_weights(run: Run, tmp_path: Path) -> None:
+def test_weight_quantization(run: Run, tmp_path: Path) -> None:
     flags = ["--models=tiny", "--rounds=1", "--weights=fp32,int8", "--loaders=session"]
-    run("stored_weights", *flags, f"--output={tmp_path}")
-    rows = read(tmp_path / "stored_weights.json")["models"]["tiny"]["rows"]
+    run("weight_quantization", *flags, f"--output={tmp_path}")
+    rows = read(tmp_path / "weight_quantization.json")["models"]["tiny"]["rows"]
     assert [row["weights"] for row in rows] == ["fp32", "int8"]
     assert rows[0]["largest_difference"] == 0 < rows[1]["largest_difference"]
 

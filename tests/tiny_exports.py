@@ -38,7 +38,7 @@ def export_all(directory: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def _good_inputs() -> dict[tuple[str, str], dict]:
-    """Gives inputs for every signature of the three models, by model and signature."""
+    """Returns inputs for every signature of the three models, by model and signature."""
     single, pair = {"text": TEXTS}, {"text": TEXTS, "text_pair": TEXT_PAIRS}
     inputs = {
         ("single", "serving_default"): single,

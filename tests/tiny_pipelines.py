@@ -49,7 +49,7 @@ def make_config(**fields) -> DistilBertConfig:
 
 
 def randomize(model, seed: int):
-    """Gives a model weights of its own, whatever random numbers were drawn before."""
+    """Returns a model weights of its own, whatever random numbers were drawn before."""
     random = np.random.default_rng(seed)
     for weight in model.weights:
         if weight.dtype == "float32":

@@ -79,7 +79,7 @@ class Clock(keras.callbacks.Callback):
             self._at_s[name] = time.perf_counter()
 
     def between_s(self, start: str, end: str) -> float:
-        """Gives the seconds between two of `begin`, `first`, `start` and `end`."""
+        """Returns the seconds between two of `begin`, `first`, `start` and `end`."""
         return self._at_s[end] - self._at_s[start]
 
 
@@ -183,7 +183,7 @@ def _count_work(wanted: Measurement, run: Finetuning) -> tuple[Work, Work]:
 
 
 def _peak_device_mib() -> float | None:
-    """Gives the most memory that any GPU has held in this process; None without a GPU."""
+    """Returns the most memory that any GPU has held in this process; None without a GPU."""
     devices = [device.name for device in tf.config.list_logical_devices("GPU")]
     peaks = [
         tf.config.experimental.get_memory_info(name.removeprefix("/device:"))["peak"]

@@ -47,7 +47,7 @@ def prepare(checkpoint: str, output: str, texts: list[str], count: int) -> None:
 
 
 def _answer(model: Any, tokenizer: Any, texts: list[str]) -> list[dict[str, float]]:
-    """Gives each text's probabilities by label."""
+    """Returns each text's probabilities by label."""
     found = []
     for start in range(0, len(texts), BATCH_ROWS):
         batch = tokenizer(

@@ -47,7 +47,7 @@ def ways(x: torch.Tensor, weight: Weight, out: torch.Tensor) -> list[Call]:
 
 
 def best_times_s(calls: list[Call]) -> list[float]:
-    """Gives the shortest of a few tries of each call, in seconds; the tries take turns."""
+    """Returns the shortest of a few tries of each call, in seconds; the tries take turns."""
     best = [float("inf")] * len(calls)
     for _ in range(TRIES):
         for i, call in enumerate(calls):
@@ -139,7 +139,7 @@ class Matmul:
         return calls
 
     def _buffer(self, *shape: int) -> torch.Tensor:
-        """Gives one tensor a shape: an allocator would give out the same memory over and over."""
+        """Returns one tensor a shape: an allocator would give out the same memory over and over."""
         if shape not in self._buffers:
             self._buffers[shape] = torch.randn(shape)
         return self._buffers[shape]

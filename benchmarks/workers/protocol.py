@@ -88,7 +88,7 @@ def versions() -> dict[str, str]:
 
 
 def peak_memory_mib() -> float:
-    """Gives the process' highest resident size so far, in MiB."""
+    """Returns the process' highest resident size so far, in MiB."""
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -149,11 +149,11 @@ class InferenceWorker:
         return ids, mask
 
     def run_ids(self, inputs: Any) -> np.ndarray:
-        """Gives the logits of `to_inputs`' result, float32 (B, C)."""
+        """Returns the logits of `to_inputs`' result, float32 (B, C)."""
         raise NotImplementedError
 
     def run_texts(self, texts: list[Any]) -> np.ndarray:
-        """Gives the logits of strings (or pairs of strings), float32 (B, C)."""
+        """Returns the logits of strings (or pairs of strings), float32 (B, C)."""
         assert self._encode is not None
         return self.run_ids(self.to_inputs(*self._encode(texts)))
 
@@ -204,7 +204,7 @@ class InferenceWorker:
         return time_calls(call, min_time_s)
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
-        """Gives what the parent may ask for, by name."""
+        """Returns what the parent may ask for, by name."""
         return {
             "prepare": self.prepare,
             "load": self.handle_load,

@@ -26,7 +26,7 @@ class TokenizationWorker:
         raise NotImplementedError
 
     def encode(self, texts: list[list[str]], max_length: int) -> list[list[int]]:
-        """Gives the ids of texts, or pairs, without padding."""
+        """Returns the ids of texts, or pairs, without padding."""
         raise NotImplementedError
 
     def handle_load(self, **arguments: Any) -> dict[str, str]:

@@ -175,5 +175,5 @@ class TrainingWorker:
 
 
 def padded_tokens_per_example(masks: list[Any]) -> float:
-    """Gives the mean number of columns of an example's batch, from masks (B, T)."""
+    """Returns the mean number of columns of an example's batch, from masks (B, T)."""
     return sum(mask.shape[0] * mask.shape[1] for mask in masks) / sum(m.shape[0] for m in masks)

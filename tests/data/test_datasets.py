@@ -27,7 +27,7 @@ def spell(text: tf.Tensor, pair: tf.Tensor | None = None) -> dict[str, tf.Tensor
 
 
 def row_of(inputs: dict[str, tf.Tensor]) -> np.ndarray:
-    """Gives each row's number of tokens, and checks that they are all its own."""
+    """Returns each row's number of tokens, and checks that they are all its own."""
     ids, mask = inputs["input_ids"].numpy(), inputs["attention_mask"].numpy()
     assert ids.dtype == mask.dtype == np.int32
     assert (ids == ids[:, :1] * mask).all()

@@ -28,7 +28,7 @@ def make(**features):
 
 
 def read_rows(examples):
-    """Gives the texts of each row, None for a bad one."""
+    """Returns the texts of each row, None for a bad one."""
     texts, is_readable = read(tf.constant(examples, tf.string))
     rows = zip(*(text.numpy().tolist() for text in texts), strict=True)
     pairs = zip(is_readable.numpy(), rows, strict=True)

@@ -67,7 +67,7 @@ def moods(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def predictions(run: Path, task: Task, data: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gives labels, predicted labels and probabilities, in one batch with the plain tokenizer."""
+    """Returns labels, predicted labels and probabilities, in one batch with the plain tokenizer."""
     examples = load_examples(task, data, "validation")
     model = load_classifier(run, task)
     tokenizer = DistilBertTokenizer.from_pretrained(run / task.name)

@@ -1,6 +1,6 @@
 """Compares exports whose weights are stored as fp32, fp16 and int8.
 
-    python -m benchmarks.stored_weights --data=DIR --models=CHECKPOINT,base
+    python -m benchmarks.weight_quantization --data=DIR --models=CHECKPOINT,base
 
 Each load is that of a fresh process; all kinds have a turn in every round. A model is a checkpoint
 of an SST-2 classifier, or `base` or `demo` of checkpoints.py, whose accuracy means nothing.
@@ -90,12 +90,12 @@ def measure(model: str, texts: list[str], labels: np.ndarray) -> list[dict[str, 
 
 
 def write(results: dict[str, Any], directory: Path) -> None:
-    """Writes stored_weights.json and stored_weights.md."""
-    report.write_json(results, directory / "stored_weights.json")
-    parts = ["# Exports with weights stored in fewer bits\n", report.describe(results)]
+    """Writes weight_quantization.json and weight_quantization.md."""
+    report.write_json(results, directory / "weight_quantization.json")
+    parts = ["# Exports with quantized weights\n", report.describe(results)]
     for model, part in results["models"].items():
         parts += [f"## {model}\n", *(_quality(part["rows"]), _costs(part["rows"]))]
-    (directory / "stored_weights.md").write_text("\n".join(parts), encoding="utf-8")
+    (directory / "weight_quantization.md").write_text("\n".join(parts), encoding="utf-8")
 
 
 def _quality(rows: list[dict[str, Any]]) -> str:
@@ -128,7 +128,7 @@ def _costs(rows: list[dict[str, Any]]) -> str:
 
 def _load(directory: Path, loader: str, texts: list[str]) -> dict[str, Any]:
     process = subprocess.run(
-        [sys.executable, "-m", "benchmarks.workers.stored_weights", str(directory), loader],
+        [sys.executable, "-m", "benchmarks.workers.weight_quantization", str(directory), loader],
         cwd=ROOT,
         input=json.dumps(texts),
         stdout=subprocess.PIPE,

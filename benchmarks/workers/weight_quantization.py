@@ -1,6 +1,6 @@
 """Loads an export in a process of its own, and says what that took and what it answers.
 
-    python -m benchmarks.workers.stored_weights DIRECTORY LOADER < texts.json
+    python -m benchmarks.workers.weight_quantization DIRECTORY LOADER < texts.json
 
 LOADER is `tf2` or `session`; the texts are a JSON list. Prints one JSON object.
 """
@@ -66,7 +66,7 @@ def _load_session(directory: str) -> Callable:
 
 
 def _time(call: Callable, texts: list[str]) -> float:
-    """Gives the shortest of many calls, in seconds."""
+    """Returns the shortest of many calls, in seconds."""
     times_s = []
     for _ in range(WARMUP_CALLS + CALLS):
         start_s = time.perf_counter()
