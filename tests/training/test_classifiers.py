@@ -94,7 +94,7 @@ def test_a_head_for_other_labels_is_refused(sentiment: Path, task: Task) -> None
     labels = ", ".join(task.labels)
     with pytest.raises(CheckpointError, match=f"labels negative, positive; .* has {labels}") as one:
         start_classifiers(sentiment, [task])
-    assert "fresh_head (--fresh_head) starts anew" in str(one.value)
+    assert "fresh_head (--fresh_head) starts with a new head" in str(one.value)
     with pytest.raises(CheckpointError, match=f"labels negative, positive; .* has {labels}") as two:
         load_classifier(sentiment, task)
     assert "fresh_head" not in str(two.value)  # nothing is trained here
