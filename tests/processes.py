@@ -26,12 +26,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def kill(process: "subprocess.Popen[str]") -> None:
-    """Kills a child with all of its own children."""
+    """Kills a child, and then all of its own children: it must not see them end."""
+    children = []
     with contextlib.suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.kill()
+        children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ from distilbert_tf.training.multitask import MultiTaskModel
 from distilbert_tf.training.optimizer import NOT_FINITE, AdamW, create_optimizer
 from distilbert_tf.training.strategy import make_strategy
 
+ROOT = Path(__file__).parents[1]  # where the benchmarks are
 SIZES, DEV_SIZES, LABELS, WIDTH, BATCH, EPOCHS = (70, 45), (21, 13), (2, 3), 16, 8, 4
 
 
@@ -43,7 +44,7 @@ def run(output: Path, *cases: str) -> dict[str, Any]:
     """Runs cases in a process of their own, and returns their results."""
     process = subprocess.Popen(
         [sys.executable, __file__, str(output), *cases],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
