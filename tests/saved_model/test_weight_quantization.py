@@ -262,11 +262,11 @@ def test_can_be_saved_again(saved, weights, tmp_path):
 
 
 def test_answers_as_the_rounded_model(classifiers, tmp_path):
-    """Verification compares both loaders with the model in memory, and allows 1e-5."""
+    """Verification compares both loaders with the model in memory, quantized alike."""
     version = export_saved_model(*classifiers, tmp_path, max_length=TINY_MAX_LENGTH, weights="int8")
     record = json.loads((version / EXTRA_ASSETS / EXPORT_RECORD).read_text(encoding="utf-8"))
     assert record["weights"] == "int8"
-    assert record["max_difference"] <= 1e-5
+    assert record["max_difference"] < 0.01 * record["rounding_difference"]
     # And the record says how far that is from the model as it was.
     loaded = tf.saved_model.load(os.fspath(version))
     models, tokenizer = classifiers
