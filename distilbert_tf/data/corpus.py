@@ -1,0 +1,186 @@
+"""Unlabelled text: from files to documents, sentences, and rows of consecutive sentences.
+
+Everything here is a generator, so that memory doesn't grow with the corpus.
+"""
+
+import bz2
+import gzip
+import json
+import lzma
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from distilbert_tf.data.file_formats import DataError, open_table
+
+MAX_LINE_BYTES = 16 * 2**20  # longer ones are no paragraphs, but a file without line ends
+
+_OPENERS: dict[str, Callable[..., IO[bytes]]] = {
+    ".gz": gzip.open,
+    ".xz": lzma.open,
+    ".bz2": bz2.open,
+}
+
+Document = list[str]  # its paragraphs
+
+
+def read_documents(path: Path, *, text_column: str = "text") -> Iterator[Document]:
+    """Reads the documents of a file, one at a time.
+
+    Args:
+        path: Plain text with a paragraph a line and a blank line between documents; or `.jsonl` or
+            `.parquet`, with a document a row, in which paragraphs stand on lines of their own.
+            Text and JSON Lines may be compressed (`.gz`, `.xz`, `.bz2`).
+        text_column: The name of the column of JSON Lines and Parquet.
+
+    Yields:
+        Paragraphs without white space at either end; no document is empty.
+
+    Raises:
+        DataError: The file is damaged, a line is not UTF-8 or longer than 16 MiB, or a row has no
+            text; names file and line.
+    """
+    kind = Path(path.stem).suffix if path.suffix in _OPENERS else path.suffix
+    if kind == ".parquet":
+        paragraphs = _parquet_rows(path, text_column)
+    elif kind in (".jsonl", ".json"):
+        paragraphs = _json_rows(path, text_column)
+    else:
+        yield from _documents_between_blank_lines(path)
+        return
+    for text in paragraphs:
+        document = [line for line in map(str.strip, text.split("\n")) if line]
+        if document:
+            yield document
+
+
+def _documents_between_blank_lines(path: Path) -> Iterator[Document]:
+    document: Document = []
+    for _, line in _lines(path):
+        if paragraph := line.strip():
+            document.append(paragraph)
+        elif document:
+            yield document
+            document = []
+    if document:
+        yield document
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields the number and the text of each line."""
+    number = 0
+    try:
+        with _OPENERS.get(path.suffix, open)(path, "rb") as file:
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                if len(line) > MAX_LINE_BYTES:
+                    raise DataError(
+                        f"{path}, line {number}: longer than {MAX_LINE_BYTES // 2**20} MiB. A "
+                        "corpus has a paragraph a line, and a blank line between documents."
+                    )
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start}). Convert the "
+            "file, for example with iconv."
+        ) from error
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise DataError(f"{path} cannot be read after line {number}: {error}.") from error
+
+
+def _json_rows(path: Path, column: str) -> Iterator[str]:
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}, line {number}: not JSON: {error}.") from error
+        yield _text_of(row if isinstance(row, dict) else {}, column, f"{path}, line {number}")
+
+
+def _parquet_rows(path: Path, column: str) -> Iterator[str]:
+    table = open_table(path)
+    if column not in table.columns:
+        raise DataError(
+            f"{path} has no column {column!r}; its columns are {', '.join(table.columns)}. Name "
+            "the one with the text (--text_column)."
+        )
+    for number, values, _ in table.rows([column]):
+        yield _text_of({column: values[0]}, column, f"{path}, row {number}")
+
+
+def _text_of(row: dict[str, object], column: str, where: str) -> str:
+    text = row.get(column)
+    if not isinstance(text, str):
+        raise DataError(
+            f"{where}: no text in {column!r}, but {text!r}; its columns are "
+            f"{', '.join(row) or 'none'} (--text_column)."
+        )
+    return text
+
+
+# A sentence ends at a full stop, question or exclamation mark, with closing quotes or brackets
+# behind it, if white space and the beginning of another one follow.
+_SENTENCE_END = re.compile(r"""([.!?…]["'”’»)\]]*)\s+(?=["'“‘«(\[]*[A-Z0-9À-ÖØ-Þ])""")
+_ABBREVIATION = re.compile(
+    r"(?<!\w)(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|Rev|Gen|Col|Capt|Lt|Sgt|Nos?|[Vv]ol|vs|cf|ca|c|pp?"
+    r"|eds?|Inc|Ltd|Co|Corp|Bros|e\.g|i\.e|a\.m|p\.m|U\.S|U\.K)\.$"
+)
+
+
+def split_sentences(paragraph: str) -> list[str]:
+    """Splits a paragraph at the ends of its sentences.
+
+    A rule of thumb for English and its like: initials and common abbreviations end no sentence.
+    What it gets wrong costs nothing but a row that begins or ends within a sentence.
+
+    Args:
+        paragraph: Text.
+
+    Returns:
+        Its sentences, in order; joined by a space they are the paragraph, white space aside.
+    """
+    sentences, start = [], 0
+    for match in _SENTENCE_END.finditer(paragraph):
+        end = match.end(1)
+        if _ABBREVIATION.search(paragraph, start, end):
+            continue
+        sentences.append(paragraph[start:end])
+        start = match.end()
+    sentences.append(paragraph[start:])
+    return [sentence for sentence in map(str.strip, sentences) if sentence]
+
+
+def pack_document(
+    sentences: Iterable[Sequence[int]], max_length: int, *, first_token: int, last_token: int
+) -> Iterator[list[int]]:
+    """Packs the consecutive sentences of one document into rows.
+
+    A row takes sentences as long as they fit; the next one begins with the sentence that did not.
+    One that is longer than a row fills rows of its own, and its rest goes on as a sentence.
+
+    Args:
+        sentences: Token ids of each sentence, without special tokens.
+        max_length: The longest row, its two special tokens included; 3 at least.
+        first_token: The id that begins each row: [CLS].
+        last_token: The id that ends each row: [SEP].
+
+    Yields:
+        Rows, `max_length` ids or fewer, none without a sentence.
+    """
+    room = max_length - 2
+    if room < 1:
+        raise ValueError(f"max_length is {max_length}; a row has two special tokens and a word.")
+    row: list[int] = []
+    for sentence in sentences:
+        ids = list(sentence)
+        while ids:
+            if row and len(row) + len(ids) > room:
+                yield [first_token, *row, last_token]
+                row = []
+            row += ids[:room]
+            ids = ids[room:]
+    if row:
+        yield [first_token, *row, last_token]

@@ -1,0 +1,250 @@
+"""The losses that a student learns from.
+
+Each function returns a loss for every position, so that the caller says what to average over. All
+compute in float32 at least, whatever the dtype of their arguments.
+
+Shapes: N positions (all true tokens of a batch, or the masked ones), V words, D width of a hidden
+state.
+
+Reference:
+    Sanh et al., "DistilBERT, a distilled version of BERT" (arXiv 1910.01108), and the training
+    script published with it; Hinton et al., "Distilling the Knowledge in a Neural Network"
+    (arXiv 1503.02531) on soft targets and their temperature.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+# As PyTorch's cosine_embedding_loss has it, on each squared norm.
+_COSINE_EPSILON = 1e-12
+
+NOT_MASKED = -1  # the label of a position that masked LM does not ask for
+
+
+def soft_target_loss(
+    student_logits: tf.Tensor, teacher_logits: tf.Tensor, temperature: float = 2.0
+) -> tf.Tensor:
+    """Returns the KL divergence between the softened distributions, times `temperature` squared.
+
+    The factor keeps the size of the gradients the same at every temperature.
+
+    Args:
+        student_logits: Float (N, V).
+        teacher_logits: Float (N, V).
+        temperature: What both logits are divided by; above 0.
+
+    Returns:
+        Float (N,): the sum over words of p * (log p - log q), p being the teacher's distribution
+        and q the student's.
+    """
+    log_p = tf.nn.log_softmax(_widen(teacher_logits) / temperature)
+    log_q = tf.nn.log_softmax(_widen(student_logits) / temperature)
+    return temperature**2 * tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def masked_lm_loss(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Returns the cross-entropy of the true words.
+
+    Args:
+        logits: Float (N, V).
+        labels: Integers (N,), the true word of each position, or `NOT_MASKED`.
+
+    Returns:
+        Float (N,), 0 where the label is `NOT_MASKED`.
+    """
+    is_masked = labels != NOT_MASKED
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+        tf.where(is_masked, labels, 0), _widen(logits)
+    )
+    return tf.where(is_masked, losses, 0.0)
+
+
+def logits_mse_loss(student_logits: tf.Tensor, teacher_logits: tf.Tensor) -> tf.Tensor:
+    """Returns the squared distance between the logits.
+
+    Args:
+        student_logits: Float (N, V).
+        teacher_logits: Float (N, V).
+
+    Returns:
+        Float (N,), sums over words.
+    """
+    difference = _widen(student_logits) - _widen(teacher_logits)
+    return tf.reduce_sum(tf.square(difference), axis=-1)
+
+
+def cosine_loss(student_states: tf.Tensor, teacher_states: tf.Tensor) -> tf.Tensor:
+    """Returns 1 minus the cosine of the angle between hidden states.
+
+    Args:
+        student_states: Float (N, D).
+        teacher_states: Float (N, D).
+
+    Returns:
+        Float (N,), between 0 and 2.
+    """
+    a, b = _widen(student_states), _widen(teacher_states)
+    dot = tf.reduce_sum(a * b, axis=-1)
+    squared_norms = [tf.reduce_sum(tf.square(x), axis=-1) + _COSINE_EPSILON for x in (a, b)]
+    return 1.0 - dot * tf.math.rsqrt(squared_norms[0] * squared_norms[1])
+
+
+class LossWeights(NamedTuple):
+    """How much each loss counts; one of weight 0 is not computed.
+
+    Attributes:
+        soft_targets: Weight of `soft_target_loss`.
+        masked_lm: Weight of `masked_lm_loss`.
+        cosine: Weight of `cosine_loss`.
+        logits_mse: Weight of `logits_mse_loss`.
+
+    The defaults are the published ones.
+    """
+
+    soft_targets: float = 5.0
+    masked_lm: float = 2.0
+    cosine: float = 1.0
+    logits_mse: float = 0.0
+
+    @property
+    def needs_teacher_logits(self) -> bool:
+        """Whether the teacher has to score words."""
+        return self.soft_targets != 0 or self.logits_mse != 0
+
+
+class WordScorer(NamedTuple):
+    """The last product of a masked-LM model: logits are `states @ kernel.T + bias`.
+
+    Attributes:
+        states: Float (N, D), what goes into it.
+        kernel: Float (V, D).
+        bias: Float (V,).
+    """
+
+    states: tf.Tensor
+    kernel: tf.Tensor
+    bias: tf.Tensor
+
+    def score(self) -> tf.Tensor:
+        """Returns the logits, float32 (N, V)."""
+        kernel = tf.cast(self.kernel, self.states.dtype)
+        return _widen(tf.matmul(self.states, kernel, transpose_b=True)) + _widen(self.bias)
+
+
+class VocabularyLosses(NamedTuple):
+    """What the words' scores come to: sums over positions, float32 ().
+
+    Attributes:
+        soft_targets: Of `soft_target_loss`.
+        masked_lm: Of `masked_lm_loss`.
+        logits_mse: Of `logits_mse_loss`.
+        agreements: At how many positions student and teacher score the same word highest.
+    """
+
+    soft_targets: tf.Tensor
+    masked_lm: tf.Tensor
+    logits_mse: tf.Tensor
+    agreements: tf.Tensor
+
+
+def vocabulary_losses(
+    student: WordScorer,
+    teacher: WordScorer | None,
+    labels: tf.Tensor,
+    counts: tf.Tensor,
+    weights: LossWeights,
+    *,
+    temperature: float = 2.0,
+    soft_target_scale: tf.Tensor | float = 1.0,
+    masked_lm_scale: tf.Tensor | float = 1.0,
+    chunk_size: int = 1024,
+) -> tuple[tf.Tensor, VocabularyLosses]:
+    """Computes the losses on words without ever having all logits in memory.
+
+    Positions are taken in chunks, and the gradients of each are computed with it, so at most
+    `chunk_size` rows of logits are there at a time, of either side.
+
+    Args:
+        student: The student's states and word scores.
+        teacher: The teacher's; None if no loss needs them.
+        labels: Integers (N,), see `masked_lm_loss`.
+        counts: Float or bool (N,): which positions soft targets are taken at.
+        weights: What each loss counts.
+        temperature: See `soft_target_loss`.
+        soft_target_scale: Multiplies the sums over positions of the losses that need the teacher,
+            such as 1 / their number in the whole batch.
+        masked_lm_scale: Multiplies the sum of the masked-LM loss.
+        chunk_size: Positions at a time.
+
+    Returns:
+        The weighted and scaled total, float32 (), which gradients flow through into all of
+        `student`; and the sums, which have none.
+    """
+    labels, counts = tf.convert_to_tensor(labels, tf.int32), tf.cast(counts, tf.float32)
+    size = tf.shape(student.states)[0]
+    chunks = tf.maximum((size + chunk_size - 1) // chunk_size, 1)
+    missing = chunks * chunk_size - size
+
+    def cut(rows: tf.Tensor, fill: int = 0) -> tf.Tensor:
+        """Cuts (N, ...) into (chunks, chunk_size, ...)."""
+        paddings = [[0, missing], *[[0, 0]] * (rows.shape.rank - 1)]
+        padded = tf.pad(rows, paddings, constant_values=fill)
+        return tf.reshape(padded, [chunks, chunk_size, *rows.shape[1:]])
+
+    all_labels, all_counts = cut(labels, NOT_MASKED), cut(counts)
+    teacher_states = None if teacher is None else cut(teacher.states)
+
+    def losses_of(i: tf.Tensor, own: WordScorer) -> tuple[tf.Tensor, VocabularyLosses]:
+        logits = own.score()
+        zero = tf.zeros([])
+        soft = mse = agreements = zero
+        if teacher is not None and teacher_states is not None:
+            targets = teacher._replace(states=teacher_states[i]).score()
+            if weights.soft_targets:
+                soft = soft_target_loss(logits, targets, temperature)
+                soft = tf.reduce_sum(soft * all_counts[i])
+            if weights.logits_mse:
+                mse = tf.reduce_sum(logits_mse_loss(logits, targets) * all_counts[i])
+            same = tf.argmax(logits, -1) == tf.argmax(targets, -1)
+            agreements = tf.reduce_sum(tf.cast(same, tf.float32) * all_counts[i])
+        masked = tf.reduce_sum(masked_lm_loss(logits, all_labels[i])) if weights.masked_lm else zero
+        total = weights.soft_targets * soft + weights.logits_mse * mse
+        total = soft_target_scale * total + masked_lm_scale * weights.masked_lm * masked
+        return total, VocabularyLosses(soft, masked, mse, agreements)
+
+    @tf.custom_gradient
+    def compute(states: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tuple:
+        all_states = cut(states)
+
+        def add(i: tf.Tensor, *sums: tf.Tensor) -> tuple:
+            own = WordScorer(all_states[i], kernel, bias)
+            with tf.GradientTape() as tape:
+                tape.watch(list(own))
+                total, losses = losses_of(i, own)
+            d_states, d_kernel, d_bias = tape.gradient(total, list(own))
+            added = (total, *losses, d_kernel, d_bias)
+            written = sums[0].write(i, d_states)
+            return (i + 1, written, *[a + b for a, b in zip(sums[1:], added, strict=True)])
+
+        start = (
+            tf.constant(0),
+            tf.TensorArray(states.dtype, chunks, element_shape=[chunk_size, states.shape[-1]]),
+            *[tf.zeros([])] * 5,
+            tf.zeros_like(kernel),
+            tf.zeros_like(bias),
+        )
+        _, d_states, *sums, d_kernel, d_bias = tf.while_loop(lambda i, *_: i < chunks, add, start)
+        d_states = tf.reshape(d_states.stack(), [-1, states.shape[-1]])[:size]
+
+        def gradient(upstream: tf.Tensor, *ignored: tf.Tensor) -> tuple:
+            return tuple(tf.cast(upstream, d.dtype) * d for d in (d_states, d_kernel, d_bias))
+
+        return tuple(sums), gradient
+
+    total, *sums = compute(student.states, student.kernel, student.bias)
+    return total, VocabularyLosses(*map(tf.stop_gradient, sums))
+
+
+def _widen(x: tf.Tensor) -> tf.Tensor:
+    return x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
