@@ -5,28 +5,24 @@ Everything here is a generator, so that memory doesn't grow with the corpus.
 
 import bz2
 import gzip
+import itertools
 import json
 import lzma
+import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from distilbert_tf.data.file_formats import DataError, open_table
 
 MAX_LINE_BYTES = 16 * 2**20  # longer ones are no paragraphs, but a file without line ends
 
-_OPENERS: dict[str, Callable[..., IO[bytes]]] = {
-    ".gz": gzip.open,
-    ".xz": lzma.open,
-    ".bz2": bz2.open,
-}
-
-Document = list[str]  # its paragraphs
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 
 
-def read_documents(path: Path, *, text_column: str = "text") -> Iterator[Document]:
-    """Reads the documents of a file, one at a time.
+def read_documents(path: Path, *, text_column: str = "text") -> Iterator[Iterator[str]]:
+    """Reads the documents of a file, one paragraph at a time.
 
     Args:
         path: Plain text with a paragraph a line and a blank line between documents; or `.jsonl` or
@@ -35,7 +31,8 @@ def read_documents(path: Path, *, text_column: str = "text") -> Iterator[Documen
         text_column: The name of the column of JSON Lines and Parquet.
 
     Yields:
-        Paragraphs without white space at either end; no document is empty.
+        The paragraphs of each document, without white space at either end; no document is empty.
+        What is left of one is skipped when the next one is asked for.
 
     Raises:
         DataError: The file is damaged, a line is not UTF-8 or longer than 16 MiB, or a row has no
@@ -43,28 +40,30 @@ def read_documents(path: Path, *, text_column: str = "text") -> Iterator[Documen
     """
     kind = Path(path.stem).suffix if path.suffix in _OPENERS else path.suffix
     if kind == ".parquet":
-        paragraphs = _parquet_rows(path, text_column)
+        paragraphs = _paragraphs_of_rows(_parquet_rows(path, text_column))
     elif kind in (".jsonl", ".json"):
-        paragraphs = _json_rows(path, text_column)
+        paragraphs = _paragraphs_of_rows(_json_rows(path, text_column))
     else:
-        yield from _documents_between_blank_lines(path)
-        return
-    for text in paragraphs:
-        document = [line for line in map(str.strip, text.split("\n")) if line]
-        if document:
-            yield document
+        paragraphs = _paragraphs_of_lines(path)
+    for _, document in itertools.groupby(paragraphs, key=operator.itemgetter(0)):
+        yield (paragraph for _, paragraph in document)
 
 
-def _documents_between_blank_lines(path: Path) -> Iterator[Document]:
-    document: Document = []
+def _paragraphs_of_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields paragraphs, each with a number that all of its document have in common."""
+    blank_lines = 0
     for _, line in _lines(path):
         if paragraph := line.strip():
-            document.append(paragraph)
-        elif document:
-            yield document
-            document = []
-    if document:
-        yield document
+            yield blank_lines, paragraph
+        else:
+            blank_lines += 1
+
+
+def _paragraphs_of_rows(texts: Iterable[str]) -> Iterator[tuple[int, str]]:
+    for number, text in enumerate(texts):
+        for line in text.split("\n"):
+            if paragraph := line.strip():
+                yield number, paragraph
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -1,6 +1,7 @@
 """Files of text: documents, sentences, and rows packed from them."""
 
 import gzip
+import itertools
 import json
 import lzma
 from pathlib import Path
@@ -22,7 +23,7 @@ def test_blank_lines_divide_documents(tmp_path: Path) -> None:
     (tmp_path / "zipped.txt.gz").write_bytes(gzip.compress(TEXT.encode()))
     (tmp_path / "zipped.xz").write_bytes(lzma.compress(TEXT.encode()))
     for path in tmp_path.iterdir():
-        assert list(read_documents(path)) == DOCUMENTS
+        assert list(map(list, read_documents(path))) == DOCUMENTS
 
 
 def test_rows_of_tables_are_documents(tmp_path: Path) -> None:
@@ -35,7 +36,8 @@ def test_rows_of_tables_are_documents(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
     parquet.write_table(pyarrow.table({"body": texts}), tmp_path / "rows.parquet")
     for path in tmp_path.iterdir():
-        assert list(read_documents(path, text_column="body")) == DOCUMENTS
+        documents = read_documents(path, text_column="body")
+        assert list(map(list, documents)) == DOCUMENTS
 
 
 @pytest.mark.parametrize(
@@ -53,14 +55,14 @@ def test_rows_of_tables_are_documents(tmp_path: Path) -> None:
 def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
-        list(read_documents(tmp_path / name))
+        list(map(list, read_documents(tmp_path / name)))
 
 
 def test_a_giant_line_is_no_paragraph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "MAX_LINE_BYTES", 2**20)
     (tmp_path / "a.txt").write_bytes(b"short\n" + b"x" * (2**20 + 1))
     with pytest.raises(DataError, match=r"a.txt, line 2: longer than 1 MiB. A corpus has a para"):
-        list(read_documents(tmp_path / "a.txt"))
+        list(map(list, read_documents(tmp_path / "a.txt")))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_packing_keeps_every_token_in_order(sentences: list[list[int]], max_leng
     # A row ends only where the next sentence, or what is left of it, does not fit.
     starts = {sum(map(len, sentences[:i])) for i in range(len(sentences))}
     position = 0
-    for row, following in zip(rows, rows[1:], strict=False):
+    for row, following in itertools.pairwise(rows):
         position += len(row) - 2
         if position in starts:
             assert (

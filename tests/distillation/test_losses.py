@@ -20,7 +20,7 @@ from distilbert_tf.distillation.losses import (
 
 
 def test_soft_targets_by_hand() -> None:
-    """At temperature 2 the teacher's odds are 3 to 1 and 1 to 1, the student's 1 to 1 and 9 to 1."""
+    """Softened, the teacher's odds are 3 to 1 and 1 to 1, the student's 1 to 1 and 9 to 1."""
     ln3 = math.log(3)
     teacher = tf.constant([[2 * ln3, 0.0], [5.0, 5.0]])
     student = tf.constant([[1.0, 1.0], [4 * ln3, 0.0]])
