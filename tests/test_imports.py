@@ -16,6 +16,7 @@ RULES = {
     "distilbert_tf.cli": "commands",
     "distilbert_tf.commands": "pipelines training data",
     "distilbert_tf.pipelines": "models tokenizers",
+    "distilbert_tf.distillation": "training data models tokenizers checkpoints files version",
     "distilbert_tf.training": "data models tokenizers checkpoints version",
     "distilbert_tf.data": "checkpoints",
     "distilbert_tf.models": "tokenizers checkpoints",

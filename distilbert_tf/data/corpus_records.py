@@ -23,9 +23,9 @@ import tokenizers
 import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from distilbert_tf.checkpoints.tensor_files import replacing
 from distilbert_tf.data.corpus import pack_document, read_documents, split_sentences
 from distilbert_tf.data.file_formats import DataError
+from distilbert_tf.files import replacing
 
 MANIFEST = "manifest.json"
 TRAIN, VALIDATION = "train", "validation"
@@ -266,13 +266,15 @@ def prepare_corpus(
     if settings.validation_share and not rows[VALIDATION]:
         raise DataError(
             f"No document is held out: no file has {round(1 / settings.validation_share)} of them. "
-            "Divide documents by blank lines, or choose a larger validation_share; 0 holds none out."
+            "Divide documents by blank lines, or choose a larger validation_share; with 0, none is "
+            "held out."
         )
     manifest = identity | {"dtype": encoder.dtype.str, "shards": shards}
     with replacing(directory / MANIFEST) as temporary:
         temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    for job in jobs:
-        job.progress_path.unlink()
+    # The last are of a process that was killed as it wrote.
+    for leftover in (*directory.glob("progress-*.json"), *directory.glob(".*.tmp")):
+        leftover.unlink()
     (directory / _IDENTITY).unlink()
     return open_corpus(directory)
 
@@ -335,8 +337,8 @@ class _Job:
             return {"documents": 0, "shards": [], "is_done": False}
         return json.loads(self.progress_path.read_text(encoding="utf-8"))
 
-    def run(self) -> None:
-        """Writes the shards that are missing, noting each pair that is complete."""
+    def run(self, on_progress: Callable[[], None] = lambda: None) -> None:
+        """Writes the shards that are missing, noting how far it is after each."""
         progress = self.progress()
         if progress["is_done"]:
             return
@@ -358,6 +360,7 @@ class _Job:
             progress["is_done"] = is_done
             with replacing(self.progress_path) as temporary:
                 temporary.write_text(json.dumps(progress), encoding="utf-8")
+            on_progress()
 
 
 class _ShardWriters(contextlib.AbstractContextManager["_ShardWriters"]):
@@ -407,8 +410,7 @@ def _run(jobs: Sequence[_Job], num_processes: int) -> None:
 
         if num_processes == 1:
             for job in jobs:
-                job.run()
-                show()
+                job.run(show)
             return
         # Not forked: TensorFlow has threads.
         context = multiprocessing.get_context("spawn")

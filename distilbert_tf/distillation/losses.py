@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from distilbert_tf.data.masking import NOT_MASKED
+
 # As PyTorch's cosine_embedding_loss has it, on each squared norm.
 _COSINE_EPSILON = 1e-12
-
-NOT_MASKED = -1  # the label of a position that masked LM does not ask for
 
 
 def soft_target_loss(

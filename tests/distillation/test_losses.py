@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from distilbert_tf.data.masking import NOT_MASKED
 from distilbert_tf.distillation.losses import (
-    NOT_MASKED,
     LossWeights,
     WordScorer,
     cosine_loss,

@@ -1,0 +1,206 @@
+"""Prepared corpora: what is in the records, and what interrupted or changed ones come to."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import processes
+import pytest
+import tensorflow as tf
+
+from distilbert_tf.data.corpus_records import (
+    MANIFEST,
+    TRAIN,
+    VALIDATION,
+    Corpus,
+    CorpusSettings,
+    open_corpus,
+    prepare_corpus,
+)
+from distilbert_tf.data.file_formats import DataError
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
+
+WORDS = ("tea", "film", "song", "room", "walk", "book", "meal", "talk", "the", "was", ".")
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+CLS, SEP = 2, 3
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> DistilBertTokenizer:
+    directory = tmp_path_factory.mktemp("tokenizer")
+    (directory / "vocab.txt").write_text("\n".join((*SPECIAL, *WORDS)) + "\n")
+    return DistilBertTokenizer.from_pretrained(directory)
+
+
+def make_documents(seed: int, count: int) -> list[str]:
+    chance = random.Random(seed)
+
+    def sentence() -> str:
+        return " ".join(chance.choices(WORDS[:-1], k=chance.randint(1, 9))).capitalize() + "."
+
+    return [
+        "\n".join(
+            " ".join(sentence() for _ in range(chance.randint(1, 4)))
+            for _ in range(chance.randint(1, 3))
+        )
+        for _ in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    directory = tmp_path_factory.mktemp("text")
+    for name, seed, count in (("a.txt", 1, 60), ("b.txt", 2, 45)):
+        (directory / name).write_text("\n\n".join(make_documents(seed, count)) + "\n")
+    return [directory / "a.txt", directory / "b.txt"]
+
+
+def read_rows(corpus: Corpus, split: str) -> list[list[int]]:
+    records = tf.data.TFRecordDataset(corpus.paths(split)).as_numpy_iterator()
+    return [np.frombuffer(record, corpus.dtype).tolist() for record in records]
+
+
+SETTINGS = CorpusSettings(max_length=16, validation_share=0.1)
+
+
+def test_records_hold_every_word_once(
+    files: list[Path], tokenizer: DistilBertTokenizer, tmp_path: Path
+) -> None:
+    corpus = prepare_corpus(files, tmp_path, tokenizer, SETTINGS, shard_tokens=500)
+    documents = [path.read_text().split("\n\n") for path in files]
+    for split, is_own in ((VALIDATION, lambda i: i % 10 == 9), (TRAIN, lambda i: i % 10 != 9)):
+        texts = [text for texts in documents for i, text in enumerate(texts) if is_own(i)]
+        expected = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        rows = read_rows(corpus, split)
+        assert [t for row in rows for t in row[1:-1]] == [t for ids in expected for t in ids]
+        assert {(row[0], row[-1]) for row in rows} == {(CLS, SEP)}
+        assert max(map(len, rows)) <= 16
+        assert corpus.rows(split) == len(rows)
+        assert corpus.tokens(split) == sum(map(len, rows))
+    assert len(corpus.shards) > 8
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [MANIFEST, *(shard.name for shard in corpus.shards)]
+    )
+
+
+@pytest.mark.slow
+def test_processes_and_interruptions_change_nothing(
+    files: list[Path], tokenizer: DistilBertTokenizer, tmp_path: Path
+) -> None:
+    """Killed after a few shards, and finished by two processes."""
+    whole = prepare_corpus(files, tmp_path / "whole", tokenizer, SETTINGS, shard_tokens=100)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    script = (
+        "import sys, time\n"
+        "from distilbert_tf.data import corpus_records\n"
+        "from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer\n"
+        "directory, tokenizer, *files = sys.argv[1:]\n"
+        "split_of = corpus_records.CorpusSettings.split_of\n"
+        "def slowly(self, document):\n"
+        "    time.sleep(0.02)\n"
+        "    return split_of(self, document)\n"
+        "corpus_records.CorpusSettings.split_of = slowly\n"
+        "corpus_records.prepare_corpus(files, directory, DistilBertTokenizer.from_pretrained(\n"
+        "    tokenizer), corpus_records.CorpusSettings(16, 0.1), shard_tokens=100)\n"
+    )
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, killed, tmp_path / "tokenizer", *files],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline_s = time.monotonic() + 60
+    while len(list(killed.glob("*.tfrecord"))) < 4 and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    processes.finish(process, -signal.SIGKILL)
+    assert not (killed / MANIFEST).exists()
+    with pytest.raises(FileNotFoundError, match="holds no prepared corpus"):
+        open_corpus(killed)
+    resumed = prepare_corpus(files, killed, tokenizer, SETTINGS, num_processes=2, shard_tokens=100)
+    assert resumed.shards == whole.shards
+    for shard in whole.shards:
+        ours, theirs = (corpus.directory / shard.name for corpus in (resumed, whole))
+        assert ours.read_bytes() == theirs.read_bytes()
+    assert {path.name for path in killed.iterdir()} == {
+        MANIFEST, *(shard.name for shard in whole.shards)
+    }  # fmt: skip
+
+
+def test_a_prepared_corpus_is_not_prepared_again(
+    files: list[Path], tokenizer: DistilBertTokenizer, tmp_path: Path
+) -> None:
+    first = prepare_corpus(files, tmp_path, tokenizer, SETTINGS)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert prepare_corpus(files, tmp_path, tokenizer, SETTINGS) == first == open_corpus(tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == times
+
+
+def test_what_a_corpus_was_prepared_from_may_not_change(
+    tokenizer: DistilBertTokenizer, tmp_path: Path
+) -> None:
+    text, directory = tmp_path / "a.txt", tmp_path / "corpus"
+    text.write_text("The tea.\n")
+    settings = CorpusSettings(16, validation_share=0.0)
+    corpus = prepare_corpus([text], directory, tokenizer, settings)
+    with pytest.raises(ValueError, match="prepared with another settings: .*'max_length': 16"):
+        prepare_corpus([text], directory, tokenizer, CorpusSettings(8, validation_share=0.0))
+    text.write_text("The tee.\n")
+    with pytest.raises(DataError, match="prepared from other files: their names or contents"):
+        prepare_corpus([text], directory, tokenizer, settings)
+    shard = directory / corpus.shards[0].name
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(DataError, match=rf"{shard.name} has \d+ bytes instead of \d+: delete"):
+        open_corpus(directory)
+    shard.unlink()
+    with pytest.raises(DataError, match=f"{shard.name} is missing"):
+        open_corpus(directory)
+    manifest = json.loads((directory / MANIFEST).read_text())
+    (directory / MANIFEST).write_text(json.dumps(manifest | {"format": 0}))
+    with pytest.raises(DataError, match="of another release"):
+        open_corpus(directory)
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "error", "message"),
+    [
+        (b"", {"validation_share": 0.0}, DataError, "There is no text in"),
+        (b"\n \n\n", {"validation_share": 0.0}, DataError, "There is no text in"),
+        (b"One.\n\nTwo.\n", {}, DataError, "No document is held out: no file has 100 of them"),
+        (b"One.\n\xff\n", {}, DataError, "line 2: not UTF-8"),
+        (b"One.\n", {"max_length": 2}, ValueError, "max_length is 2"),
+        (b"One.\n", {"validation_share": 0.6}, ValueError, "validation_share is 0.6"),
+    ],
+)
+def test_bad_input_leaves_no_corpus(
+    tokenizer: DistilBertTokenizer,
+    tmp_path: Path,
+    content: bytes,
+    settings: dict,
+    error: type[Exception],
+    message: str,
+) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(error, match=message):
+        prepare_corpus(
+            [tmp_path / "a.txt"], tmp_path / "corpus", tokenizer, CorpusSettings(**settings)
+        )
+    assert not list(tmp_path.glob(f"corpus/{MANIFEST}"))
+    assert not list(tmp_path.glob("corpus/.*"))
+
+
+def test_other_files_are_left_alone(
+    files: list[Path], tokenizer: DistilBertTokenizer, tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(FileExistsError, match="holds other files; choose an empty directory"):
+        prepare_corpus(files, tmp_path, tokenizer, SETTINGS)
+    with pytest.raises(FileNotFoundError, match="There is no file missing.txt"):
+        prepare_corpus(["missing.txt"], tmp_path / "new", tokenizer, SETTINGS)
