@@ -1,8 +1,8 @@
 """A corpus as token ids on disk: prepared once, then read by every run.
 
 A prepared corpus is a directory of TFRecord shards and `manifest.json`. A record is one row of
-consecutive sentences, [CLS] and [SEP] included, as little-endian unsigned integers of 2 bytes (4 if
-the vocabulary needs them). Documents that are held out are in shards of their own.
+consecutive sentences with [CLS] and [SEP], as little-endian integers: unsigned ones of 2 bytes,
+or signed ones of 4 if the vocabulary needs them. Held-out documents are in shards of their own.
 """
 
 import concurrent.futures
@@ -83,7 +83,7 @@ class DocumentTokenizer:
         self.json = tokenizer.backend_tokenizer.to_str()
         self.max_length = max_length
         self.first_token, self.last_token = tokenizer.cls_token_id, tokenizer.sep_token_id
-        self.dtype = np.dtype("<u2" if len(tokenizer) <= 2**16 else "<u4")
+        self.dtype = np.dtype("<u2" if len(tokenizer) <= 2**16 else "<i4")
         self._tokenizer = tokenizer.backend_tokenizer
 
     def __getstate__(self) -> dict[str, Any]:
