@@ -139,7 +139,7 @@ class VocabularyLosses(NamedTuple):
         soft_targets: Of `soft_target_loss`.
         masked_lm: Of `masked_lm_loss`.
         logits_mse: Of `logits_mse_loss`.
-        agreements: At how many positions student and teacher score the same word highest.
+        agreements: At how many masked positions both score the same word highest.
     """
 
     soft_targets: tf.Tensor
@@ -159,6 +159,7 @@ def vocabulary_losses(
     soft_target_scale: tf.Tensor | float = 1.0,
     masked_lm_scale: tf.Tensor | float = 1.0,
     chunk_size: int = 1024,
+    with_gradients: bool = True,
 ) -> tuple[tf.Tensor, VocabularyLosses]:
     """Computes the losses on words without ever having all logits in memory.
 
@@ -176,11 +177,15 @@ def vocabulary_losses(
             such as 1 / their number in the whole batch.
         masked_lm_scale: Multiplies the sum of the masked-LM loss.
         chunk_size: Positions at a time.
+        with_gradients: False in an evaluation: no gradients are computed, but soft targets and
+            masked LM whatever their weight.
 
     Returns:
-        The weighted and scaled total, float32 (), which gradients flow through into all of
+        The weighted and scaled total, float32 (), through which gradients flow into all of
         `student`; and the sums, which have none.
     """
+    if with_gradients and not (weights.masked_lm or weights.needs_teacher_logits):
+        return tf.zeros([]), VocabularyLosses(*[tf.zeros([])] * 4)
     labels, counts = tf.convert_to_tensor(labels, tf.int32), tf.cast(counts, tf.float32)
     size = tf.shape(student.states)[0]
     chunks = tf.maximum((size + chunk_size - 1) // chunk_size, 1)
@@ -201,31 +206,46 @@ def vocabulary_losses(
         soft = mse = agreements = zero
         if teacher is not None and teacher_states is not None:
             targets = teacher._replace(states=teacher_states[i]).score()
-            if weights.soft_targets:
+            if weights.soft_targets or not with_gradients:
                 soft = soft_target_loss(logits, targets, temperature)
                 soft = tf.reduce_sum(soft * all_counts[i])
             if weights.logits_mse:
                 mse = tf.reduce_sum(logits_mse_loss(logits, targets) * all_counts[i])
             same = tf.argmax(logits, -1) == tf.argmax(targets, -1)
-            agreements = tf.reduce_sum(tf.cast(same, tf.float32) * all_counts[i])
-        masked = tf.reduce_sum(masked_lm_loss(logits, all_labels[i])) if weights.masked_lm else zero
+            agreements = tf.math.count_nonzero(
+                same & (all_labels[i] != NOT_MASKED), dtype=tf.float32
+            )
+        masked = zero
+        if weights.masked_lm or not with_gradients:
+            masked = tf.reduce_sum(masked_lm_loss(logits, all_labels[i]))
         total = weights.soft_targets * soft + weights.logits_mse * mse
         total = soft_target_scale * total + masked_lm_scale * weights.masked_lm * masked
         return total, VocabularyLosses(soft, masked, mse, agreements)
 
+    if not with_gradients:
+
+        def add_losses(i: tf.Tensor, *sums: tf.Tensor) -> tuple:
+            total, losses = losses_of(i, student._replace(states=student_states[i]))
+            added = zip(sums, (total, *losses), strict=True)
+            return (i + 1, *[a + b for a, b in added])
+
+        student_states = cut(student.states)
+        start = (tf.constant(0), *[tf.zeros([])] * 5)
+        _, total, *sums = tf.while_loop(lambda i, *_: i < chunks, add_losses, start)
+        return total, VocabularyLosses(*sums)
+
     @tf.custom_gradient
     def compute(states: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tuple:
-        all_states = cut(states)
+        student_states = cut(states)
 
-        def add(i: tf.Tensor, *sums: tf.Tensor) -> tuple:
-            own = WordScorer(all_states[i], kernel, bias)
+        def add(i: tf.Tensor, gradients: tf.TensorArray, *sums: tf.Tensor) -> tuple:
+            own = WordScorer(student_states[i], kernel, bias)
             with tf.GradientTape() as tape:
                 tape.watch(list(own))
                 total, losses = losses_of(i, own)
             d_states, d_kernel, d_bias = tape.gradient(total, list(own))
-            added = (total, *losses, d_kernel, d_bias)
-            written = sums[0].write(i, d_states)
-            return (i + 1, written, *[a + b for a, b in zip(sums[1:], added, strict=True)])
+            added = zip(sums, (total, *losses, d_kernel, d_bias), strict=True)
+            return (i + 1, gradients.write(i, d_states), *[a + b for a, b in added])
 
         start = (
             tf.constant(0),
@@ -235,14 +255,14 @@ def vocabulary_losses(
             tf.zeros_like(bias),
         )
         _, d_states, *sums, d_kernel, d_bias = tf.while_loop(lambda i, *_: i < chunks, add, start)
-        d_states = tf.reshape(d_states.stack(), [-1, states.shape[-1]])[:size]
+        gradients = (tf.reshape(d_states.stack(), [-1, states.shape[-1]])[:size], d_kernel, d_bias)
 
-        def gradient(upstream: tf.Tensor, *ignored: tf.Tensor) -> tuple:
-            return tuple(tf.cast(upstream, d.dtype) * d for d in (d_states, d_kernel, d_bias))
+        def multiply(upstream: tf.Tensor, *_: tf.Tensor) -> list[tf.Tensor]:
+            return [tf.cast(upstream, gradient.dtype) * gradient for gradient in gradients]
 
-        return tuple(sums), gradient
+        return tuple(sums), multiply
 
-    total, *sums = compute(student.states, student.kernel, student.bias)
+    total, *sums = compute(*student)
     return total, VocabularyLosses(*map(tf.stop_gradient, sums))
 
 

@@ -286,12 +286,30 @@ class TFDistilBertForMaskedLM(_ModelWithHead):
         Returns:
             Logits, float32 (..., V).
         """
-        flat = tf.reshape(hidden, [-1, self.config.dim])
-        x = self.vocab_layer_norm(self.activation(self.vocab_transform(flat)))
+        states = self.transform_states(tf.reshape(hidden, [-1, self.config.dim]))
         words = self.distilbert.embeddings.word_embeddings.embeddings
-        scores = tf.cast(self.vocab_projector(x, tf.convert_to_tensor(words)), tf.float32)
+        scores = tf.cast(self.vocab_projector(states, tf.convert_to_tensor(words)), tf.float32)
         shape = [tf.shape(hidden)[i] if n is None else n for i, n in enumerate(hidden.shape[:-1])]
         return tf.reshape(scores, [*shape, self.config.vocab_size])
+
+    def transform_states(self, hidden: tf.Tensor) -> tf.Tensor:
+        """Applies the head up to its last product, which `word_weights` are the weights of.
+
+        Args:
+            hidden: Last hidden states, float (N, D).
+
+        Returns:
+            Float (N, D).
+        """
+        return self.vocab_layer_norm(self.activation(self.vocab_transform(hidden)))
+
+    def word_weights(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the weights of the last product: a vector for each word, (V, D), and (V,)."""
+        projector = self.vocab_projector
+        kernel = projector.kernel
+        if kernel is None:
+            kernel = self.distilbert.embeddings.word_embeddings.embeddings
+        return tf.convert_to_tensor(kernel), tf.convert_to_tensor(projector.bias)
 
 
 def _check_positions(positions: tf.Tensor) -> tf.Tensor:

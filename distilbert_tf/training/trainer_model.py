@@ -189,7 +189,10 @@ class TrainerModel(DistributedTraining, keras.Model):
         with tf.GradientTape() as tape:
             losses, outputs = self.compute_losses(inputs, targets, training=True)
             loss = tf.reduce_mean(losses) / (replicas * self.gradient_accumulation_steps)
-        return tape.gradient(loss, self.trainable_weights), losses, outputs
+        gradients = tape.gradient(
+            loss, self.trainable_weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        return gradients, losses, outputs
 
     def _compute_part(self, inputs: Tensors, targets: Tensors) -> list[tf.Tensor]:
         gradients, losses, outputs = self._gradient_function(inputs, targets)

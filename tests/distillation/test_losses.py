@@ -103,8 +103,19 @@ def directly(
     total = scales[0] * (weights.soft_targets * soft + weights.logits_mse * mse)
     same = np.argmax(logits, -1) == np.argmax(targets, -1)
     return total + scales[1] * weights.masked_lm * masked, [
-        float(soft), float(masked), float(mse), float(np.sum(same & counts))
+        float(soft), float(masked), float(mse), float(np.sum(same & (labels != NOT_MASKED)))
     ]  # fmt: skip
+
+
+def test_an_evaluation_needs_no_gradients(scorers: tuple[WordScorer, WordScorer]) -> None:
+    labels, counts = make_labels()
+    (total, sums), (expected, expected_sums) = (
+        vocabulary_losses(
+            *scorers, labels, counts, LossWeights(), chunk_size=8, with_gradients=with_gradients
+        )
+        for with_gradients in (False, True)
+    )
+    np.testing.assert_array_equal([total, *sums], [expected, *expected_sums])
 
 
 @pytest.mark.parametrize("chunk_size", [1, 8, 37, 64])
