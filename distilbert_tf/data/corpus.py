@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from distilbert_tf.data.file_formats import DataError, open_table
+from distilbert_tf.data.file_formats import DataError, Fault, open_table
 
 MAX_LINE_BYTES = 16 * 2**20  # longer ones are no paragraphs, but a file without line ends
 
@@ -106,7 +106,8 @@ def _parquet_rows(path: Path, column: str) -> Iterator[str]:
             f"{path} has no column {column!r}; its columns are {', '.join(table.columns)}. Name "
             "the one with the text (--text_column)."
         )
-    for number, values, _ in table.rows([column]):
+    for number, values in table.rows([column]):
+        assert not isinstance(values, Fault)  # Parquet has no unreadable rows
         yield _text_of({column: values[0]}, column, f"{path}, row {number}")
 
 

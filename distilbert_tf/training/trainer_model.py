@@ -190,7 +190,9 @@ class TrainerModel(DistributedTraining, keras.Model):
             losses, outputs = self.compute_losses(inputs, targets, training=True)
             loss = tf.reduce_mean(losses) / (replicas * self.gradient_accumulation_steps)
         gradients = tape.gradient(
-            loss, self.trainable_weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            loss,
+            [weight.value for weight in self.trainable_weights],
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
         return gradients, losses, outputs
 
