@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from distilbert_tf.data.corpus_records import Corpus
+from distilbert_tf.data.corpus_records import TRAIN, Corpus
 from distilbert_tf.data.masking import NOT_MASKED, Masking
 from distilbert_tf.training.strategy import distribute
 
@@ -171,3 +171,11 @@ def _share(
         return transform(parts).prefetch(tf.data.AUTOTUNE)
 
     return distribute(strategy, make_for)
+
+
+def count_words(corpus: Corpus, vocab_size: int) -> np.ndarray:
+    """Counts how often each word is in the training split: int64 (V,)."""
+    counts = np.zeros(vocab_size, np.int64)
+    for batch in tf.data.TFRecordDataset(corpus.paths(TRAIN)).batch(1024).as_numpy_iterator():
+        counts += np.bincount(np.frombuffer(b"".join(batch), corpus.dtype), minlength=vocab_size)
+    return counts

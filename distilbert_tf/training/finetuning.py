@@ -45,6 +45,7 @@ class Finetuning(Training):
     """Classifiers of several tasks, ready to be trained: see `set_up_finetuning`.
 
     Attributes:
+        sampler: Which rows each step sees.
         tasks: The tasks.
         splits: All examples.
         rows: The training rows, tokenized.
@@ -53,11 +54,17 @@ class Finetuning(Training):
 
     options: FinetuneOptions
     model: MultiTaskModel
+    sampler: EpochSampler
     tasks: list[Task]
     splits: Splits
     rows: TaskRows
     tokenize: Callable[..., dict[str, tf.Tensor]]
     _evaluation_rows: dict[str, TaskRows] = dataclasses.field(default_factory=dict)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+        return self.sampler.steps_per_epoch
 
     def training_batches(self, first_epoch: int = 0, first_step: int = 0) -> Any:
         """Makes the endless stream of batches from a step of an epoch on, both counted from 0."""
@@ -104,8 +111,9 @@ class Finetuning(Training):
         """Scores the classifiers on the validation split."""
         return {name: found.values for name, found in self.score_split(VALIDATION).items()}
 
-    def describe_rows(self, rows: Sequence[int]) -> str:
-        """Names rows by task and number within its training examples."""
+    def describe_batch(self, epoch: int, step: int) -> str:
+        """Says which of the tasks' training examples are in a batch."""
+        rows = self.sampler.batches(epoch)[step].tolist()
         start, named = 0, []
         for task, size in zip(self.tasks, self.sampler.task_sizes, strict=True):
             own = sorted(row - start for row in rows if start <= row < start + size)

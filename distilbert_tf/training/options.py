@@ -10,7 +10,8 @@ from distilbert_tf.data.file_formats import BadRows
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
 
 
-def _option(default: Any, text: str, **limits: Any) -> Any:
+def option(default: Any, text: str, **limits: Any) -> Any:
+    """Makes the field of a setting, with its help, `minimum`, `maximum` and `choices`."""
     return dataclasses.field(default=default, metadata={"help": text, **limits})
 
 
@@ -27,47 +28,45 @@ class TrainingOptions:
         ValueError: A value out of its range.
     """
 
-    epochs: int = _option(3, "passes over the data", minimum=1)
-    batch_size: int = _option(32, "rows of an optimizer step, over all devices", minimum=1)
-    learning_rate: float = _option(5e-5, "peak learning rate", minimum=0.0)
-    warmup_ratio: float = _option(
+    epochs: int = option(3, "passes over the data", minimum=1)
+    batch_size: int = option(32, "rows of an optimizer step, over all devices", minimum=1)
+    learning_rate: float = option(5e-5, "peak learning rate", minimum=0.0)
+    warmup_ratio: float = option(
         0.1, "share of the steps with a rising rate", minimum=0.0, maximum=0.99
     )
-    weight_decay: float = _option(0.01, "decoupled weight decay", minimum=0.0)
-    max_gradient_norm: float = _option(
+    weight_decay: float = option(0.01, "decoupled weight decay", minimum=0.0)
+    max_gradient_norm: float = option(
         1.0, "gradients are scaled down to this global norm", minimum=1e-6
     )
-    max_length: int = _option(128, "longest row in tokens; longer text is truncated", minimum=3)
-    seed: int = _option(42, "seed of new weights, shuffles and dropout", minimum=0)
-    dtype: str = _option(
+    max_length: int = option(128, "longest row in tokens; longer text is truncated", minimum=3)
+    seed: int = option(42, "seed of new weights, shuffles and dropout", minimum=0)
+    dtype: str = option(
         "float32",
         "what to compute in; weights are float32 always",
         choices=("float32", "mixed_bfloat16"),
     )
-    jit_compile: bool = _option(
+    jit_compile: bool = option(
         False, "compile with XLA, all rows padded to max_length (for GPUs and TPUs)"
     )
-    strategy: str = _option("auto", "devices to train on", choices=STRATEGIES)
-    gradient_accumulation_steps: int = _option(
+    strategy: str = option("auto", "devices to train on", choices=STRATEGIES)
+    gradient_accumulation_steps: int = option(
         1,
         "compute each device's rows of a batch in this many parts, to save memory; batch_size "
         "stays that of the whole step",
         minimum=1,
     )
-    steps_per_execution: int = _option(
-        1, "optimizer steps between two returns to Python", minimum=1
-    )
-    deterministic: bool = _option(
+    steps_per_execution: int = option(1, "optimizer steps between two returns to Python", minimum=1)
+    deterministic: bool = option(
         False, "only repeatable kernels, also on GPUs (slower; a CPU has no others)"
     )
-    eval_steps: int | None = _option(
+    eval_steps: int | None = option(
         None, "evaluate every this many steps as well as after each epoch", minimum=1
     )
-    early_stopping_patience: int | None = _option(
+    early_stopping_patience: int | None = option(
         None, "stop early after this many evaluations without a better score", minimum=1
     )
-    save_steps: int = _option(500, "save the state every this many steps", minimum=1)
-    keep_states: int = _option(2, "how many of these states to keep", minimum=1)
+    save_steps: int = option(500, "save the state every this many steps", minimum=1)
+    keep_states: int = option(2, "how many of these states to keep", minimum=1)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -105,16 +104,16 @@ class FinetuneOptions(TrainingOptions):
         FinetuneOptions(epochs=4, learning_rate=3e-5).recipe()
     """
 
-    max_train_examples: int | None = _option(
+    max_train_examples: int | None = option(
         None, "use only the first rows of each task, this many", minimum=1
     )
-    temperature: float = _option(
+    temperature: float = option(
         1.0,
         "for several tasks: 1 samples each in proportion to its size, more evens the shares out",
         minimum=1.0,
     )
-    fresh_head: bool = _option(False, "start with new heads even if the checkpoint has one")
-    bad_rows: BadRows = _option(  # noqa: RUF009  (a field as the others; its type is an alias)
+    fresh_head: bool = option(False, "start with new heads even if the checkpoint has one")
+    bad_rows: BadRows = option(  # noqa: RUF009  (a field as the others; its type is an alias)
         "error", "what to do with rows that cannot be read", choices=typing.get_args(BadRows)
     )
 

@@ -13,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from distilbert_tf.data.sampler import EpochSampler
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.training.callbacks import (
     CountSteps,
@@ -44,13 +43,16 @@ class Training(abc.ABC):
         options: The settings.
         tokenizer: Saved with every model.
         model: The trainer, compiled by `compile_trainer`.
-        sampler: Which rows each step sees.
     """
 
     options: TrainingOptions
     tokenizer: DistilBertTokenizer
     model: TrainerModel
-    sampler: EpochSampler
+
+    @property
+    @abc.abstractmethod
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
 
     @abc.abstractmethod
     def training_batches(self, first_epoch: int = 0, first_step: int = 0) -> Any:
@@ -68,9 +70,9 @@ class Training(abc.ABC):
     def scores_before(self) -> dict[str, dict[str, float]]:
         """Evaluates the models before the training; returns figures by model."""
 
-    @abc.abstractmethod
-    def describe_rows(self, rows: Sequence[int]) -> str:
-        """Names training rows for an error message."""
+    def describe_batch(self, epoch: int, step: int) -> str:
+        """Says what is in the batch of a step, both counted from 0."""
+        return ""
 
     @property
     def parameters(self) -> int:
@@ -217,7 +219,7 @@ def run_training(
     if state is None:
         if chief:
             directory.clear(overwrite=overwrite or _has_begun(directory, identity, options))
-        progress = Progress(training.sampler.steps_per_epoch)
+        progress = Progress(training.steps_per_epoch)
         before = training.scores_before()
         for name, values in before.items():
             shown = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
@@ -318,12 +320,12 @@ def _fit(
 def _describe_divergence(training: Training, progress: Progress) -> str:
     epoch, step = divmod(progress.step, progress.steps_per_epoch)
     first, last = progress.step + 1, progress.step + training.options.steps_per_execution
-    rows = training.describe_rows(training.sampler.batches(epoch)[step].tolist())
+    batch = training.describe_batch(epoch, step)
     kept = progress.best
     return (
         f"The gradients of step {first}{f' to {last}' if last > first else ''} (epoch {epoch + 1}, "
-        f"batch {step + 1}: {rows}, counted from 0) are not finite: the training diverged. Try a "
-        "lower learning rate. "
+        f"batch {step + 1}{f': {batch}, counted from 0' if batch else ''}) are not finite: the "
+        "training diverged. Try a lower learning rate. "
         + (f"The checkpoint of step {kept['step']} is kept." if kept else "Nothing was saved.")
     )
 

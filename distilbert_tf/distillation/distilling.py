@@ -1,0 +1,464 @@
+"""Distilling students and training masked LM, from text files to saved checkpoints."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from distilbert_tf.checkpoints.tensor_files import CheckpointError
+from distilbert_tf.data.corpus_records import (
+    MANIFEST,
+    TRAIN,
+    VALIDATION,
+    Corpus,
+    CorpusSettings,
+    DocumentTokenizer,
+    open_corpus,
+    prepare_corpus,
+)
+from distilbert_tf.data.masking import Masking, smoothed_word_weights
+from distilbert_tf.distillation.batches import CorpusBatches, count_words
+from distilbert_tf.distillation.distiller import STUDENT, Distiller
+from distilbert_tf.distillation.losses import LossWeights
+from distilbert_tf.distillation.report import write_results
+from distilbert_tf.distillation.student import every_second_layer, make_student
+from distilbert_tf.models.heads import TFDistilBertForMaskedLM
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
+from distilbert_tf.training.callbacks import format_duration
+from distilbert_tf.training.options import TrainingOptions, option
+from distilbert_tf.training.run import (
+    Training,
+    compile_trainer,
+    end_run,
+    find_state,
+    run_training,
+    start_training,
+)
+from distilbert_tf.training.run_directory import RunDirectory
+from distilbert_tf.training.strategy import is_chief
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedLMOptions(TrainingOptions):
+    """Settings of `train_masked_lm`; each is a flag of `distilbert-tf pretrain-mlm` too.
+
+        MaskedLMOptions(max_steps=10_000, batch_size=64).recipe()
+
+    See `TrainingOptions` for what every training has.
+    """
+
+    epochs: int = option(3, "passes over the corpus, unless max_steps is given", minimum=1)
+    learning_rate: float = option(5e-4, "peak learning rate", minimum=0.0)
+    warmup_ratio: float = option(
+        0.05, "share of the steps with a rising rate", minimum=0.0, maximum=0.99
+    )
+    max_gradient_norm: float = option(
+        5.0, "gradients are scaled down to this global norm", minimum=1e-6
+    )
+    max_steps: int | None = option(None, "optimizer steps of the whole run", minimum=1)
+    validation_share: float = option(
+        0.01, "share of the documents that is held out", minimum=0.0, maximum=0.5
+    )
+    max_validation_rows: int = option(
+        2048, "how many of the rows held out are evaluated on", minimum=1
+    )
+    mask_probability: float = option(
+        0.15, "share of the tokens to predict", minimum=0.0, maximum=1.0
+    )
+    whole_words: bool = option(False, "mask whole words instead of single tokens")
+    word_smoothing: float = option(
+        0.0, "mask a word in proportion to its count to minus this power; published: 0.7",
+        minimum=0.0,
+    )  # fmt: skip
+    text_column: str = option("text", "column with the text, in JSON Lines and Parquet")
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillOptions(MaskedLMOptions):
+    """Settings of `distill`; each is a flag of `distilbert-tf distill` too.
+
+        DistillOptions(temperature=2.0, cosine_weight=0.0).recipe()
+
+    See `MaskedLMOptions` for the rest.
+    """
+
+    student_layers: str = option(
+        "", "layers of the teacher that the student starts from, as 0,2,4; every second if empty"
+    )
+    random_student: bool = option(False, "start the student from random weights")
+    temperature: float = option(2.0, "softens both sides' distributions", minimum=1e-3)
+    soft_targets_weight: float = option(5.0, "weight of the soft targets", minimum=0.0)
+    masked_lm_weight: float = option(2.0, "weight of masked LM", minimum=0.0)
+    cosine_weight: float = option(1.0, "weight of the cosine of hidden states", minimum=0.0)
+    logits_mse_weight: float = option(0.0, "weight of the logits' squared distance", minimum=0.0)
+    soft_targets_at: str = option(
+        "masked",
+        "ask the teacher about the masked tokens alone, or about all as published",
+        choices=("masked", "all"),
+    )
+
+    @property
+    def loss_weights(self) -> LossWeights:
+        """The weights of the losses."""
+        return LossWeights(
+            self.soft_targets_weight,
+            self.masked_lm_weight,
+            self.cosine_weight,
+            self.logits_mse_weight,
+        )
+
+
+@dataclasses.dataclass
+class MaskedLMTraining(Training):
+    """A student or a masked-LM model, ready to be trained.
+
+    Attributes:
+        train: What it is trained on.
+        validation: What it is evaluated on; None if nothing is held out.
+    """
+
+    options: MaskedLMOptions
+    model: Distiller
+    train: CorpusBatches
+    validation: CorpusBatches
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch: all, if the run has a number of steps."""
+        return self.options.max_steps or self.train.steps_per_epoch
+
+    def training_batches(self, first_epoch: int = 0, first_step: int = 0) -> Any:
+        """Makes the endless stream of batches from a step on."""
+        taken = first_epoch * self.steps_per_epoch + first_step
+        epoch, step = divmod(taken, self.train.steps_per_epoch)
+        return self.train.training(self.model.distribute_strategy, epoch, step)
+
+    def validation_batches(self) -> tuple[Any, int]:
+        """Makes the batches of an evaluation; returns them and their number."""
+        return self.validation.evaluation(self.model.distribute_strategy)
+
+    def score(self, logs: Mapping[str, float]) -> float:
+        """Returns the negative masked-LM loss."""
+        return -float(logs["masked_lm"])
+
+    def scores_before(self) -> dict[str, dict[str, float]]:
+        """Evaluates the student as it is made."""
+        return {STUDENT: self.evaluate()}
+
+    def evaluate(self) -> dict[str, float]:
+        """Evaluates the student on the rows held out."""
+        batches, steps = self.validation_batches()
+        logs = self.model.evaluate(batches, steps=steps, verbose=0, return_dict=True)
+        return {name: float(value) for name, value in logs.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillResult:
+    """The result of `distill` or `train_masked_lm`.
+
+    Attributes:
+        model: The model, with the best evaluation's weights.
+        tokenizer: Its tokenizer.
+        output_dir: Where both are saved.
+        metrics: The best evaluation: `masked_lm`, `perplexity`, and, with a teacher,
+            `soft_targets`, `cosine` and `agreement`.
+        run: The record, as in `run.json`.
+        evaluations: All evaluations, in order.
+    """
+
+    model: TFDistilBertForMaskedLM
+    tokenizer: DistilBertTokenizer
+    output_dir: Path
+    metrics: dict[str, float]
+    run: dict[str, Any]
+    evaluations: list[dict[str, Any]]
+
+    def report(self) -> str:
+        """Returns the figures as a few lines for people."""
+        run, before = self.run, self.run["scores_before"][STUDENT]
+        shown = ", ".join(
+            f"{name} {value:.4f} (before: {before[name]:.4f})"
+            for name, value in self.metrics.items()
+        )
+        return "\n".join(
+            [
+                f"held out, {run['corpus']['validation_rows']:,} rows: {shown}",
+                f"kept: step {run['best']['step']:,} of {run['total_steps']:,}",
+                f"{format_duration(run['train_time_s'])}, {run['tokens_per_s']:,.0f} tokens/s, "
+                f"peak memory {run['peak_memory_mib']:.0f} MiB",
+                f"saved in {self.output_dir}",
+            ]
+        )
+
+
+CorpusFiles = str | Path | Sequence[str | Path]
+
+
+def distill(
+    teacher: str | Path,
+    corpus: CorpusFiles,
+    output_dir: str | Path,
+    *,
+    corpus_dir: str | Path | None = None,
+    num_processes: int = 1,
+    overwrite: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    **options: Any,
+) -> DistillResult:
+    """Distils a student from a teacher, on text without labels.
+
+        distill("bert-base-uncased", ["wikipedia.txt.xz"], "OUT", max_steps=100_000).metrics
+
+    Called again with the same arguments after an interruption of any kind, it resumes the run from
+    its last saved state, and ends with the same weights as if nothing had happened.
+
+    Args:
+        teacher: A masked-LM checkpoint of BERT or DistilBERT: directory or hub name.
+        corpus: Text files (see `read_documents`), or the directory of a prepared corpus.
+        output_dir: Where the result goes: checkpoint and tokenizer, `run.json`, `metrics.json`,
+            learning curves, a model card, TensorBoard's logs and, until the run ends, its state.
+        corpus_dir: Where the corpus is prepared; `corpus` in `output_dir` if not given.
+        num_processes: How many files are prepared at once.
+        overwrite: Whether `output_dir` may hold another result already.
+        callbacks: More Keras callbacks.
+        **options: See `DistillOptions`.
+
+    Returns:
+        The student and the figures of the run.
+
+    Raises:
+        CheckpointError: The teacher has no masked-LM head, but a loss needs it; or all states are
+            damaged.
+        DataError: A text file cannot be read, or the corpus has changed.
+        FileExistsError: `output_dir` holds another result and `overwrite` is false.
+        FileNotFoundError: There is no such teacher or corpus.
+        InterruptedRunError: SIGTERM or SIGINT came; the state is saved.
+        TrainingDivergedError: The gradients became infinite or NaN.
+        ValueError: A bad argument.
+
+    Reference:
+        Sanh et al., "DistilBERT, a distilled version of BERT" (arXiv 1910.01108).
+    """
+    settings = DistillOptions(**options)
+    return _run(
+        settings, teacher, corpus, Path(output_dir), corpus_dir, num_processes, overwrite, callbacks
+    )
+
+
+def train_masked_lm(
+    model: str | Path,
+    corpus: CorpusFiles,
+    output_dir: str | Path,
+    *,
+    corpus_dir: str | Path | None = None,
+    num_processes: int = 1,
+    overwrite: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    **options: Any,
+) -> DistillResult:
+    """Continues the pre-training of an encoder on text of one's own; new heads are made if needed.
+
+        train_masked_lm("distilbert-base-uncased", "tickets.jsonl", "OUT", max_steps=5000).metrics
+
+    Args:
+        model: A checkpoint, with or without a masked-LM head: directory, hub name or `"demo"`.
+        corpus: See `distill`, as for all other arguments and errors.
+        output_dir: Where the result goes.
+        corpus_dir: Where the corpus is prepared.
+        num_processes: How many files are prepared at once.
+        overwrite: Whether `output_dir` may hold another result already.
+        callbacks: More Keras callbacks.
+        **options: See `MaskedLMOptions`.
+
+    Returns:
+        The model and the figures of the run.
+    """
+    settings = MaskedLMOptions(**options)
+    return _run(
+        settings, model, corpus, Path(output_dir), corpus_dir, num_processes, overwrite, callbacks
+    )
+
+
+def _run(
+    options: MaskedLMOptions,
+    checkpoint: str | Path,
+    corpus_files: CorpusFiles,
+    output_dir: Path,
+    corpus_dir: str | Path | None,
+    num_processes: int,
+    overwrite: bool,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> DistillResult:
+    directory = RunDirectory(output_dir, (STUDENT,))
+    directory.check(checkpoint, overwrite=overwrite)
+    tokenizer = DistilBertTokenizer.from_pretrained(checkpoint)
+    corpus = find_corpus(
+        corpus_files, tokenizer, options, corpus_dir or output_dir / "corpus", num_processes
+    )
+    identity = {
+        "teacher" if isinstance(options, DistillOptions) else "model": str(checkpoint),
+        "options": options.recipe(),
+        "data_files": list(corpus.sources),
+    }
+    state = find_state(directory, identity, options, overwrite=overwrite)
+    training = set_up(checkpoint, tokenizer, corpus, options)
+    about = {
+        "corpus": {
+            "directory": str(corpus.directory),
+            "train_rows": corpus.rows(TRAIN),
+            "train_tokens": corpus.tokens(TRAIN),
+            "validation_rows": training.validation.rows,
+        }
+    }
+    progress, record = run_training(
+        training, directory, identity, state, overwrite=overwrite, about=about, callbacks=callbacks
+    )
+    tokens_per_row = corpus.tokens(TRAIN) / corpus.rows(TRAIN)
+    record["tokens_per_s"] = record["examples_per_s"] * tokens_per_row
+    best = record["best"]
+    metrics = {name: best[name] for name in ("loss", *training.model.means, "perplexity")}
+    strategy = training.model.distribute_strategy
+    if is_chief(strategy):
+        write_results(directory, progress, record, metrics)
+    end_run(directory, strategy)
+    return DistillResult(
+        training.model.student, tokenizer, output_dir, metrics, record, progress.evaluations
+    )
+
+
+def find_corpus(
+    files: CorpusFiles,
+    tokenizer: DistilBertTokenizer,
+    options: MaskedLMOptions,
+    directory: str | Path,
+    num_processes: int = 1,
+) -> Corpus:
+    """Opens a prepared corpus, or prepares one from text files.
+
+    Raises:
+        DataError: See `prepare_corpus`.
+        ValueError: A prepared corpus is of another tokenizer or of other lengths.
+    """
+    settings = CorpusSettings(options.max_length, options.validation_share, options.text_column)
+    if isinstance(files, str | Path):
+        files = [files]
+    if len(files) == 1 and (Path(files[0]) / MANIFEST).is_file():
+        corpus = open_corpus(files[0])
+        ours = DocumentTokenizer(tokenizer, options.max_length).digest()
+        if corpus.tokenizer != ours:
+            raise ValueError(f"The corpus in {files[0]} was prepared with another tokenizer.")
+        if corpus.settings.max_length != options.max_length:
+            raise ValueError(
+                f"The corpus in {files[0]} has rows of up to {corpus.settings.max_length} tokens; "
+                f"max_length is {options.max_length}."
+            )
+        return corpus
+    return prepare_corpus(files, directory, tokenizer, settings, num_processes=num_processes)
+
+
+def set_up(
+    checkpoint: str | Path,
+    tokenizer: DistilBertTokenizer,
+    corpus: Corpus,
+    options: MaskedLMOptions,
+) -> MaskedLMTraining:
+    """Makes strategy, models and optimizer.
+
+    Args:
+        checkpoint: The teacher, or the model to train on.
+        tokenizer: Its tokenizer.
+        corpus: The text.
+        options: The settings; `DistillOptions` for a student.
+
+    Raises:
+        CheckpointError: The teacher has no masked-LM head, but a loss needs it.
+        ValueError: There are too few positions or rows.
+    """
+    strategy = start_training(options)
+    with strategy.scope():
+        trainer = _make_trainer(checkpoint, options)
+    config = trainer.student.config
+    if options.max_length > config.max_position_embeddings:
+        raise ValueError(
+            f"max_length is {options.max_length}, but {checkpoint} has "
+            f"{config.max_position_embeddings} positions."
+        )
+    masking = _make_masking(tokenizer, corpus, config.vocab_size, options)
+    # XLA and TPUs need batches of one shape.
+    needs_width = options.jit_compile or isinstance(strategy, tf.distribute.TPUStrategy)
+    width = options.max_length if needs_width else None
+    train, validation = (
+        CorpusBatches(corpus, split, masking, options.batch_size, options.seed, width, max_rows)
+        for split, max_rows in ((TRAIN, None), (VALIDATION, options.max_validation_rows))
+    )
+    if not train.steps_per_epoch:
+        raise ValueError(
+            f"The {train.rows} rows of the corpus do not fill one batch of {options.batch_size}: "
+            "choose a smaller batch_size."
+        )
+    training = MaskedLMTraining(options, tokenizer, trainer, train, validation)
+    compile_trainer(trainer, options, training.steps_per_epoch)
+    return training
+
+
+def _make_trainer(checkpoint: str | Path, options: MaskedLMOptions) -> Distiller:
+    if not isinstance(options, DistillOptions):
+        return Distiller(_load(checkpoint, options))
+    weights = options.loss_weights
+    try:
+        teacher = TFDistilBertForMaskedLM.from_pretrained(
+            checkpoint, dtype=options.dtype, fresh_head=not weights.needs_teacher_logits
+        )
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error} Soft targets need a teacher with a masked-LM head: give it one first "
+            f"(`distilbert-tf pretrain-mlm --model={checkpoint}`), or set soft_targets_weight=0."
+        ) from error
+    layers = [int(layer) for layer in options.student_layers.split(",") if layer.strip()]
+    student = make_student(
+        teacher,
+        layers or every_second_layer(teacher.config.n_layers),
+        random_weights=options.random_student,
+        dtype=options.dtype,
+    )
+    return Distiller(
+        student,
+        teacher,
+        weights,
+        temperature=options.temperature,
+        soft_targets_at=options.soft_targets_at,  # type: ignore[arg-type]
+    )
+
+
+def _load(checkpoint: str | Path, options: MaskedLMOptions) -> TFDistilBertForMaskedLM:
+    """Loads a masked-LM model; one without a head gets a new one."""
+    try:
+        return TFDistilBertForMaskedLM.from_pretrained(checkpoint, dtype=options.dtype)
+    except CheckpointError:
+        return TFDistilBertForMaskedLM.from_pretrained(
+            checkpoint, dtype=options.dtype, fresh_head=True
+        )
+
+
+def _make_masking(
+    tokenizer: DistilBertTokenizer, corpus: Corpus, vocab_size: int, options: MaskedLMOptions
+) -> Masking:
+    continues = None
+    if options.whole_words:
+        words = tokenizer.convert_ids_to_tokens(list(range(vocab_size)))
+        continues = np.array([word is not None and word.startswith("##") for word in words])
+    weights = None
+    if options.word_smoothing:
+        weights = smoothed_word_weights(count_words(corpus, vocab_size), options.word_smoothing)
+    return Masking(
+        tokenizer.mask_token_id,
+        tokenizer.all_special_ids,
+        vocab_size,
+        options.mask_probability,
+        word_weights=weights,
+        continues_word=continues,
+    )
