@@ -1,6 +1,7 @@
 """A tiny encoder and a sentiment task that it learns in seconds."""
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,9 +22,10 @@ CONFIG = DistilBertConfig(
 )  # fmt: skip
 
 
-def tiny_checkpoint(directory: Path) -> Path:
+def tiny_checkpoint(directory: Path, **fields: Any) -> Path:
     keras.utils.set_random_seed(5)
-    TFDistilBertModel(CONFIG).save_pretrained(directory)
+    config = DistilBertConfig(**{**CONFIG.to_dict(), **fields})
+    TFDistilBertModel(config).save_pretrained(directory)
     (directory / "vocab.txt").write_text("\n".join(WORDS) + "\n")
     return directory
 

@@ -6,6 +6,12 @@ Each imports what it needs when it runs, so `--help` and wrong flags answer imme
 from distilbert_tf.commands.check_export import define_check_export, run_check_export
 from distilbert_tf.commands.common_flags import Command
 from distilbert_tf.commands.demo import define_demo, run_demo
+from distilbert_tf.commands.distill import (
+    define_distill,
+    define_pretrain_mlm,
+    run_distill,
+    run_pretrain_mlm,
+)
 from distilbert_tf.commands.export import define_export, run_export
 from distilbert_tf.commands.pipelines import (
     define_fill_mask,
@@ -30,6 +36,14 @@ COMMANDS = {
         "fine-tune one or several classifiers on one encoder, and keep the best checkpoint",
         run_finetune,
         define_finetune,
+    ),
+    "distill": Command(
+        "distil a student from a masked-LM teacher, on text files", run_distill, define_distill
+    ),
+    "pretrain-mlm": Command(
+        "continue masked-LM pre-training on text files of your own",
+        run_pretrain_mlm,
+        define_pretrain_mlm,
     ),
     "evaluate": Command(
         "score a saved classifier on a split of a task", run_evaluate, define_evaluate

@@ -1,10 +1,11 @@
 """The subcommands that train and score."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from distilbert_tf.commands.common_flags import (
     say,
 )
 from distilbert_tf.training.launcher import LOST_WORKER, TF_CONFIG, launch
-from distilbert_tf.training.options import FinetuneOptions, option_type
+from distilbert_tf.training.options import FinetuneOptions, TrainingOptions, option_type
 
 
 def define_finetune(values: flags.FlagValues) -> None:
@@ -39,8 +40,18 @@ def define_finetune(values: flags.FlagValues) -> None:
         1,
         flag_values=values,
     )
-    for field in dataclasses.fields(FinetuneOptions):
+    define_options(values, FinetuneOptions)
+
+
+def define_options(values: flags.FlagValues, options: type[TrainingOptions]) -> None:
+    """Defines a flag for each setting of a training."""
+    for field in dataclasses.fields(options):
         _define_option(values, field)
+
+
+def read_options(values: flags.FlagValues, options: type[TrainingOptions]) -> dict[str, Any]:
+    """Returns the settings of a training, as its flags have them."""
+    return {field.name: values[field.name].value for field in dataclasses.fields(options)}
 
 
 def _define_option(values: flags.FlagValues, field: dataclasses.Field[Any]) -> None:
@@ -52,24 +63,19 @@ def _define_option(values: flags.FlagValues, field: dataclasses.Field[Any]) -> N
 
 def run_finetune(values: flags.FlagValues, words: Sequence[str]) -> None:
     """Fine-tunes."""
-    options: dict[str, Any] = {
-        field.name: values[field.name].value for field in dataclasses.fields(FinetuneOptions)
-    }
+    options = read_options(values, FinetuneOptions)
     if values.num_workers > 1 and not os.environ.get(TF_CONFIG) and not values.dry_run:
         from distilbert_tf.training.run_directory import LOGS, default_output_dir
 
         logs = Path(values.output or default_output_dir(values.task)) / LOGS
         raise SystemExit(launch(["finetune", *_spelled(values)], values.num_workers, logs))
-    from tensorflow import errors
-
     from distilbert_tf.training.finetuning import finetune
-    from distilbert_tf.training.interruption import InterruptedRunError
     from distilbert_tf.training.plan import plan_finetuning
 
     if values.dry_run:
         say(plan_finetuning(values.task, values.model, values.data, **options).report())
         return
-    try:
+    with exiting_when_interrupted():
         result = finetune(
             values.task,
             values.model,
@@ -78,6 +84,18 @@ def run_finetune(values: flags.FlagValues, words: Sequence[str]) -> None:
             overwrite=values.overwrite,
             **options,
         )
+    say(result.report())
+
+
+@contextlib.contextmanager
+def exiting_when_interrupted() -> Iterator[None]:
+    """Ends the process with the right code if a run is stopped, or loses a worker."""
+    from tensorflow import errors
+
+    from distilbert_tf.training.interruption import InterruptedRunError
+
+    try:
+        yield
     except InterruptedRunError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(128 + error.signal_number) from None
@@ -89,7 +107,6 @@ def run_finetune(values: flags.FlagValues, words: Sequence[str]) -> None:
             "workers, resumes from the last saved state.\n"
         )
         raise SystemExit(LOST_WORKER) from None
-    say(result.report())
 
 
 def _spelled(values: flags.FlagValues) -> list[str]:

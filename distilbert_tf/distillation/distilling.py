@@ -24,12 +24,12 @@ from distilbert_tf.data.masking import Masking, smoothed_word_weights
 from distilbert_tf.distillation.batches import CorpusBatches, count_words
 from distilbert_tf.distillation.distiller import STUDENT, Distiller
 from distilbert_tf.distillation.losses import LossWeights
+from distilbert_tf.distillation.options import DistillOptions, MaskedLMOptions
 from distilbert_tf.distillation.report import write_results
 from distilbert_tf.distillation.student import every_second_layer, make_student
 from distilbert_tf.models.heads import TFDistilBertForMaskedLM
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.training.callbacks import format_duration
-from distilbert_tf.training.options import TrainingOptions, option
 from distilbert_tf.training.run import (
     Training,
     compile_trainer,
@@ -40,76 +40,6 @@ from distilbert_tf.training.run import (
 )
 from distilbert_tf.training.run_directory import RunDirectory
 from distilbert_tf.training.strategy import is_chief
-
-
-@dataclasses.dataclass(frozen=True)
-class MaskedLMOptions(TrainingOptions):
-    """Settings of `train_masked_lm`; each is a flag of `distilbert-tf pretrain-mlm` too.
-
-        MaskedLMOptions(max_steps=10_000, batch_size=64).recipe()
-
-    See `TrainingOptions` for what every training has.
-    """
-
-    epochs: int = option(3, "passes over the corpus, unless max_steps is given", minimum=1)
-    learning_rate: float = option(5e-4, "peak learning rate", minimum=0.0)
-    warmup_ratio: float = option(
-        0.05, "share of the steps with a rising rate", minimum=0.0, maximum=0.99
-    )
-    max_gradient_norm: float = option(
-        5.0, "gradients are scaled down to this global norm", minimum=1e-6
-    )
-    max_steps: int | None = option(None, "optimizer steps of the whole run", minimum=1)
-    validation_share: float = option(
-        0.01, "share of the documents that is held out", minimum=0.0, maximum=0.5
-    )
-    max_validation_rows: int = option(
-        2048, "how many of the rows held out are evaluated on", minimum=1
-    )
-    mask_probability: float = option(
-        0.15, "share of the tokens to predict", minimum=0.0, maximum=1.0
-    )
-    whole_words: bool = option(False, "mask whole words instead of single tokens")
-    word_smoothing: float = option(
-        0.0, "mask a word in proportion to its count to minus this power; published: 0.7",
-        minimum=0.0,
-    )  # fmt: skip
-    text_column: str = option("text", "column with the text, in JSON Lines and Parquet")
-
-
-@dataclasses.dataclass(frozen=True)
-class DistillOptions(MaskedLMOptions):
-    """Settings of `distill`; each is a flag of `distilbert-tf distill` too.
-
-        DistillOptions(temperature=2.0, cosine_weight=0.0).recipe()
-
-    See `MaskedLMOptions` for the rest.
-    """
-
-    student_layers: str = option(
-        "", "layers of the teacher that the student starts from, as 0,2,4; every second if empty"
-    )
-    random_student: bool = option(False, "start the student from random weights")
-    temperature: float = option(2.0, "softens both sides' distributions", minimum=1e-3)
-    soft_targets_weight: float = option(5.0, "weight of the soft targets", minimum=0.0)
-    masked_lm_weight: float = option(2.0, "weight of masked LM", minimum=0.0)
-    cosine_weight: float = option(1.0, "weight of the cosine of hidden states", minimum=0.0)
-    logits_mse_weight: float = option(0.0, "weight of the logits' squared distance", minimum=0.0)
-    soft_targets_at: str = option(
-        "masked",
-        "ask the teacher about the masked tokens alone, or about all as published",
-        choices=("masked", "all"),
-    )
-
-    @property
-    def loss_weights(self) -> LossWeights:
-        """The weights of the losses."""
-        return LossWeights(
-            self.soft_targets_weight,
-            self.masked_lm_weight,
-            self.cosine_weight,
-            self.logits_mse_weight,
-        )
 
 
 @dataclasses.dataclass
@@ -408,7 +338,12 @@ def set_up(
 def _make_trainer(checkpoint: str | Path, options: MaskedLMOptions) -> Distiller:
     if not isinstance(options, DistillOptions):
         return Distiller(_load(checkpoint, options))
-    weights = options.loss_weights
+    weights = LossWeights(
+        options.soft_targets_weight,
+        options.masked_lm_weight,
+        options.cosine_weight,
+        options.logits_mse_weight,
+    )
     try:
         teacher = TFDistilBertForMaskedLM.from_pretrained(
             checkpoint, dtype=options.dtype, fresh_head=not weights.needs_teacher_logits
@@ -462,3 +397,33 @@ def _make_masking(
         word_weights=weights,
         continues_word=continues,
     )
+
+
+def plan_distillation(
+    checkpoint: str | Path,
+    corpus: CorpusFiles,
+    output_dir: str | Path,
+    options: MaskedLMOptions,
+    *,
+    corpus_dir: str | Path | None = None,
+    num_processes: int = 1,
+) -> str:
+    """Prepares the corpus, makes the models, and says in a few lines what a run would do."""
+    tokenizer = DistilBertTokenizer.from_pretrained(checkpoint)
+    found = find_corpus(
+        corpus, tokenizer, options, corpus_dir or Path(output_dir) / "corpus", num_processes
+    )
+    training = set_up(checkpoint, tokenizer, found, options)
+    steps = options.epochs * training.steps_per_epoch
+    config, teacher = training.model.student.config, training.model.teacher
+    lines = [
+        f"corpus: {found.rows(TRAIN):,} rows with {found.tokens(TRAIN):,} tokens in "
+        f"{found.directory}; {training.validation.rows:,} rows are held out",
+        f"model: {config.n_layers} layers of width {config.dim}, {training.parameters:,} "
+        "parameters to train",
+        f"steps: {steps:,} of {options.batch_size} rows, "
+        f"{steps / training.train.steps_per_epoch:.2f} passes over the corpus",
+    ]
+    if teacher is not None:
+        lines.insert(1, f"teacher: {teacher.config.n_layers} layers of width {teacher.config.dim}")
+    return "\n".join(lines)

@@ -1,0 +1,74 @@
+"""The subcommands that train on text without labels."""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from distilbert_tf.commands.common_flags import define_flag, required, say
+from distilbert_tf.commands.training import (
+    define_options,
+    exiting_when_interrupted,
+    read_options,
+)
+from distilbert_tf.distillation.options import DistillOptions, MaskedLMOptions
+
+
+def _define_corpus(values: flags.FlagValues) -> None:
+    define_flag(
+        values,
+        "corpus",
+        [],
+        "text files with commas (.txt, .jsonl, .parquet; .gz, .xz): a paragraph a line, a blank "
+        "line between documents; or the directory of a prepared corpus",
+    )
+    define_flag(
+        values, "corpus_dir", None, "where to prepare it; OUTPUT/corpus if not given", kind=str
+    )
+    define_flag(values, "num_processes", 1, "how many files to prepare at once", minimum=1)
+    define_flag(values, "output", None, "directory of the result", kind=str)
+    define_flag(values, "overwrite", False, "replace an earlier result")
+    define_flag(values, "dry_run", False, "prepare the corpus, say what would be done, and end")
+
+
+def define_distill(values: flags.FlagValues) -> None:
+    """Defines the flags of `distill`."""
+    define_flag(
+        values, "teacher", None, "masked-LM checkpoint: a directory or a hub repository", kind=str
+    )
+    _define_corpus(values)
+    define_options(values, DistillOptions)
+
+
+def run_distill(values: flags.FlagValues, words: Sequence[str]) -> None:
+    """Distils a student."""
+    _run(values, DistillOptions, required(values, "teacher"))
+
+
+def define_pretrain_mlm(values: flags.FlagValues) -> None:
+    """Defines the flags of `pretrain-mlm`."""
+    define_flag(
+        values, "model", None, "checkpoint: a directory, a hub repository, or 'demo'", kind=str
+    )
+    _define_corpus(values)
+    define_options(values, MaskedLMOptions)
+
+
+def run_pretrain_mlm(values: flags.FlagValues, words: Sequence[str]) -> None:
+    """Trains masked LM."""
+    _run(values, MaskedLMOptions, required(values, "model"))
+
+
+def _run(values: flags.FlagValues, options: type[MaskedLMOptions], checkpoint: str) -> None:
+    files, output = required(values, "corpus"), required(values, "output")
+    from distilbert_tf.distillation import distilling
+
+    settings = read_options(values, options)
+    where = {"corpus_dir": values.corpus_dir, "num_processes": values.num_processes}
+    if values.dry_run:
+        plan = distilling.plan_distillation(checkpoint, files, output, options(**settings), **where)
+        say(plan)
+        return
+    train = distilling.distill if options is DistillOptions else distilling.train_masked_lm
+    with exiting_when_interrupted():
+        result = train(checkpoint, files, output, overwrite=values.overwrite, **where, **settings)
+    say(result.report())

@@ -1,0 +1,161 @@
+"""Whole runs of masked-LM training and of distillation, on a tiny teacher and a tiny corpus."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tiny_task import BAD, GOOD, THINGS, tiny_checkpoint
+
+from distilbert_tf.checkpoints.tensor_files import CheckpointError
+from distilbert_tf.data.corpus_records import MANIFEST
+from distilbert_tf.distillation.distilling import (
+    DistillResult,
+    distill,
+    plan_distillation,
+    train_masked_lm,
+)
+from distilbert_tf.distillation.options import DistillOptions
+from distilbert_tf.models.heads import TFDistilBertForMaskedLM
+from distilbert_tf.pipelines import pipeline
+
+SETTINGS: dict[str, Any] = {
+    "max_length": 16, "batch_size": 16, "learning_rate": 5e-3, "validation_share": 0.1,
+    "strategy": "none",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sentences that can be guessed: good things are warm teas, bad ones are cold."""
+    random = np.random.default_rng(0)
+    documents = []
+    for _ in range(200):
+        things = random.choice(THINGS, 3)
+        documents.append(
+            "\n".join(
+                f"The {thing} was {(GOOD, BAD)[THINGS.index(thing) % 2][0]}." for thing in things
+            )
+        )
+    path = tmp_path_factory.mktemp("text") / "corpus.txt"
+    path.write_text("\n\n".join(documents) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> DistillResult:
+    """An encoder without a head, which masked-LM training gives one."""
+    directory = tmp_path_factory.mktemp("teacher")
+    encoder = tiny_checkpoint(directory / "encoder", n_layers=4)
+    return train_masked_lm(
+        encoder, corpus, directory / "out", max_steps=60, eval_steps=30, **SETTINGS
+    )
+
+
+def test_masked_lm_is_learnt(teacher: DistillResult) -> None:
+    before = teacher.run["scores_before"]["student"]
+    assert teacher.metrics["masked_lm"] < 0.5 * before["masked_lm"]
+    assert teacher.metrics["perplexity"] == pytest.approx(np.exp(teacher.metrics["masked_lm"]))
+    assert [found["step"] for found in teacher.evaluations] == [30, 60]
+    fill = pipeline("fill-mask", model=teacher.output_dir)
+    (best, *_) = fill("the tea was [MASK].")
+    assert best["token_str"] == GOOD[0]
+    names = {path.name for path in teacher.output_dir.iterdir()}
+    assert names == {
+        "README.md", "config.json", "corpus", "learning_curves.png", "metrics.json",
+        "model.safetensors", "run.json", "tensorboard", "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+    card = (teacher.output_dir / "README.md").read_text()
+    assert "pipeline_tag: fill-mask" in card
+    assert f"| {teacher.metrics['perplexity']:.4f} |" in card
+
+
+def test_every_loss_of_a_student_falls(
+    teacher: DistillResult, corpus: Path, tmp_path: Path
+) -> None:
+    result = distill(
+        teacher.output_dir,
+        teacher.output_dir / "corpus",
+        tmp_path / "out",
+        max_steps=60,
+        **SETTINGS,
+    )
+    before = result.run["scores_before"]["student"]
+    for name in ("loss", "soft_targets", "masked_lm", "cosine"):
+        assert result.metrics[name] < 0.7 * before[name], name
+    assert result.metrics["agreement"] > before["agreement"]
+    assert result.model.config.n_layers == 2
+    saved = TFDistilBertForMaskedLM.from_pretrained(tmp_path / "out")
+    for ours, theirs in zip(result.model.weights, saved.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert f"distilled from `{teacher.output_dir}`" in (tmp_path / "out/README.md").read_text()
+    assert "saved in" in result.report()
+
+
+class Stop(keras.callbacks.Callback):
+    """Ends a run as Control-C does."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if batch + 1 == self.step:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_ends_as_if_nothing_had_happened(
+    teacher: DistillResult, tmp_path: Path
+) -> None:
+    settings = SETTINGS | {"max_steps": 12, "save_steps": 5, "eval_steps": 6, "cosine_weight": 0.5}
+    corpus = teacher.output_dir / "corpus"
+    whole = distill(teacher.output_dir, corpus, tmp_path / "whole", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        distill(teacher.output_dir, corpus, tmp_path / "cut", callbacks=[Stop(8)], **settings)
+    resumed = distill(teacher.output_dir, corpus, tmp_path / "cut", **settings)
+    assert resumed.run["resumed_at_step"] == 5
+    assert resumed.evaluations == whole.evaluations
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("cut", "whole"))
+    for name, tensor in theirs.items():
+        np.testing.assert_array_equal(ours[name], tensor)
+    with pytest.raises(FileExistsError, match="already holds a finished run"):
+        distill(teacher.output_dir, corpus, tmp_path / "cut", **settings)
+
+
+def test_a_plan_says_what_would_be_done(
+    teacher: DistillResult, corpus: Path, tmp_path: Path
+) -> None:
+    options = DistillOptions(max_steps=30, **SETTINGS)
+    plan = plan_distillation(teacher.output_dir, [corpus], tmp_path, options)
+    rows = json.loads((tmp_path / "corpus" / MANIFEST).read_text())["shards"][0]["rows"]
+    assert f"{rows} rows" in plan
+    assert "teacher: 4 layers of width 16" in plan
+    assert "model: 2 layers of width 16" in plan
+    assert "steps: 30 of 16 rows" in plan
+
+
+def test_what_cannot_be_distilled_is_refused(
+    teacher: DistillResult, corpus: Path, tmp_path: Path
+) -> None:
+    encoder = tiny_checkpoint(tmp_path / "encoder")
+    out = tmp_path / "out"
+    with pytest.raises(CheckpointError, match="Soft targets need a teacher with a masked-LM head"):
+        distill(encoder, corpus, out, **SETTINGS)
+    for settings, message in (
+        ({"mask_probability": 0.0}, "masking probability is 0.0"),
+        ({"mask_probability": 1.0}, "masking probability is 1.0"),
+        ({"student_layers": "0,9"}, "The student's layers are"),
+        ({"max_length": 200}, "max_length is 200, but .* has 128 positions"),
+        ({"batch_size": 4096}, "do not fill one batch of 4096"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            distill(teacher.output_dir, corpus, tmp_path / "new", **(SETTINGS | settings))
+    prepared = teacher.output_dir / "corpus"
+    with pytest.raises(ValueError, match="has rows of up to 16 tokens; max_length is 32"):
+        distill(teacher.output_dir, prepared, out, **(SETTINGS | {"max_length": 32}))
+    with pytest.raises(FileNotFoundError, match="There is no file nowhere.txt"):
+        distill(teacher.output_dir, "nowhere.txt", out, **SETTINGS)
+    assert not (out / "config.json").exists()
