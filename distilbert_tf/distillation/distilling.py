@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from distilbert_tf.checkpoints.config import load_config
+from distilbert_tf.checkpoints.hub import find_checkpoint
 from distilbert_tf.checkpoints.tensor_files import CheckpointError
 from distilbert_tf.data.corpus_records import (
     MANIFEST,
@@ -225,7 +227,7 @@ def _run(
 ) -> DistillResult:
     directory = RunDirectory(output_dir, (STUDENT,))
     directory.check(checkpoint, overwrite=overwrite)
-    tokenizer = DistilBertTokenizer.from_pretrained(checkpoint)
+    tokenizer = load_tokenizer(checkpoint, options)
     corpus = find_corpus(
         corpus_files, tokenizer, options, corpus_dir or output_dir / "corpus", num_processes
     )
@@ -258,6 +260,22 @@ def _run(
     return DistillResult(
         training.model.student, tokenizer, output_dir, metrics, record, progress.evaluations
     )
+
+
+def load_tokenizer(checkpoint: str | Path, options: MaskedLMOptions) -> DistilBertTokenizer:
+    """Loads the tokenizer of a checkpoint that has enough positions for the rows to come.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        ValueError: There are too few positions.
+    """
+    config, _ = load_config(find_checkpoint(checkpoint).config)
+    if options.max_length > config.max_position_embeddings:
+        raise ValueError(
+            f"max_length is {options.max_length}, but {checkpoint} has "
+            f"{config.max_position_embeddings} positions."
+        )
+    return DistilBertTokenizer.from_pretrained(checkpoint)
 
 
 def find_corpus(
@@ -306,18 +324,12 @@ def set_up(
 
     Raises:
         CheckpointError: The teacher has no masked-LM head, but a loss needs it.
-        ValueError: There are too few positions or rows.
+        ValueError: There are too few rows, or a setting does not fit.
     """
     strategy = start_training(options)
     with strategy.scope():
         trainer = _make_trainer(checkpoint, options)
-    config = trainer.student.config
-    if options.max_length > config.max_position_embeddings:
-        raise ValueError(
-            f"max_length is {options.max_length}, but {checkpoint} has "
-            f"{config.max_position_embeddings} positions."
-        )
-    masking = _make_masking(tokenizer, corpus, config.vocab_size, options)
+    masking = _make_masking(tokenizer, corpus, trainer.student.config.vocab_size, options)
     # XLA and TPUs need batches of one shape.
     needs_width = options.jit_compile or isinstance(strategy, tf.distribute.TPUStrategy)
     width = options.max_length if needs_width else None
@@ -409,7 +421,7 @@ def plan_distillation(
     num_processes: int = 1,
 ) -> str:
     """Prepares the corpus, makes the models, and says in a few lines what a run would do."""
-    tokenizer = DistilBertTokenizer.from_pretrained(checkpoint)
+    tokenizer = load_tokenizer(checkpoint, options)
     found = find_corpus(
         corpus, tokenizer, options, corpus_dir or Path(output_dir) / "corpus", num_processes
     )
