@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from distilbert_tf.data.tasks import TASKS as TASKS
     from distilbert_tf.data.tasks import Task as Task
     from distilbert_tf.data.tasks import get_task as get_task
+    from distilbert_tf.distillation.distilling import distill as distill
+    from distilbert_tf.distillation.distilling import train_masked_lm as train_masked_lm
     from distilbert_tf.models.encoder import TFDistilBertModel as TFDistilBertModel
     from distilbert_tf.models.heads import TFDistilBertForMaskedLM as TFDistilBertForMaskedLM
     from distilbert_tf.models.heads import (
@@ -46,6 +48,7 @@ _NAMES = {
     "distilbert_tf.data.file_formats": "DataError",
     "distilbert_tf.data.submission": "write_submission",
     "distilbert_tf.data.tasks": "TASKS Task get_task",
+    "distilbert_tf.distillation.distilling": "distill train_masked_lm",
     "distilbert_tf.models.encoder": "TFDistilBertModel",
     "distilbert_tf.models.heads": "TFDistilBertForMaskedLM TFDistilBertForSequenceClassification",
     "distilbert_tf.pipelines": "pipeline",

@@ -31,9 +31,6 @@ _EVALUATION_SEED = 0
 class CorpusBatches:
     """The batches of one split of a corpus.
 
-        batches = CorpusBatches(open_corpus("corpus"), "train", masking, batch_size=32, seed=42)
-        inputs, targets = next(iter(batches.training(tf.distribute.get_strategy())))
-
     Attributes:
         corpus: Where the rows are.
         split: Which of them.
@@ -43,6 +40,10 @@ class CorpusBatches:
         width: T for all batches; None for that of the longest row.
         max_rows: Use the first so many rows alone, if given; for evaluations.
         window: How many rows are shuffled together.
+
+    Example:
+        batches = CorpusBatches(open_corpus("corpus"), "train", masking, batch_size=32, seed=42)
+        inputs, targets = next(iter(batches.training(tf.distribute.get_strategy())))
     """
 
     corpus: Corpus

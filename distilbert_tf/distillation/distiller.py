@@ -41,10 +41,6 @@ class Distiller(TrainerModel):
     Without a teacher it is masked-LM training. Batches come from `CorpusBatches`. Losses are means
     over the positions of a whole batch, however many replicas share it.
 
-        distiller = Distiller(student, teacher)
-        distiller.compile(create_optimizer(5e-4, total_steps=1000))
-        distiller.fit(batches.training(strategy), steps_per_epoch=1000)
-
     Args:
         student: What is trained.
         teacher: What it learns from, frozen and without dropout; of any depth and width.
@@ -57,6 +53,11 @@ class Distiller(TrainerModel):
     Raises:
         ValueError: A loss needs a teacher and there is none; student and teacher have different
             vocabularies; or all weights are 0.
+
+    Example:
+        distiller = Distiller(student, teacher)
+        distiller.compile(create_optimizer(5e-4, total_steps=1000))
+        distiller.fit(batches.training(strategy), steps_per_epoch=1000)
     """
 
     def __init__(

@@ -143,8 +143,6 @@ def distill(
 ) -> DistillResult:
     """Distils a student from a teacher, on text without labels.
 
-        distill("bert-base-uncased", ["wikipedia.txt.xz"], "OUT", max_steps=100_000).metrics
-
     Called again with the same arguments after an interruption of any kind, it resumes the run from
     its last saved state, and ends with the same weights as if nothing had happened.
 
@@ -174,6 +172,9 @@ def distill(
 
     Reference:
         Sanh et al., "DistilBERT, a distilled version of BERT" (arXiv 1910.01108).
+
+    Example:
+        distill("bert-base-uncased", ["wikipedia.txt.xz"], "OUT", max_steps=100_000).metrics
     """
     settings = DistillOptions(**options)
     return _run(
@@ -194,8 +195,6 @@ def train_masked_lm(
 ) -> DistillResult:
     """Continues the pre-training of an encoder on text of one's own; new heads are made if needed.
 
-        train_masked_lm("distilbert-base-uncased", "tickets.jsonl", "OUT", max_steps=5000).metrics
-
     Args:
         model: A checkpoint, with or without a masked-LM head: directory, hub name or `"demo"`.
         corpus: See `distill`, as for all other arguments and errors.
@@ -208,6 +207,9 @@ def train_masked_lm(
 
     Returns:
         The model and the figures of the run.
+
+    Example:
+        train_masked_lm("distilbert-base-uncased", "tickets.jsonl", "OUT", max_steps=5000).metrics
     """
     settings = MaskedLMOptions(**options)
     return _run(

@@ -9,9 +9,10 @@ from distilbert_tf.training.options import TrainingOptions, option
 class MaskedLMOptions(TrainingOptions):
     """Settings of `train_masked_lm`; each is a flag of `distilbert-tf pretrain-mlm` too.
 
-        MaskedLMOptions(max_steps=10_000, batch_size=64).recipe()
-
     See `TrainingOptions` for what every training has.
+
+    Example:
+        MaskedLMOptions(max_steps=10_000, batch_size=64).recipe()
     """
 
     epochs: int = option(1, "passes over the corpus, or over max_steps steps", minimum=1)
@@ -46,9 +47,10 @@ class MaskedLMOptions(TrainingOptions):
 class DistillOptions(MaskedLMOptions):
     """Settings of `distill`; each is a flag of `distilbert-tf distill` too.
 
-        DistillOptions(temperature=2.0, cosine_weight=0.0).recipe()
-
     See `MaskedLMOptions` for the rest.
+
+    Example:
+        DistillOptions(temperature=2.0, cosine_weight=0.0).recipe()
     """
 
     student_layers: str = option(

@@ -26,8 +26,6 @@ def make_student(
 ) -> TFDistilBertForMaskedLM:
     """Makes a student of some of a teacher's layers, and all of its embeddings and head.
 
-        student = make_student(TFDistilBertForMaskedLM.from_pretrained("teacher"))
-
     Args:
         teacher: The teacher.
         layers: Numbers of the layers to take, from 0, in the student's order; by default every
@@ -43,6 +41,9 @@ def make_student(
 
     Reference:
         Sanh et al., "DistilBERT, a distilled version of BERT" (arXiv 1910.01108), section 3.
+
+    Example:
+        student = make_student(TFDistilBertForMaskedLM.from_pretrained("teacher"))
     """
     if layers is None:
         layers = every_second_layer(teacher.config.n_layers)
