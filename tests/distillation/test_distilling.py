@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 from tiny_task import BAD, GOOD, THINGS, tiny_checkpoint
 
+from distilbert_tf import cli
 from distilbert_tf.checkpoints.tensor_files import CheckpointError
 from distilbert_tf.data.corpus_records import MANIFEST
 from distilbert_tf.distillation.distilling import (
@@ -138,6 +139,21 @@ def test_a_plan_says_what_would_be_done(
     assert "teacher: 4 layers of width 16" in plan
     assert "model: 2 layers of width 16" in plan
     assert "steps: 30 of 16 rows" in plan
+
+
+def test_the_commands(
+    teacher: DistillResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [f"--corpus={teacher.output_dir / 'corpus'}", "--max_length=16", "--batch_size=16"]
+    flags += ["--max_steps=7", "--validation_share=0.1", "--dry_run"]
+    output = f"--output={tmp_path / 'out'}"
+    cli.main(["distill", f"--teacher={teacher.output_dir}", output, *flags])
+    assert "steps: 7 of 16 rows" in capsys.readouterr().out
+    cli.main(["pretrain-mlm", f"--model={teacher.output_dir}", output, *flags[:-1]])
+    assert "kept: step 7 of 7" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["distill", f"--teacher={teacher.output_dir}", *flags])
+    assert "--output is required" in capsys.readouterr().err
 
 
 def test_what_cannot_be_distilled_is_refused(
