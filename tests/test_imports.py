@@ -14,9 +14,9 @@ HOMES = {"distilbert_tf": ROOT, "distilbert_serving": ROOT / "export"}
 # What each package may import, besides itself; from the top of the house to its foundations.
 RULES = {
     "distilbert_tf.cli": "commands",
-    "distilbert_tf.commands": "pipelines training data",
+    "distilbert_tf.commands": "pipelines distillation training data",
     "distilbert_tf.pipelines": "models tokenizers",
-    "distilbert_tf.distillation": "training data models tokenizers checkpoints files version",
+    "distilbert_tf.distillation": "training data models tokenizers checkpoints",
     "distilbert_tf.training": "data models tokenizers checkpoints version",
     "distilbert_tf.data": "checkpoints",
     "distilbert_tf.models": "tokenizers checkpoints",
