@@ -72,7 +72,7 @@ class Distiller(TrainerModel):
     ) -> None:
         super().__init__(dtype=student.dtype_policy)
         if weights is None:
-            weights = LossWeights() if teacher else LossWeights(0.0, 1.0, 0.0, 0.0)
+            weights = LossWeights() if teacher is not None else LossWeights(0.0, 1.0, 0.0)
         _check(student, teacher, weights)
         self.student, self.teacher, self.loss_weights = student, teacher, weights
         self.temperature, self.chunk_size = temperature, chunk_size

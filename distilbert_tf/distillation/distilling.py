@@ -7,11 +7,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from distilbert_tf.checkpoints.config import load_config
 from distilbert_tf.checkpoints.hub import find_checkpoint
-from distilbert_tf.checkpoints.tensor_files import CheckpointError
 from distilbert_tf.data.corpus_records import (
     MANIFEST,
     TRAIN,
@@ -28,8 +26,9 @@ from distilbert_tf.distillation.distiller import STUDENT, Distiller
 from distilbert_tf.distillation.losses import LossWeights
 from distilbert_tf.distillation.options import DistillOptions, MaskedLMOptions
 from distilbert_tf.distillation.report import write_results
-from distilbert_tf.distillation.student import every_second_layer, make_student
+from distilbert_tf.distillation.student import make_student
 from distilbert_tf.models.heads import TFDistilBertForMaskedLM
+from distilbert_tf.models.weight_names import MissingHeadError
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.training.callbacks import format_duration
 from distilbert_tf.training.run import (
@@ -50,7 +49,7 @@ class MaskedLMTraining(Training):
 
     Attributes:
         train: What it is trained on.
-        validation: What it is evaluated on; None if nothing is held out.
+        validation: What it is evaluated on.
     """
 
     options: MaskedLMOptions
@@ -67,11 +66,13 @@ class MaskedLMTraining(Training):
         """Makes the endless stream of batches from a step on."""
         taken = first_epoch * self.steps_per_epoch + first_step
         epoch, step = divmod(taken, self.train.steps_per_epoch)
-        return self.train.training(self.model.distribute_strategy, epoch, step)
+        batches = dataclasses.replace(self.train, width=self.width)
+        return batches.training(self.model.distribute_strategy, epoch, step)
 
     def validation_batches(self) -> tuple[Any, int]:
         """Makes the batches of an evaluation; returns them and their number."""
-        return self.validation.evaluation(self.model.distribute_strategy)
+        batches = dataclasses.replace(self.validation, width=self.width)
+        return batches.evaluation(self.model.distribute_strategy)
 
     def score(self, logs: Mapping[str, float]) -> float:
         """Returns the negative masked-LM loss."""
@@ -332,17 +333,19 @@ def set_up(
     with strategy.scope():
         trainer = _make_trainer(checkpoint, options)
     masking = _make_masking(tokenizer, corpus, trainer.student.config.vocab_size, options)
-    # XLA and TPUs need batches of one shape.
-    needs_width = options.jit_compile or isinstance(strategy, tf.distribute.TPUStrategy)
-    width = options.max_length if needs_width else None
     train, validation = (
-        CorpusBatches(corpus, split, masking, options.batch_size, options.seed, width, max_rows)
+        CorpusBatches(corpus, split, masking, options.batch_size, options.seed, max_rows=max_rows)
         for split, max_rows in ((TRAIN, None), (VALIDATION, options.max_validation_rows))
     )
     if not train.steps_per_epoch:
         raise ValueError(
             f"The {train.rows} rows of the corpus do not fill one batch of {options.batch_size}: "
             "choose a smaller batch_size."
+        )
+    if not validation.rows:
+        raise ValueError(
+            f"No document of the corpus in {corpus.directory} is held out, so nothing tells which "
+            "checkpoint is best: prepare it with a validation_share above 0, such as 0.01."
         )
     training = MaskedLMTraining(options, tokenizer, trainer, train, validation)
     compile_trainer(trainer, options, training.steps_per_epoch)
@@ -359,18 +362,22 @@ def _make_trainer(checkpoint: str | Path, options: MaskedLMOptions) -> Distiller
         options.logits_mse_weight,
     )
     try:
-        teacher = TFDistilBertForMaskedLM.from_pretrained(
-            checkpoint, dtype=options.dtype, fresh_head=not weights.needs_teacher_logits
-        )
-    except CheckpointError as error:
-        raise CheckpointError(
+        teacher = _load(checkpoint, options, new_head=not weights.needs_teacher_logits)
+    except MissingHeadError as error:
+        raise MissingHeadError(
             f"{error} Soft targets need a teacher with a masked-LM head: give it one first "
             f"(`distilbert-tf pretrain-mlm --model={checkpoint}`), or set soft_targets_weight=0."
         ) from error
-    layers = [int(layer) for layer in options.student_layers.split(",") if layer.strip()]
+    try:
+        layers = [int(layer) for layer in options.student_layers.split(",") if layer.strip()]
+    except ValueError as error:
+        raise ValueError(
+            f"student_layers is {options.student_layers!r}; it must be numbers with commas, such "
+            "as '0,2,4'."
+        ) from error
     student = make_student(
         teacher,
-        layers or every_second_layer(teacher.config.n_layers),
+        layers or None,
         random_weights=options.random_student,
         dtype=options.dtype,
     )
@@ -383,11 +390,15 @@ def _make_trainer(checkpoint: str | Path, options: MaskedLMOptions) -> Distiller
     )
 
 
-def _load(checkpoint: str | Path, options: MaskedLMOptions) -> TFDistilBertForMaskedLM:
-    """Loads a masked-LM model; one without a head gets a new one."""
+def _load(
+    checkpoint: str | Path, options: MaskedLMOptions, *, new_head: bool = True
+) -> TFDistilBertForMaskedLM:
+    """Loads a masked-LM model; one without a head gets a new one, if that will do."""
     try:
         return TFDistilBertForMaskedLM.from_pretrained(checkpoint, dtype=options.dtype)
-    except CheckpointError:
+    except MissingHeadError:
+        if not new_head:
+            raise
         return TFDistilBertForMaskedLM.from_pretrained(
             checkpoint, dtype=options.dtype, fresh_head=True
         )

@@ -54,6 +54,10 @@ _SEGMENTS = "embeddings.token_type_embeddings.weight"
 _BERT_BIAS = "cls.predictions.bias"  # the same tensor as the bias of the decoder
 
 
+class MissingHeadError(CheckpointError):
+    """A checkpoint without any tensor of the head that a model has."""
+
+
 def is_head(name: str) -> bool:
     """Whether a tensor of a checkpoint belongs to the head of some task."""
     return any(name.split(".")[0] in layers for layers in HEADS.values())
@@ -169,7 +173,7 @@ def load_tensors(
 
     Raises:
         CheckpointError: A tensor is missing, unexpected or of the wrong shape. The message names
-            both sides.
+            both sides. If the whole head is missing, a `MissingHeadError`.
     """
     expected = list_slots(model)
     given = to_distilbert(tensors, family)
@@ -178,7 +182,7 @@ def load_tensors(
     if fresh_head:
         expected = {name: slot for name, slot in expected.items() if not is_head(name)}
     elif own_head and given.keys().isdisjoint(own_head):
-        raise CheckpointError(
+        raise MissingHeadError(
             f"{where} has no head for {type(model).__name__} (none of {', '.join(own_head)}). "
             "Pass fresh_head=True to start with a new one."
         )

@@ -6,9 +6,11 @@ import json
 import lzma
 from pathlib import Path
 
+import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from distilbert_tf.data import corpus
 from distilbert_tf.data.corpus import pack_document, read_documents, split_sentences
@@ -27,9 +29,6 @@ def test_blank_lines_divide_documents(tmp_path: Path) -> None:
 
 
 def test_rows_of_tables_are_documents(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
     texts = ["\n".join(paragraphs) for paragraphs in DOCUMENTS] + ["\n \n"]
     lines = "\n".join(json.dumps({"id": 1, "body": text}) for text in texts)
     (tmp_path / "rows.jsonl").write_text(lines + "\n\n")

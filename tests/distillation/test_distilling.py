@@ -1,13 +1,14 @@
 """Whole runs of masked-LM training and of distillation, on a tiny teacher and a tiny corpus."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from tiny_task import BAD, GOOD, THINGS, tiny_checkpoint
 
 from distilbert_tf import cli
@@ -141,6 +142,22 @@ def test_a_plan_says_what_would_be_done(
     assert "steps: 30 of 16 rows" in plan
 
 
+def test_only_a_missing_head_is_made_anew(teacher: DistillResult, tmp_path: Path) -> None:
+    """A teacher keeps its head for a student without soft targets; a damaged one is refused."""
+    corpus, settings = teacher.output_dir / "corpus", SETTINGS | {"max_steps": 1}
+    without = settings | {"soft_targets_weight": 0.0, "learning_rate": 0.0}
+    student = distill(teacher.output_dir, corpus, tmp_path / "student", **without).model
+    ours, theirs = export_tensors(student), export_tensors(teacher.model)
+    np.testing.assert_array_equal(ours["vocab_transform.weight"], theirs["vocab_transform.weight"])
+    damaged = shutil.copytree(teacher.output_dir, tmp_path / "damaged")
+    del theirs["vocab_transform.bias"]
+    save_file(theirs, damaged / "model.safetensors")
+    for train in (distill, train_masked_lm):
+        with pytest.raises(CheckpointError, match=r"vocab_transform\.bias") as caught:
+            train(damaged, corpus, tmp_path / "new", **settings)
+        assert "Soft targets need" not in str(caught.value)
+
+
 def test_the_commands(
     teacher: DistillResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,11 +184,16 @@ def test_what_cannot_be_distilled_is_refused(
         ({"mask_probability": 0.0}, "masking probability is 0.0"),
         ({"mask_probability": 1.0}, "masking probability is 1.0"),
         ({"student_layers": "0,9"}, "The student's layers are"),
+        ({"student_layers": "0;2"}, "student_layers is '0;2'; it must be numbers with commas"),
         ({"max_length": 200}, "max_length is 200, but .* has 128 positions"),
         ({"batch_size": 4096}, "do not fill one batch of 4096"),
     ):
         with pytest.raises(ValueError, match=message):
             distill(teacher.output_dir, corpus, tmp_path / "new", **(SETTINGS | settings))
+    with pytest.raises(ValueError, match="No document of the corpus in .* is held out"):
+        distill(
+            teacher.output_dir, corpus, tmp_path / "all", **(SETTINGS | {"validation_share": 0.0})
+        )
     prepared = teacher.output_dir / "corpus"
     with pytest.raises(ValueError, match="has rows of up to 16 tokens; max_length is 32"):
         distill(teacher.output_dir, prepared, out, **(SETTINGS | {"max_length": 32}))
