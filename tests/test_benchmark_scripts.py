@@ -12,6 +12,7 @@ import pytest
 from tiny_task import tiny_checkpoint, tiny_classifier, tiny_data
 
 from benchmarks.peers import INFERENCE, LOAD, TOKENIZATION, TRAINING
+from distilbert_tf import TFDistilBertForMaskedLM
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = {"finetune_torch"}  # tests/parity/test_torch_benchmark.py
@@ -149,6 +150,43 @@ def test_equality(run: Run, tmp_path: Path) -> None:
     )  # fmt: skip
     assert printed.splitlines()[-1].startswith("| yes | one device, kill -9 once step ")
     assert printed.splitlines()[-1].endswith(" was saved | the same, uninterrupted | 0.0e+00 |")
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Path:
+    """A masked-LM checkpoint of two layers that has learnt nothing."""
+    directory = tiny_checkpoint(tmp_path / "teacher", n_layers=2)
+    TFDistilBertForMaskedLM.from_pretrained(directory, fresh_head=True).save_pretrained(directory)
+    return directory
+
+
+def test_students(run: Run, tmp_path: Path, teacher: Path) -> None:
+    data = tiny_data(tmp_path / "sst2")
+    run(
+        "students", f"--teacher={teacher}", f"--student={teacher}", f"--data={data.parent}",
+        f"--work={tmp_path / 'work'}", "--tasks=sst2", "--students=teacher",
+        "--students=random weights", "--epochs=1", "--rounds=1", f"--output={tmp_path}",
+    )  # fmt: skip
+    part = read(tmp_path / "students.json")["models"]["sst2"]
+    assert part["speed"]["teacher"]["median_ratio"] == 1
+    counts = [found["parameters"]["without_embeddings"] for found in part["students"].values()]
+    assert counts[0] > counts[1] > 0
+    assert "| teacher | " in (tmp_path / "students.md").read_text()
+
+
+def test_ablation(run: Run, tmp_path: Path, teacher: Path) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("the tea was warm .\n\n" * 200)
+    run(
+        "ablation", f"--teacher={teacher}", f"--corpus={corpus}", f"--work={tmp_path / 'work'}",
+        "--steps=2", "--evaluations=1", "--batch_size=8", "--max_length=16",
+        "--variants=without cosine", "--variants=random start", f"--output={tmp_path}",
+    )  # fmt: skip
+    found = read(tmp_path / "ablation.json")["variants"]
+    assert [one["steps"] for one in found.values()] == [2, 2]
+    start = [one["scores_before"]["student"]["cosine"] for one in found.values()]
+    assert start[1] > 2 * start[0]
+    assert "| random start | 2 |" in (tmp_path / "ablation.md").read_text()
 
 
 def test_load(run: Run, tmp_path: Path) -> None:
