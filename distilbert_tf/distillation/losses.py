@@ -176,7 +176,7 @@ def vocabulary_losses(
         soft_target_scale: Multiplies the sums over positions of the losses that need the teacher,
             such as 1 / their number in the whole batch.
         masked_lm_scale: Multiplies the sum of the masked-LM loss.
-        chunk_size: Positions at a time.
+        chunk_size: Positions at a time, at most.
         with_gradients: False in an evaluation: no gradients are computed, but soft targets and
             masked LM whatever their weight.
 
@@ -189,13 +189,15 @@ def vocabulary_losses(
     labels, counts = tf.convert_to_tensor(labels, tf.int32), tf.cast(counts, tf.float32)
     size = tf.shape(student.states)[0]
     chunks = tf.maximum((size + chunk_size - 1) // chunk_size, 1)
-    missing = chunks * chunk_size - size
+    # Of even size: what fills the last one up costs as much as words do.
+    chunk_rows = (size + chunks - 1) // chunks
+    missing = chunks * chunk_rows - size
 
     def cut(rows: tf.Tensor, fill: int = 0) -> tf.Tensor:
-        """Cuts (N, ...) into (chunks, chunk_size, ...)."""
+        """Cuts (N, ...) into (chunks, chunk_rows, ...)."""
         paddings = [[0, missing], *[[0, 0]] * (rows.shape.rank - 1)]
         padded = tf.pad(rows, paddings, constant_values=fill)
-        return tf.reshape(padded, [chunks, chunk_size, *rows.shape[1:]])
+        return tf.reshape(padded, [chunks, chunk_rows, *rows.shape[1:]])
 
     all_labels, all_counts = cut(labels, NOT_MASKED), cut(counts)
     teacher_states = None if teacher is None else cut(teacher.states)
@@ -249,7 +251,11 @@ def vocabulary_losses(
 
         start = (
             tf.constant(0),
-            tf.TensorArray(states.dtype, chunks, element_shape=[chunk_size, states.shape[-1]]),
+            tf.TensorArray(
+                states.dtype,
+                chunks,
+                element_shape=[tf.get_static_value(chunk_rows), states.shape[-1]],
+            ),
             *[tf.zeros([])] * 5,
             tf.zeros_like(kernel),
             tf.zeros_like(bias),
