@@ -21,10 +21,6 @@ def _define_corpus(values: flags.FlagValues) -> None:
         "text files with commas (.txt, .jsonl, .parquet; .gz, .xz): a paragraph a line, a blank "
         "line between documents; or the directory of a prepared corpus",
     )
-    define_flag(
-        values, "corpus_dir", None, "where to prepare it; OUTPUT/corpus if not given", kind=str
-    )
-    define_flag(values, "num_processes", 1, "how many files to prepare at once", minimum=1)
     define_flag(values, "output", None, "directory of the result", kind=str)
     define_flag(values, "overwrite", False, "replace an earlier result")
     define_flag(values, "dry_run", False, "prepare the corpus, say what would be done, and end")
@@ -63,12 +59,10 @@ def _run(values: flags.FlagValues, options: type[MaskedLMOptions], checkpoint: s
     from distilbert_tf.distillation import distilling
 
     settings = read_options(values, options)
-    where = {"corpus_dir": values.corpus_dir, "num_processes": values.num_processes}
     if values.dry_run:
-        plan = distilling.plan_distillation(checkpoint, files, output, options(**settings), **where)
-        say(plan)
+        say(distilling.plan_distillation(checkpoint, files, output, options(**settings)))
         return
     train = distilling.distill if options is DistillOptions else distilling.train_masked_lm
     with exiting_when_interrupted():
-        result = train(checkpoint, files, output, overwrite=values.overwrite, **where, **settings)
+        result = train(checkpoint, files, output, overwrite=values.overwrite, **settings)
     say(result.report())

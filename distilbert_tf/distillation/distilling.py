@@ -136,8 +136,6 @@ def distill(
     corpus: CorpusFiles,
     output_dir: str | Path,
     *,
-    corpus_dir: str | Path | None = None,
-    num_processes: int = 1,
     overwrite: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     **options: Any,
@@ -152,8 +150,6 @@ def distill(
         corpus: Text files (see `read_documents`), or the directory of a prepared corpus.
         output_dir: Where the result goes: checkpoint and tokenizer, `run.json`, `metrics.json`,
             learning curves, a model card, TensorBoard's logs and, until the run ends, its state.
-        corpus_dir: Where the corpus is prepared; `corpus` in `output_dir` if not given.
-        num_processes: How many files are prepared at once.
         overwrite: Whether `output_dir` may hold another result already.
         callbacks: More Keras callbacks.
         **options: See `DistillOptions`.
@@ -177,10 +173,7 @@ def distill(
     Example:
         distill("bert-base-uncased", ["wikipedia.txt.xz"], "OUT", max_steps=100_000).metrics
     """
-    settings = DistillOptions(**options)
-    return _run(
-        settings, teacher, corpus, Path(output_dir), corpus_dir, num_processes, overwrite, callbacks
-    )
+    return _run(teacher, corpus, output_dir, DistillOptions(**options), overwrite, callbacks)
 
 
 def train_masked_lm(
@@ -188,8 +181,6 @@ def train_masked_lm(
     corpus: CorpusFiles,
     output_dir: str | Path,
     *,
-    corpus_dir: str | Path | None = None,
-    num_processes: int = 1,
     overwrite: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     **options: Any,
@@ -200,8 +191,6 @@ def train_masked_lm(
         model: A checkpoint, with or without a masked-LM head: directory, hub name or `"demo"`.
         corpus: See `distill`, as for all other arguments and errors.
         output_dir: Where the result goes.
-        corpus_dir: Where the corpus is prepared.
-        num_processes: How many files are prepared at once.
         overwrite: Whether `output_dir` may hold another result already.
         callbacks: More Keras callbacks.
         **options: See `MaskedLMOptions`.
@@ -212,56 +201,55 @@ def train_masked_lm(
     Example:
         train_masked_lm("distilbert-base-uncased", "tickets.jsonl", "OUT", max_steps=5000).metrics
     """
-    settings = MaskedLMOptions(**options)
-    return _run(
-        settings, model, corpus, Path(output_dir), corpus_dir, num_processes, overwrite, callbacks
-    )
+    return _run(model, corpus, output_dir, MaskedLMOptions(**options), overwrite, callbacks)
 
 
 def _run(
-    options: MaskedLMOptions,
     checkpoint: str | Path,
-    corpus_files: CorpusFiles,
-    output_dir: Path,
-    corpus_dir: str | Path | None,
-    num_processes: int,
+    corpus: CorpusFiles,
+    output_dir: str | Path,
+    options: MaskedLMOptions,
     overwrite: bool,
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> DistillResult:
-    directory = RunDirectory(output_dir, (STUDENT,))
+    directory = RunDirectory(Path(output_dir), (STUDENT,))
     directory.check(checkpoint, overwrite=overwrite)
-    tokenizer = load_tokenizer(checkpoint, options)
-    corpus = find_corpus(
-        corpus_files, tokenizer, options, corpus_dir or output_dir / "corpus", num_processes
-    )
+    training = set_up(checkpoint, corpus, output_dir, options)
+    text, strategy = training.train.corpus, training.model.distribute_strategy
     identity = {
         "teacher" if isinstance(options, DistillOptions) else "model": str(checkpoint),
         "options": options.recipe(),
-        "data_files": list(corpus.sources),
+        "data_files": list(text.sources),
     }
-    state = find_state(directory, identity, options, overwrite=overwrite)
-    training = set_up(checkpoint, tokenizer, corpus, options)
     about = {
         "corpus": {
-            "directory": str(corpus.directory),
-            "train_rows": corpus.rows(TRAIN),
-            "train_tokens": corpus.tokens(TRAIN),
+            "directory": str(text.directory),
+            "train_rows": text.rows(TRAIN),
+            "train_tokens": text.tokens(TRAIN),
             "validation_rows": training.validation.rows,
         }
     }
     progress, record = run_training(
-        training, directory, identity, state, overwrite=overwrite, about=about, callbacks=callbacks
+        training,
+        directory,
+        identity,
+        find_state(directory, identity, options, overwrite=overwrite),
+        overwrite=overwrite,
+        about=about,
+        callbacks=callbacks,
     )
-    tokens_per_row = corpus.tokens(TRAIN) / corpus.rows(TRAIN)
-    record["tokens_per_s"] = record["examples_per_s"] * tokens_per_row
-    best = record["best"]
-    metrics = {name: best[name] for name in ("loss", *training.model.means, "perplexity")}
-    strategy = training.model.distribute_strategy
+    record["tokens_per_s"] = record["examples_per_s"] * text.tokens(TRAIN) / text.rows(TRAIN)
+    metrics = {name: record["best"][name] for name in ("loss", *training.model.means, "perplexity")}
     if is_chief(strategy):
         write_results(directory, progress, record, metrics)
     end_run(directory, strategy)
     return DistillResult(
-        training.model.student, tokenizer, output_dir, metrics, record, progress.evaluations
+        training.model.student,
+        training.tokenizer,
+        directory.path,
+        metrics,
+        record,
+        progress.evaluations,
     )
 
 
@@ -285,8 +273,7 @@ def find_corpus(
     files: CorpusFiles,
     tokenizer: DistilBertTokenizer,
     options: MaskedLMOptions,
-    directory: str | Path,
-    num_processes: int = 1,
+    output_dir: str | Path,
 ) -> Corpus:
     """Opens a prepared corpus, or prepares one from text files.
 
@@ -308,27 +295,34 @@ def find_corpus(
                 f"max_length is {options.max_length}."
             )
         return corpus
-    return prepare_corpus(files, directory, tokenizer, settings, num_processes=num_processes)
+    directory = options.corpus_dir or Path(output_dir) / "corpus"
+    return prepare_corpus(
+        files, directory, tokenizer, settings, num_processes=options.num_processes
+    )
 
 
 def set_up(
     checkpoint: str | Path,
-    tokenizer: DistilBertTokenizer,
-    corpus: Corpus,
+    files: CorpusFiles,
+    output_dir: str | Path,
     options: MaskedLMOptions,
 ) -> MaskedLMTraining:
-    """Makes strategy, models and optimizer.
+    """Prepares the corpus, and makes strategy, models and optimizer.
 
     Args:
         checkpoint: The teacher, or the model to train on.
-        tokenizer: Its tokenizer.
-        corpus: The text.
+        files: The text, see `distill`.
+        output_dir: The run's directory.
         options: The settings; `DistillOptions` for a student.
 
     Raises:
         CheckpointError: The teacher has no masked-LM head, but a loss needs it.
+        DataError: See `prepare_corpus`.
+        FileNotFoundError: There is no such checkpoint or corpus.
         ValueError: There are too few rows, or a setting does not fit.
     """
+    tokenizer = load_tokenizer(checkpoint, options)
+    corpus = find_corpus(files, tokenizer, options, output_dir)
     strategy = start_training(options)
     with strategy.scope():
         trainer = _make_trainer(checkpoint, options)
@@ -429,21 +423,14 @@ def plan_distillation(
     corpus: CorpusFiles,
     output_dir: str | Path,
     options: MaskedLMOptions,
-    *,
-    corpus_dir: str | Path | None = None,
-    num_processes: int = 1,
 ) -> str:
     """Prepares the corpus, makes the models, and says in a few lines what a run would do."""
-    tokenizer = load_tokenizer(checkpoint, options)
-    found = find_corpus(
-        corpus, tokenizer, options, corpus_dir or Path(output_dir) / "corpus", num_processes
-    )
-    training = set_up(checkpoint, tokenizer, found, options)
-    steps = options.epochs * training.steps_per_epoch
+    training = set_up(checkpoint, corpus, output_dir, options)
+    text, steps = training.train.corpus, options.epochs * training.steps_per_epoch
     config, teacher = training.model.student.config, training.model.teacher
     lines = [
-        f"corpus: {found.rows(TRAIN):,} rows with {found.tokens(TRAIN):,} tokens in "
-        f"{found.directory}; {training.validation.rows:,} rows are held out",
+        f"corpus: {text.rows(TRAIN):,} rows with {text.tokens(TRAIN):,} tokens in "
+        f"{text.directory}; {training.validation.rows:,} rows are held out",
         f"model: {config.n_layers} layers of width {config.dim}, {training.parameters:,} "
         "parameters to train",
         f"steps: {steps:,} of {options.batch_size} rows, "

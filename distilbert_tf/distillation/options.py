@@ -1,6 +1,8 @@
 """The settings of distillation and masked-LM training. Needs no TensorFlow."""
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 from distilbert_tf.training.options import TrainingOptions, option
 
@@ -41,6 +43,20 @@ class MaskedLMOptions(TrainingOptions):
         minimum=0.0,
     )  # fmt: skip
     text_column: str = option("text", "column with the text, in JSON Lines and Parquet")
+    corpus_dir: str | None = option(
+        None, "where the corpus is prepared; OUTPUT/corpus if not given"
+    )
+    num_processes: int = option(1, "how many files are prepared at once", minimum=1)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.corpus_dir, Path):  # JSON has no paths
+            object.__setattr__(self, "corpus_dir", str(self.corpus_dir))
+        super().__post_init__()
+
+    def recipe(self) -> dict[str, Any]:
+        """Returns the settings that the result depends on."""
+        places = ("corpus_dir", "num_processes")
+        return {name: value for name, value in super().recipe().items() if name not in places}
 
 
 @dataclasses.dataclass(frozen=True)
