@@ -27,7 +27,8 @@ def soft_target_loss(
 ) -> tf.Tensor:
     """Returns the KL divergence between the softened distributions, times `temperature` squared.
 
-    The factor keeps the size of the gradients the same at every temperature.
+    The factor keeps the size of the gradients the same at every temperature. The teacher's logits
+    get none.
 
     Args:
         student_logits: Float (N, V).
@@ -38,9 +39,20 @@ def soft_target_loss(
         Float (N,): the sum over words of p * (log p - log q), p being the teacher's distribution
         and q the student's.
     """
-    log_p = tf.nn.log_softmax(_widen(teacher_logits) / temperature)
-    log_q = tf.nn.log_softmax(_widen(student_logits) / temperature)
-    return temperature**2 * tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=-1)
+
+    # The gradient is written out since what TensorFlow derives takes twice the passes over (N, V).
+    @tf.custom_gradient
+    def compute(own: tf.Tensor, theirs: tf.Tensor) -> tuple[tf.Tensor, object]:
+        q, p = tf.nn.softmax(own / temperature), tf.nn.softmax(theirs / temperature)
+        distance = tf.reduce_sum(p * (theirs - own), axis=-1) / temperature
+        log_sums = [_log_sum(x, y, temperature) for x, y in ((own, q), (theirs, p))]
+
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
+            return (temperature * upstream)[:, tf.newaxis] * (q - p), None
+
+        return temperature**2 * (distance + log_sums[0] - log_sums[1]), gradient
+
+    return compute(_widen(student_logits), _widen(teacher_logits))
 
 
 def masked_lm_loss(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -54,10 +66,25 @@ def masked_lm_loss(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         Float (N,), 0 where the label is `NOT_MASKED`.
     """
     is_masked = labels != NOT_MASKED
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
-        tf.where(is_masked, labels, 0), _widen(logits)
-    )
-    return tf.where(is_masked, losses, 0.0)
+    words = tf.where(is_masked, labels, 0)
+
+    # TensorFlow's op for it is several times slower on a CPU than the softmax that it consists of.
+    @tf.custom_gradient
+    def compute(logits: tf.Tensor) -> tuple[tf.Tensor, object]:
+        p = tf.nn.softmax(logits)
+
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            places = tf.stack([tf.range(tf.size(words)), words], axis=1)
+            return tf.tensor_scatter_nd_sub(p * upstream[:, tf.newaxis], places, upstream)
+
+        return _log_sum(logits, p) - tf.gather(logits, words, batch_dims=1), gradient
+
+    return tf.where(is_masked, compute(_widen(logits)), 0.0)
+
+
+def _log_sum(logits: tf.Tensor, softmax: tf.Tensor, temperature: float = 1.0) -> tf.Tensor:
+    """Computes log(sum(exp(logits / temperature))) over words from the softmax that is there."""
+    return tf.reduce_max(logits, -1) / temperature - tf.math.log(tf.reduce_max(softmax, -1))
 
 
 def logits_mse_loss(student_logits: tf.Tensor, teacher_logits: tf.Tensor) -> tf.Tensor:
@@ -127,9 +154,12 @@ class WordScorer(NamedTuple):
     bias: tf.Tensor
 
     def score(self) -> tf.Tensor:
-        """Returns the logits, float32 (N, V)."""
-        kernel = tf.cast(self.kernel, self.states.dtype)
-        return _widen(tf.matmul(self.states, kernel, transpose_b=True)) + _widen(self.bias)
+        """Returns the logits, float32 (N, V); states and kernel must have one dtype."""
+        return _widen(tf.matmul(self.states, self.kernel, transpose_b=True)) + _widen(self.bias)
+
+    def cast_kernel(self) -> "WordScorer":
+        """Returns the same with a kernel of the states' dtype."""
+        return self._replace(kernel=tf.cast(self.kernel, self.states.dtype))
 
 
 class VocabularyLosses(NamedTuple):
@@ -201,6 +231,7 @@ def vocabulary_losses(
 
     all_labels, all_counts = cut(labels, NOT_MASKED), cut(counts)
     teacher_states = None if teacher is None else cut(teacher.states)
+    teacher = None if teacher is None else teacher.cast_kernel()
 
     def losses_of(i: tf.Tensor, own: WordScorer) -> tuple[tf.Tensor, VocabularyLosses]:
         logits = own.score()
@@ -227,11 +258,11 @@ def vocabulary_losses(
     if not with_gradients:
 
         def add_losses(i: tf.Tensor, *sums: tf.Tensor) -> tuple:
-            total, losses = losses_of(i, student._replace(states=student_states[i]))
+            total, losses = losses_of(i, cast_student._replace(states=student_states[i]))
             added = zip(sums, (total, *losses), strict=True)
             return (i + 1, *[a + b for a, b in added])
 
-        student_states = cut(student.states)
+        student_states, cast_student = cut(student.states), student.cast_kernel()
         start = (tf.constant(0), *[tf.zeros([])] * 5)
         _, total, *sums = tf.while_loop(lambda i, *_: i < chunks, add_losses, start)
         return total, VocabularyLosses(*sums)
@@ -239,13 +270,15 @@ def vocabulary_losses(
     @tf.custom_gradient
     def compute(states: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tuple:
         student_states = cut(states)
+        cast_kernel = tf.cast(kernel, states.dtype)
 
         def add(i: tf.Tensor, gradients: tf.TensorArray, *sums: tf.Tensor) -> tuple:
-            own = WordScorer(student_states[i], kernel, bias)
+            own = WordScorer(student_states[i], cast_kernel, bias)
             with tf.GradientTape() as tape:
                 tape.watch(list(own))
                 total, losses = losses_of(i, own)
             d_states, d_kernel, d_bias = tape.gradient(total, list(own))
+            d_kernel = tf.cast(d_kernel, kernel.dtype)
             added = zip(sums, (total, *losses, d_kernel, d_bias), strict=True)
             return (i + 1, gradients.write(i, d_states), *[a + b for a, b in added])
 
