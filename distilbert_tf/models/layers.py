@@ -144,4 +144,7 @@ class Dropout(keras.layers.Layer):
         step = tf.convert_to_tensor(self.step.value)
         seed = tf.stack([self.seed + tf.cast(replica, tf.int32), step])
         self.step.assign_add(1)
-        return tf.nn.experimental.stateless_dropout(x, self.rate, seed)
+        # What tf.nn.experimental.stateless_dropout does, but that it draws in the dtype of x:
+        # bfloat16 has 128 numbers to draw, too few for most rates, and takes a CPU longer.
+        kept = tf.random.stateless_uniform(tf.shape(x), seed) >= self.rate
+        return tf.where(kept, x * (1.0 / (1.0 - self.rate)), tf.zeros([], x.dtype))
