@@ -165,13 +165,14 @@ class MultiHeadSelfAttention(keras.layers.Layer):
 
     def _weigh(self, query: tf.Tensor, key: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         """Computes the attention weights of a group."""
-        # Product, scale and mask in this order are one kernel for TensorFlow's graph optimizer.
-        scores = tf.matmul(query, key, transpose_b=True) * self.head_dim**-0.5
         # In float32 at least: bfloat16 sums of exponentials lose 2 digits, and the lowest float16
         # plus a score is -inf. The lowest finite number rather than -inf, so that a row without any
         # token spreads its attention evenly, where -inf makes NaN.
         dtype = tf.as_dtype(keras.backend.result_type(self.compute_dtype, "float32"))
+        # Product, scale and mask in this order are one kernel for TensorFlow's graph optimizer in
+        # float32; and in bfloat16 a CPU is slow with all but products.
+        scores = tf.cast(tf.matmul(query, key, transpose_b=True), dtype) * self.head_dim**-0.5
         bias = tf.where(mask, tf.zeros([], dtype), dtype.min)
         # The optimizer knows no rank of the kernel's output, and would log a line for each softmax.
-        scores = tf.ensure_shape(tf.cast(scores, dtype) + bias, [None, self.n_heads, None, None])
+        scores = tf.ensure_shape(scores + bias, [None, self.n_heads, None, None])
         return tf.cast(tf.nn.softmax(scores, axis=-1), self.compute_dtype)

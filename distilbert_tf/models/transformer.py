@@ -46,7 +46,11 @@ class FeedForward(keras.layers.Layer):
 
     def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Transforms each token on its own: (N, D) to (N, D)."""
-        hidden = self.activation(self.lin1(x))  # (N, F)
+        hidden = self.lin1(x)  # (N, F)
+        if training:
+            # In bfloat16 a CPU is slow with all but products. (Without gradients it is one kernel.)
+            hidden = tf.cast(hidden, keras.backend.result_type(self.compute_dtype, "float32"))
+        hidden = tf.cast(self.activation(hidden), self.compute_dtype)
         return self.dropout(self.lin2(hidden), training=training)
 
 
