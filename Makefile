@@ -24,13 +24,14 @@ IMAGE ?= distilbert-serving
 # In the order of tests/conftest.py.
 WORKERS ?= -n logical --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test parity bench lint format references clean
+.PHONY: help demo test parity beam bench lint format references clean
 .PHONY: serve serving-config smoke docker-image docker-serve
 
 help:
 	@echo "make demo    fine-tune the demo encoder, export it, serve it, ask it over gRPC"
 	@echo "make test    lint, types, tests and the notebook"
 	@echo "make parity  compare with PyTorch transformers and KerasHub, exhaustively (installs PyTorch)"
+	@echo "make beam    test what needs Apache Beam (in .venv-beam)"
 	@echo "make bench   time this package against its peers (BENCH_DATA=DIR: GLUE files; hours)"
 	@echo "make lint    ruff and mypy alone"
 	@echo
@@ -74,6 +75,16 @@ test: lint
 parity: $(VENV)/parity.stamp
 	$(BIN)/python -m pytest $(WORKERS) -m parity tests/parity
 
+# Beam and the rest do not agree on the newest protobuf: see setup.py.
+$(VENV)-beam/beam.stamp: setup.py
+	$(PYTHON) -m venv $(VENV)-beam
+	$(VENV)-beam/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-beam/bin/python -m pip install --quiet -e .[beam,test]
+	touch $@
+
+beam: $(VENV)-beam/beam.stamp
+	$(VENV)-beam/bin/python -m pytest tests/data/test_corpus_beam.py
+
 bench: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks.inference --data=$(BENCH_DATA)
 	$(BIN)/python -m benchmarks.training --data=$(BENCH_DATA)
@@ -108,4 +119,4 @@ references: $(VENV)/parity.stamp
 	$(BIN)/python tests/make_references.py
 
 clean:
-	rm -rf $(VENV) demo_run build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-beam demo_run build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

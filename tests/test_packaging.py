@@ -87,7 +87,7 @@ def test_the_wheel_holds_code_and_data(wheel: Path) -> None:
     metadata = zipfile.ZipFile(wheel).read(
         next(name for name in names if name.endswith("METADATA"))
     )
-    for extra in (b"demo", b"gpu", b"notebooks", b"parity", b"parquet", b"test"):
+    for extra in (b"beam", b"demo", b"gpu", b"notebooks", b"parity", b"parquet", b"test"):
         assert b"Provides-Extra: " + extra + b"\n" in metadata
 
 

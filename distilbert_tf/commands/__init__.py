@@ -5,6 +5,7 @@ Each imports what it needs when it runs, so `--help` and wrong flags answer imme
 
 from distilbert_tf.commands.check_export import define_check_export, run_check_export
 from distilbert_tf.commands.common_flags import Command
+from distilbert_tf.commands.corpus import define_prepare_corpus, run_prepare_corpus
 from distilbert_tf.commands.demo import define_demo, run_demo
 from distilbert_tf.commands.distill import (
     define_distill,
@@ -44,6 +45,12 @@ COMMANDS = {
         "continue masked-LM pre-training on text files of your own",
         run_pretrain_mlm,
         define_pretrain_mlm,
+    ),
+    "prepare-corpus": Command(
+        "prepare text files for distill and pretrain-mlm: on this machine, or with Apache Beam",
+        run_prepare_corpus,
+        define_prepare_corpus,
+        "[-- --BEAM_FLAG=VALUE ...]",
     ),
     "evaluate": Command(
         "score a saved classifier on a split of a task", run_evaluate, define_evaluate

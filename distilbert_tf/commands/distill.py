@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from distilbert_tf.commands.common_flags import define_flag, required, say
+from distilbert_tf.commands.corpus import define_text
 from distilbert_tf.commands.training import (
     define_options,
     exiting_when_interrupted,
@@ -14,13 +15,7 @@ from distilbert_tf.distillation.options import DistillOptions, MaskedLMOptions
 
 
 def _define_corpus(values: flags.FlagValues) -> None:
-    define_flag(
-        values,
-        "corpus",
-        [],
-        "text files with commas (.txt, .jsonl, .parquet; .gz, .xz): a paragraph a line, a blank "
-        "line between documents; or the directory of a prepared corpus",
-    )
+    define_text(values, "; or the directory of a prepared corpus")
     define_flag(values, "output", None, "directory of the result", kind=str)
     define_flag(values, "overwrite", False, "replace an earlier result")
     define_flag(values, "dry_run", False, "prepare the corpus, say what would be done, and end")

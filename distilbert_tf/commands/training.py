@@ -46,7 +46,7 @@ def define_finetune(values: flags.FlagValues) -> None:
 def define_options(values: flags.FlagValues, options: type[TrainingOptions]) -> None:
     """Defines a flag for each setting of a training."""
     for field in dataclasses.fields(options):
-        _define_option(values, field)
+        define_option(values, field)
 
 
 def read_options(values: flags.FlagValues, options: type[TrainingOptions]) -> dict[str, Any]:
@@ -54,7 +54,8 @@ def read_options(values: flags.FlagValues, options: type[TrainingOptions]) -> di
     return {field.name: values[field.name].value for field in dataclasses.fields(options)}
 
 
-def _define_option(values: flags.FlagValues, field: dataclasses.Field[Any]) -> None:
+def define_option(values: flags.FlagValues, field: dataclasses.Field[Any]) -> None:
+    """Defines the flag of one setting."""
     limits = dict(field.metadata)
     define_flag(
         values, field.name, field.default, limits.pop("help"), kind=option_type(field), **limits
@@ -124,7 +125,7 @@ def define_evaluate(values: flags.FlagValues) -> None:
     define_data(values)
     define_max_length(values)
     flags.DEFINE_string("split", "validation", "split of the task", flag_values=values)
-    _define_option(values, FinetuneOptions.__dataclass_fields__["bad_rows"])
+    define_option(values, FinetuneOptions.__dataclass_fields__["bad_rows"])
 
 
 def run_evaluate(values: flags.FlagValues, words: Sequence[str]) -> None:

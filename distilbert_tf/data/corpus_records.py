@@ -175,6 +175,11 @@ class Corpus:
         return sum(shard.tokens for shard in self.shards if shard.split == split)
 
 
+def read_shards(manifest: Mapping[str, Any]) -> list[Shard]:
+    """Returns the shards that a manifest lists."""
+    return [Shard(**shard) for shard in manifest["shards"]]
+
+
 def open_corpus(directory: str | Path) -> Corpus:
     """Opens a prepared corpus.
 
@@ -195,7 +200,7 @@ def open_corpus(directory: str | Path) -> Corpus:
     manifest = json.loads(path.read_text(encoding="utf-8"))
     if manifest.get("format") != _FORMAT:
         raise DataError(f"{path} is of another release: delete {directory} to prepare it anew.")
-    shards = tuple(Shard(**shard) for shard in manifest["shards"])
+    shards = read_shards(manifest)
     for shard in shards:
         file = directory / shard.name
         size = file.stat().st_size if file.is_file() else None
@@ -206,7 +211,7 @@ def open_corpus(directory: str | Path) -> Corpus:
         directory,
         CorpusSettings(**manifest["settings"]),
         tuple(manifest["sources"]),
-        shards,
+        tuple(shards),
         manifest["dtype"],
         manifest["tokenizer"],
     )
@@ -262,6 +267,14 @@ class CorpusPlan:
         return json.dumps(self.identity(files["sources"]) | dict(files) | made, indent=1)
 
 
+def make_plan(
+    tokenizer: PreTrainedTokenizerBase, settings: CorpusSettings | None, shard_tokens: int
+) -> CorpusPlan:
+    """Makes a plan; see `prepare_corpus`."""
+    settings = settings or CorpusSettings()
+    return CorpusPlan(DocumentTokenizer(tokenizer, settings.max_length), settings, shard_tokens)
+
+
 def prepare_corpus(
     files: str | Path | Sequence[str | Path],
     directory: str | Path,
@@ -299,8 +312,7 @@ def prepare_corpus(
         prepare_corpus("wikipedia/*.jsonl.gz", "corpus", tokenizer, num_processes=8).rows("train")
     """
     directory, paths = Path(directory), find_files(files)
-    settings = settings or CorpusSettings()
-    plan = CorpusPlan(DocumentTokenizer(tokenizer, settings.max_length), settings, shard_tokens)
+    plan = make_plan(tokenizer, settings, shard_tokens)
     before = _read_earlier(directory)
     found = describe_files(paths, before)
     identity = plan.identity(found["sources"])
@@ -332,9 +344,11 @@ _IDENTITY = "preparing.json"
 def find_files(files: str | Path | Sequence[str | Path]) -> list[Path]:
     """Returns the paths of files, in the given order; those that match a pattern by their names."""
     found: list[Path] = []
-    for file in [Path(files)] if isinstance(files, str | Path) else files:
+    if isinstance(files, str | Path):
+        files = [files]
+    for file in files:
         matches = [] if Path(file).exists() else sorted(glob.glob(str(file), recursive=True))
-        found += map(Path, matches or [file])
+        found += map(Path, matches or [str(file)])
     if not found:
         raise ValueError("A corpus needs at least one file.")
     return found

@@ -31,6 +31,7 @@ from distilbert_tf.models.heads import TFDistilBertForMaskedLM
 from distilbert_tf.models.weight_names import MissingHeadError
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.training.callbacks import format_duration
+from distilbert_tf.training.interruption import meet_workers
 from distilbert_tf.training.run import (
     Training,
     compile_trainer,
@@ -322,8 +323,12 @@ def set_up(
         ValueError: There are too few rows, or a setting does not fit.
     """
     tokenizer = load_tokenizer(checkpoint, options)
-    corpus = find_corpus(files, tokenizer, options, output_dir)
     strategy = start_training(options)
+    if not is_chief(strategy):
+        meet_workers(strategy)  # the chief prepares the corpus, and the others open it
+    corpus = find_corpus(files, tokenizer, options, output_dir)
+    if is_chief(strategy):
+        meet_workers(strategy)
     with strategy.scope():
         trainer = _make_trainer(checkpoint, options)
     masking = _make_masking(tokenizer, corpus, trainer.student.config.vocab_size, options)

@@ -52,6 +52,11 @@ class MaskedLMOptions(TrainingOptions):
         if isinstance(self.corpus_dir, Path):  # JSON has no paths
             object.__setattr__(self, "corpus_dir", str(self.corpus_dir))
         super().__post_init__()
+        if not 0 < self.mask_probability < 1:  # before hours of preparing a corpus
+            raise ValueError(
+                f"mask_probability is {self.mask_probability}; it must be above 0 and below 1, "
+                "such as 0.15: something has to be predicted, from something."
+            )
 
     def recipe(self) -> dict[str, Any]:
         """Returns the settings that the result depends on."""

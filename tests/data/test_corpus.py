@@ -78,6 +78,12 @@ def test_sentences(sentences: list[str]) -> None:
     assert split_sentences("  " + " ".join(sentences)) == sentences
 
 
+def test_what_has_no_end_is_cut_at_white_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "MAX_SENTENCE", 7)
+    assert split_sentences("So. ab cd ef gh i. Xyz") == ["So.", "ab cd", "ef gh", "i.", "Xyz"]
+    assert split_sentences("x" * 16) == ["x" * 7, "x" * 7, "xx"]
+
+
 @given(st.text(alphabet="aB1.!? \"')\n", max_size=60))
 def test_no_character_of_a_paragraph_is_lost(paragraph: str) -> None:
     assert " ".join(split_sentences(paragraph)).split() == paragraph.split()

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -141,6 +142,46 @@ def test_a_prepared_corpus_is_not_prepared_again(
     times = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert prepare_corpus(files, tmp_path, tokenizer, SETTINGS) == first == open_corpus(tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == times
+
+
+def test_patterns_name_files_in_order(
+    files: list[Path], tokenizer: DistilBertTokenizer, tmp_path: Path
+) -> None:
+    corpus = prepare_corpus(files[0].parent / "*.txt", tmp_path, tokenizer, SETTINGS)
+    assert [source["name"] for source in corpus.sources] == ["a.txt", "b.txt"]
+
+
+def test_text_is_read_again_only_if_its_size_or_time_changed(
+    tokenizer: DistilBertTokenizer, tmp_path: Path
+) -> None:
+    text, directory = tmp_path / "a.txt", tmp_path / "corpus"
+    text.write_text("The tea.\n")
+    settings = CorpusSettings(16, validation_share=0.0)
+    corpus = prepare_corpus([text], directory, tokenizer, settings)
+    time_ns = text.stat().st_mtime_ns
+    text.write_text("The tee.\n")
+    os.utime(text, ns=(time_ns, time_ns))
+    assert prepare_corpus([text], directory, tokenizer, settings) == corpus
+    os.utime(text, ns=(time_ns, time_ns + 1))
+    with pytest.raises(DataError, match="a.txt has changed"):
+        prepare_corpus([text], directory, tokenizer, settings)
+    text.write_text("The tea.\n")  # only touched
+    assert prepare_corpus([text], directory, tokenizer, settings) == corpus
+
+
+def test_a_log_file_gets_one_line_at_the_end(
+    files: list[Path],
+    tokenizer: DistilBertTokenizer,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """And one every ten seconds before."""
+    with caplog.at_level("INFO", logger="absl"):
+        prepare_corpus(files, tmp_path, tokenizer, SETTINGS)
+    assert "Preparing" not in capfd.readouterr().err
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert re.match(r"Preparing the corpus: .*k tokens .*, files=2/2\]", line)
 
 
 def test_what_a_corpus_was_prepared_from_may_not_change(

@@ -181,8 +181,8 @@ def test_what_cannot_be_distilled_is_refused(
     with pytest.raises(CheckpointError, match="Soft targets need a teacher with a masked-LM head"):
         distill(encoder, corpus, out, **SETTINGS)
     for settings, message in (
-        ({"mask_probability": 0.0}, "masking probability is 0.0"),
-        ({"mask_probability": 1.0}, "masking probability is 1.0"),
+        ({"mask_probability": 0.0}, "mask_probability is 0.0; it must be above 0"),
+        ({"mask_probability": 1.0}, "mask_probability is 1.0; it must be above 0"),
         ({"student_layers": "0,9"}, "The student's layers are"),
         ({"student_layers": "0;2"}, "student_layers is '0;2'; it must be numbers with commas"),
         ({"max_length": 200}, "max_length is 200, but .* has 128 positions"),
