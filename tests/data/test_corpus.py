@@ -80,7 +80,7 @@ def test_sentences(sentences: list[str]) -> None:
 
 def test_what_has_no_end_is_cut_at_white_space(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "MAX_SENTENCE", 7)
-    assert split_sentences("So. ab cd ef gh i. Xyz") == ["So.", "ab cd", "ef gh", "i.", "Xyz"]
+    assert split_sentences("So. Ab cd ef gh i. Xyz") == ["So.", "Ab cd", "ef gh", "i.", "Xyz"]
     assert split_sentences("x" * 16) == ["x" * 7, "x" * 7, "xx"]
 
 
