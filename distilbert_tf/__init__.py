@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from transformers import DistilBertConfig as DistilBertConfig
 
     from distilbert_tf.checkpoints.tensor_files import CheckpointError as CheckpointError
+    from distilbert_tf.data.corpus_records import CorpusSettings as CorpusSettings
+    from distilbert_tf.data.corpus_records import prepare_corpus as prepare_corpus
     from distilbert_tf.data.datasets import make_dataset as make_dataset
     from distilbert_tf.data.examples import Examples as Examples
     from distilbert_tf.data.examples import load_examples as load_examples
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from distilbert_tf.data.tasks import TASKS as TASKS
     from distilbert_tf.data.tasks import Task as Task
     from distilbert_tf.data.tasks import get_task as get_task
+    from distilbert_tf.data.vocabulary import train_vocabulary as train_vocabulary
     from distilbert_tf.distillation.distilling import distill as distill
     from distilbert_tf.distillation.distilling import train_masked_lm as train_masked_lm
     from distilbert_tf.models.encoder import TFDistilBertModel as TFDistilBertModel
@@ -43,11 +46,13 @@ if TYPE_CHECKING:
 _NAMES = {
     "transformers": "DistilBertConfig",
     "distilbert_tf.checkpoints.tensor_files": "CheckpointError",
+    "distilbert_tf.data.corpus_records": "CorpusSettings prepare_corpus",
     "distilbert_tf.data.datasets": "make_dataset",
     "distilbert_tf.data.examples": "Examples load_examples",
     "distilbert_tf.data.file_formats": "DataError",
     "distilbert_tf.data.submission": "write_submission",
     "distilbert_tf.data.tasks": "TASKS Task get_task",
+    "distilbert_tf.data.vocabulary": "train_vocabulary",
     "distilbert_tf.distillation.distilling": "distill train_masked_lm",
     "distilbert_tf.models.encoder": "TFDistilBertModel",
     "distilbert_tf.models.heads": "TFDistilBertForMaskedLM TFDistilBertForSequenceClassification",

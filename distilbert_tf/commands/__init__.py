@@ -5,7 +5,12 @@ Each imports what it needs when it runs, so `--help` and wrong flags answer imme
 
 from distilbert_tf.commands.check_export import define_check_export, run_check_export
 from distilbert_tf.commands.common_flags import Command
-from distilbert_tf.commands.corpus import define_prepare_corpus, run_prepare_corpus
+from distilbert_tf.commands.corpus import (
+    define_prepare_corpus,
+    define_vocab,
+    run_prepare_corpus,
+    run_vocab,
+)
 from distilbert_tf.commands.demo import define_demo, run_demo
 from distilbert_tf.commands.distill import (
     define_distill,
@@ -46,6 +51,7 @@ COMMANDS = {
         run_pretrain_mlm,
         define_pretrain_mlm,
     ),
+    "vocab": Command("train a WordPiece vocabulary on text files", run_vocab, define_vocab),
     "prepare-corpus": Command(
         "prepare text files for distill and pretrain-mlm: on this machine, or with Apache Beam",
         run_prepare_corpus,

@@ -75,3 +75,31 @@ def run_prepare_corpus(values: flags.FlagValues, words: Sequence[str]) -> None:
         rows, tokens = sum(shard.rows for shard in own), sum(shard.tokens for shard in own)
         say(f"{split}: {rows:,} rows with {tokens:,} tokens, {len(own)} shards")
     say(f"prepared in {output}")
+
+
+def define_vocab(values: flags.FlagValues) -> None:
+    """Defines the flags of `vocab`."""
+    define_text(values)
+    define_flag(values, "output", None, "directory of the vocabulary", kind=str)
+    define_flag(values, "vocab_size", 30_522, "how many words it has at most", minimum=1)
+    define_flag(values, "min_frequency", 2, "how often a word or a part must be there", minimum=1)
+    define_flag(
+        values, "limit_alphabet", 1000, "how many different characters it has at most", minimum=1
+    )
+    define_option(values, MaskedLMOptions.__dataclass_fields__["text_column"])
+
+
+def run_vocab(values: flags.FlagValues, words: Sequence[str]) -> None:
+    """Trains a vocabulary."""
+    files, output = required(values, "corpus"), required(values, "output")
+    from distilbert_tf.data.vocabulary import train_vocabulary
+
+    count = train_vocabulary(
+        files,
+        output,
+        vocab_size=values.vocab_size,
+        min_frequency=values.min_frequency,
+        limit_alphabet=values.limit_alphabet,
+        text_column=values.text_column,
+    )
+    say(f"{count:,} words, saved in {output}")

@@ -4,6 +4,7 @@ Everything here is a generator, so that memory doesn't grow with the corpus.
 """
 
 import bz2
+import glob
 import gzip
 import itertools
 import json
@@ -20,6 +21,19 @@ MAX_LINE_BYTES = 16 * 2**20  # longer ones are no paragraphs, but a file without
 MAX_SENTENCE = 10_000  # characters; the time of a tokenizer grows with the square of a longer one
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+
+
+def find_files(files: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Returns the paths of files, in the given order; those that match a pattern by their names."""
+    found: list[Path] = []
+    if isinstance(files, str | Path):
+        files = [files]
+    for file in files:
+        matches = [] if Path(file).exists() else sorted(glob.glob(str(file), recursive=True))
+        found += map(Path, matches or [str(file)])
+    if not found:
+        raise ValueError("A corpus needs at least one file.")
+    return found
 
 
 def read_documents(path: Path, *, text_column: str = "text") -> Iterator[Iterator[str]]:

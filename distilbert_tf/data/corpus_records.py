@@ -8,14 +8,11 @@ or signed ones of 4 if the vocabulary needs them. Held-out documents are in shar
 import concurrent.futures
 import contextlib
 import dataclasses
-import glob
 import hashlib
 import itertools
 import json
 import multiprocessing
 import os
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,12 +20,16 @@ from typing import Any, TypeVar
 import numpy as np
 import tensorflow as tf
 import tokenizers
-import tqdm
-from absl import logging
 from transformers import PreTrainedTokenizerBase
 
-from distilbert_tf.data.corpus import pack_document, read_documents, split_sentences
+from distilbert_tf.data.corpus import (
+    find_files,
+    pack_document,
+    read_documents,
+    split_sentences,
+)
 from distilbert_tf.data.file_formats import DataError
+from distilbert_tf.data.progress import Progress
 from distilbert_tf.files import replacing
 
 MANIFEST = "manifest.json"
@@ -38,7 +39,6 @@ SHARD_TOKENS = 2**23  # a shard ends with the document that exceeds this
 _FORMAT = 1  # of the manifest and the records
 _SENTENCES = 200  # that the tokenizer gets at once
 _POLL_S = 0.5
-_LOG_INTERVAL_S = 10.0  # between two lines of progress, where there is no terminal
 
 Item = TypeVar("Item")
 
@@ -341,19 +341,6 @@ def prepare_corpus(
 _IDENTITY = "preparing.json"
 
 
-def find_files(files: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Returns the paths of files, in the given order; those that match a pattern by their names."""
-    found: list[Path] = []
-    if isinstance(files, str | Path):
-        files = [files]
-    for file in files:
-        matches = [] if Path(file).exists() else sorted(glob.glob(str(file), recursive=True))
-        found += map(Path, matches or [str(file)])
-    if not found:
-        raise ValueError("A corpus needs at least one file.")
-    return found
-
-
 def describe_files(
     paths: Iterable[Path], before: Mapping[str, Sequence[Any]] | None = None
 ) -> dict[str, list[Any]]:
@@ -523,48 +510,14 @@ class _ShardWriters(contextlib.AbstractContextManager["_ShardWriters"]):
             ]
 
 
-class _Progress(contextlib.AbstractContextManager["_Progress"]):
-    """Shows how many tokens are written: as a bar, or in a log file as a line now and then."""
-
-    def __init__(self, jobs: Sequence[FileJob]) -> None:
-        self._jobs = jobs
-        before = sum(shard["tokens"] for job in jobs for shard in job.progress()["shards"])
-        self._is_terminal = sys.stderr.isatty()
-        self._bar = tqdm.tqdm(
-            desc="Preparing the corpus",
-            unit=" tokens",
-            unit_scale=True,
-            initial=before,
-            delay=0 if self._is_terminal else float("inf"),  # shown by `_log` instead
-        )
-        self._written, self._shown_s = 0, time.monotonic()
-
-    def add(self, tokens: int) -> None:
-        """Counts tokens that are written."""
-        self._written += tokens
-        self._bar.update(tokens)
-        if time.monotonic() - self._shown_s > _LOG_INTERVAL_S:
-            self._show()
-
-    def add_up_to(self, written: int) -> None:
-        """Counts tokens, given how many other processes have written together."""
-        self.add(written - self._written)
-
-    def _show(self) -> None:
-        self._shown_s = time.monotonic()
-        done = sum(job.progress()["is_done"] for job in self._jobs)
-        self._bar.set_postfix(files=f"{done}/{len(self._jobs)}", refresh=self._is_terminal)
-        if not self._is_terminal:
-            logging.info("%s", self._bar)
-
-    def __exit__(self, *error: Any) -> None:
-        self._show()
-        self._bar.close()
-
-
 def _run(jobs: Sequence[FileJob], num_processes: int) -> None:
     """Runs jobs, in this process or in others, and shows how far they are."""
-    with _Progress(jobs) as progress:
+
+    def files_done() -> str:
+        return f"{sum(job.progress()['is_done'] for job in jobs)}/{len(jobs)}"
+
+    before = sum(shard["tokens"] for job in jobs for shard in job.progress()["shards"])
+    with Progress("Preparing the corpus", "tokens", files_done, initial=before) as progress:
         if num_processes == 1:
             for job in jobs:
                 for _ in job.shards(progress.add):

@@ -12,9 +12,11 @@ from distilbert_serving.tf_serving.batching_parameters import batching_parameter
 from distilbert_serving.tf_serving.serving_files import write_server_files
 
 from distilbert_tf.commands.check_export import define_check_export
+from distilbert_tf.commands.corpus import define_vocab
 from distilbert_tf.commands.export import define_export
 from distilbert_tf.commands.query import define_query
 from distilbert_tf.commands.serving_config import define_serving_config
+from distilbert_tf.data.vocabulary import train_vocabulary
 
 OTHER_NAMES = {
     "version_label": "label",
@@ -30,6 +32,7 @@ OTHER_NAMES = {
         (define_serving_config, batching_parameters, 4),
         (define_check_export, inspect_export, 1),
         (define_query, PredictClient, 6),
+        (define_vocab, train_vocabulary, 4),
         (smoke_test.define_flags, smoke_test.smoke_test, 6),
     ],
 )
