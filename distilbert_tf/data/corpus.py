@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from distilbert_tf.data.file_formats import DataError, Fault, open_table
+from distilbert_tf.data.file_formats import DataError, Fault, is_unicode, open_table
 
 MAX_LINE_BYTES = 16 * 2**20  # longer ones are no paragraphs, but a file without line ends
 MAX_SENTENCE = 10_000  # characters; the time of a tokenizer grows with the square of a longer one
@@ -133,6 +133,8 @@ def _text_of(row: dict[str, object], column: str, where: str) -> str:
             f"{where}: no text in {column!r}, but {text!r}; its columns are "
             f"{', '.join(row) or 'none'} (--text_column)."
         )
+    if not is_unicode(text):
+        raise DataError(f"{where}: the text is not Unicode: a lone surrogate, or not UTF-8.")
     return text
 
 

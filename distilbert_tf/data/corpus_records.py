@@ -197,7 +197,7 @@ def open_corpus(directory: str | Path) -> Corpus:
     path = directory / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(f"{directory} holds no prepared corpus: it has no {MANIFEST}.")
-    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest = _read_json(path)
     if manifest.get("format") != _FORMAT:
         raise DataError(f"{path} is of another release: delete {directory} to prepare it anew.")
     shards = read_shards(manifest)
@@ -206,7 +206,7 @@ def open_corpus(directory: str | Path) -> Corpus:
         size = file.stat().st_size if file.is_file() else None
         if size != shard.bytes:
             state = "is missing" if size is None else f"has {size} bytes instead of {shard.bytes}"
-            raise DataError(f"{file} {state}: delete {path} to have it prepared again.")
+            raise DataError(f"{file} {state}: delete {directory} to prepare it anew.")
     return Corpus(
         directory,
         CorpusSettings(**manifest["settings"]),
@@ -286,8 +286,9 @@ def prepare_corpus(
 ) -> Corpus:
     """Prepares a corpus, unless it is prepared already.
 
-    Interrupted and called again, it resumes after the last complete shard of each file, and the
-    records are the same. `corpus_beam` does the same on a cluster.
+    Interrupted and called again, it resumes after the last complete shard of each file that is
+    still the same, and the records are as without an interruption. `corpus_beam` does the same on
+    a cluster.
 
     Args:
         files: Text files (see `read_documents`), or patterns such as `wikipedia/*.jsonl.gz`; a file
@@ -302,7 +303,7 @@ def prepare_corpus(
         The corpus.
 
     Raises:
-        DataError: A file cannot be read or has changed since the corpus was prepared from it; no
+        DataError: A file cannot be read, or has changed since the corpus was prepared from it; no
             text is left, or no document is held out though some should be.
         FileNotFoundError: There is no such file.
         ValueError: `directory` was prepared with other settings.
@@ -317,15 +318,19 @@ def prepare_corpus(
     found = describe_files(paths, before)
     identity = plan.identity(found["sources"])
     directory.mkdir(parents=True, exist_ok=True)
+    if (directory / MANIFEST).is_file():
+        _check_identity(directory, before, identity)
+        return open_corpus(directory)
     if before:
+        names = [[source["name"] for source in some["sources"]] for some in (before, identity)]
+        if names[0] == names[1]:
+            _forget_changed_files(directory, before, identity["sources"])
+            before["sources"] = identity["sources"]
         _check_identity(directory, before, identity)
     elif any(directory.iterdir()):
         raise FileExistsError(f"{directory} holds other files; choose an empty directory.")
-    else:
-        with replacing(directory / _IDENTITY) as temporary:
-            temporary.write_text(json.dumps(identity | found), encoding="utf-8")
-    if (directory / MANIFEST).is_file():
-        return open_corpus(directory)
+    with replacing(directory / _IDENTITY) as temporary:
+        temporary.write_text(json.dumps(identity | found), encoding="utf-8")
     jobs = [FileJob(number, path, directory, plan) for number, path in enumerate(paths)]
     _run(jobs, num_processes)
     shards = [shard for job in jobs for shard in job.progress()["shards"]]
@@ -392,8 +397,28 @@ def _read_earlier(directory: Path) -> dict[str, Any]:
     """Reads what a directory was prepared from, even if not to the end; empty if there is none."""
     for path in (directory / MANIFEST, directory / _IDENTITY):
         if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))
+            return _read_json(path)
     return {}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(
+            f"{path} is damaged ({error}): delete {path.parent} to prepare it anew."
+        ) from error
+
+
+def _forget_changed_files(
+    directory: Path, before: Mapping[str, Any], sources: Sequence[Mapping[str, Any]]
+) -> None:
+    """Removes what was prepared of files that have been changed since, such as mended."""
+    for number, source in enumerate(sources):
+        if source != before["sources"][number]:
+            names = (f"progress-{number:05d}.json", f"*-{number:05d}-*.tfrecord")
+            for path in itertools.chain.from_iterable(map(directory.glob, names)):
+                path.unlink()
 
 
 def _check_identity(

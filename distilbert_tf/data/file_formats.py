@@ -184,7 +184,7 @@ def _open_parquet(path: Path) -> Table:
     def batches(columns: Sequence[str] | None) -> Iterator[Any]:
         with _arrow_errors(arrow, path, "Parquet"), parquet.ParquetFile(path) as file:
             yield file.schema_arrow
-            yield from file.iter_batches(columns=columns)
+            yield from file.iter_batches(4096, columns=columns)  # whole documents, maybe
 
     return _of_batches(arrow, batches)
 
@@ -221,8 +221,8 @@ def _arrow_errors(arrow: ModuleType, path: Path, kind: str) -> Iterator[None]:
         yield
     except (arrow.ArrowException, OSError) as error:
         raise DataError(
-            f"{path} cannot be read as {kind}: {error}. It may be cut short: compare its size with "
-            "the original's."
+            f"{path} cannot be read as {kind}: {str(error).rstrip('.')}. It may be cut short: "
+            "compare its size with the original's."
         ) from error
 
 

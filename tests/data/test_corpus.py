@@ -48,6 +48,7 @@ def test_rows_of_tables_are_documents(tmp_path: Path) -> None:
         ("a.jsonl", b'{"text": "x"}\n{"text": 3}\n', "line 2: no text in 'text', but 3"),
         ("a.jsonl", b'{"body": "x"}\n', "its columns are body"),
         ("a.jsonl", b'{"text": "x"\n', "a.jsonl, line 1: not JSON"),
+        ("a.jsonl", b'{"text": "x \\ud800"}\n', "a.jsonl, line 1: the text is not Unicode"),
         ("a.jsonl", b"[]\n", "line 1: no text in 'text', but None; its columns are none"),
     ],
 )

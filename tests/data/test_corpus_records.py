@@ -184,6 +184,26 @@ def test_a_log_file_gets_one_line_at_the_end(
     assert re.match(r"Preparing the corpus: .*k tokens .*, files=2/2\]", line)
 
 
+def test_a_mended_file_is_prepared_again_and_no_other(
+    tokenizer: DistilBertTokenizer, tmp_path: Path
+) -> None:
+    good, bad, directory = tmp_path / "a.txt", tmp_path / "b.txt", tmp_path / "corpus"
+    good.write_text("The tea.\n")
+    bad.write_bytes(b"A film. " * 20 + b"\n\nSong.\n\n\xff\n")
+    arguments = ([good, bad], directory, tokenizer, CorpusSettings(16, validation_share=0.0))
+    with pytest.raises(DataError, match="b.txt, line 5: not UTF-8"):
+        prepare_corpus(*arguments, shard_tokens=20)
+    first = directory / "train-00000-00000.tfrecord"
+    time_ns = first.stat().st_mtime_ns
+    bad.write_text("Song.\n")
+    corpus = prepare_corpus(*arguments, shard_tokens=20)
+    assert len(read_rows(corpus, TRAIN)) == 2
+    assert first.stat().st_mtime_ns == time_ns
+    assert {path.name for path in directory.iterdir()} == {
+        MANIFEST, *(shard.name for shard in corpus.shards)
+    }  # fmt: skip
+
+
 def test_what_a_corpus_was_prepared_from_may_not_change(
     tokenizer: DistilBertTokenizer, tmp_path: Path
 ) -> None:
@@ -206,6 +226,9 @@ def test_what_a_corpus_was_prepared_from_may_not_change(
     manifest = json.loads((directory / MANIFEST).read_text())
     (directory / MANIFEST).write_text(json.dumps(manifest | {"format": 0}))
     with pytest.raises(DataError, match="of another release"):
+        open_corpus(directory)
+    (directory / MANIFEST).write_text("{")
+    with pytest.raises(DataError, match="manifest.json is damaged .*: delete"):
         open_corpus(directory)
 
 
