@@ -337,7 +337,7 @@ def set_up_finetuning(
         tuple(len(splits[task.name]["train"]) for task in tasks),
         options.batch_size,
         options.seed,
-        options.temperature,
+        options.sampling_temperature,
         step_multiple=options.steps_per_execution,
     )
     compile_trainer(trainer, options, sampler.steps_per_epoch)

@@ -107,7 +107,7 @@ class FinetuneOptions(TrainingOptions):
     max_train_examples: int | None = option(
         None, "use only the first rows of each task, this many", minimum=1
     )
-    temperature: float = option(
+    sampling_temperature: float = option(
         1.0,
         "for several tasks: 1 samples each in proportion to its size, more evens the shares out",
         minimum=1.0,

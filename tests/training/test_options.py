@@ -21,7 +21,7 @@ from distilbert_tf.training.run_directory import default_output_dir
         ("max_gradient_norm", 0.0),
         ("max_length", 2),
         ("max_train_examples", 0),
-        ("temperature", 0.5),
+        ("sampling_temperature", 0.5),
         ("seed", -1),
         ("gradient_accumulation_steps", 0),
         ("steps_per_execution", 0),
@@ -52,7 +52,7 @@ def test_some_steps_must_be_left_after_the_warm_up() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["learning_rate", "warmup_ratio", "temperature"])
+@pytest.mark.parametrize("name", ["learning_rate", "warmup_ratio", "sampling_temperature"])
 def test_what_is_not_finite_is_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} must be finite; got {value}"):
         FinetuneOptions(**{name: value})
@@ -98,7 +98,7 @@ def test_options_without_a_value_have_no_limits() -> None:
     assert set(none) == {"max_train_examples", "eval_steps", "early_stopping_patience"}
 
 
-@pytest.mark.parametrize("name", ["epochs", "temperature", "strategy", "deterministic"])
+@pytest.mark.parametrize("name", ["epochs", "sampling_temperature", "strategy", "deterministic"])
 def test_other_options_must_have_a_value(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must have a value; got None"):
         FinetuneOptions(**{name: None})
@@ -120,9 +120,9 @@ def test_differences_name_both_values() -> None:
         "seed=42, now 1",
         "dtype='mixed_bfloat16', now 'float32'",
     ]
-    del earlier["temperature"]  # as in a record of an older release
+    del earlier["sampling_temperature"]  # as in a record of an older release
     assert FinetuneOptions(epochs=5, seed=1).differences(earlier) == [
-        "it is of another release, without the setting temperature"
+        "it is of another release, without the setting sampling_temperature"
     ]
 
 
@@ -147,12 +147,12 @@ def test_flags_have_the_defaults_of_the_options(values: flags.FlagValues) -> Non
 def test_flags_are_read_as_their_options_are_typed(values: flags.FlagValues) -> None:
     values(
         "program --epochs=2 --learning_rate=1e-4 --jit_compile --nodeterministic --dtype=float32 "
-        "--eval_steps=10 --bad_rows=skip --strategy=mirrored --temperature=2".split()
+        "--eval_steps=10 --bad_rows=skip --strategy=mirrored --sampling_temperature=2".split()
     )
     names = [field.name for field in dataclasses.fields(FinetuneOptions)]
     assert FinetuneOptions(**{name: values[name].value for name in names}) == FinetuneOptions(
         epochs=2, learning_rate=1e-4, jit_compile=True, dtype="float32", eval_steps=10,
-        bad_rows="skip", strategy="mirrored", temperature=2.0,
+        bad_rows="skip", strategy="mirrored", sampling_temperature=2.0,
     )  # fmt: skip
 
 

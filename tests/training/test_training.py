@@ -231,7 +231,7 @@ def test_two_tasks_on_one_encoder(paths: tuple[Path, Path], tmp_path: Path) -> N
         (tmp_path / "data" / "mood" / f"{name}.tsv").write_text(turned)
     run = finetune(
         ["sst2", mood], paths[0], tmp_path / "data", tmp_path / "out",
-        epochs=8, batch_size=8, learning_rate=1e-2, max_length=12, temperature=2.0,
+        epochs=8, batch_size=8, learning_rate=1e-2, max_length=12, sampling_temperature=2.0,
     )  # fmt: skip
     assert [run.scores[name]["validation"].values["accuracy"] >= 0.9 for name in run.scores] == [
         True,
