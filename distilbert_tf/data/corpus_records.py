@@ -30,7 +30,7 @@ from distilbert_tf.data.corpus import (
 )
 from distilbert_tf.data.file_formats import DataError
 from distilbert_tf.data.progress import Progress
-from distilbert_tf.files import replacing
+from distilbert_tf.files import digest_files, replacing
 
 MANIFEST = "manifest.json"
 TRAIN, VALIDATION = "train", "validation"
@@ -379,18 +379,10 @@ def describe_files(
         source, modified_ns = next(earlier, ({}, None))
         known = (source.get("name"), source.get("bytes"), modified_ns)
         if known != (path.name, status.st_size, status.st_mtime_ns):
-            source = {"name": path.name, "bytes": status.st_size, "sha256": _digest(path)}
+            source = {"name": path.name, "bytes": status.st_size, "sha256": digest_files([path])}
         found["sources"].append(source)
         found["modified_ns"].append(status.st_mtime_ns)
     return found
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _read_earlier(directory: Path) -> dict[str, Any]:

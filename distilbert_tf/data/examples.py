@@ -3,7 +3,6 @@
 This is the only place where the contents of rows are checked, whatever format they come from.
 """
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ from distilbert_tf.data.file_formats import (
     open_table,
 )
 from distilbert_tf.data.tasks import Task
+from distilbert_tf.files import digest_files
 
 DEMO, HUB = "demo", "hub"
 DEMO_DATA = Path(__file__).parent / "demo_data"
@@ -76,12 +76,7 @@ class Examples:
         """
         if not self.files:
             raise ValueError("These examples come from no file, so there is nothing to digest.")
-        digest = hashlib.sha256()
-        for path in self.files:
-            with path.open("rb") as file:
-                while chunk := file.read(1 << 20):
-                    digest.update(chunk)
-        return digest.hexdigest()
+        return digest_files(self.files)
 
 
 def load_examples(
