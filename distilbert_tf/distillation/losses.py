@@ -17,42 +17,10 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from distilbert_tf.data.masking import NOT_MASKED
+from distilbert_tf.training.soft_targets import log_sum, soft_target_loss, widen
 
 # As PyTorch's cosine_embedding_loss has it, on each squared norm.
 _COSINE_EPSILON = 1e-12
-
-
-def soft_target_loss(
-    student_logits: tf.Tensor, teacher_logits: tf.Tensor, temperature: float = 2.0
-) -> tf.Tensor:
-    """Returns the KL divergence between the softened distributions, times `temperature` squared.
-
-    The factor keeps the size of the gradients the same at every temperature. The teacher's logits
-    get none.
-
-    Args:
-        student_logits: Float (N, V).
-        teacher_logits: Float (N, V).
-        temperature: What both logits are divided by; above 0.
-
-    Returns:
-        Float (N,): the sum over words of p * (log p - log q), p being the teacher's distribution
-        and q the student's.
-    """
-
-    # The gradient is written out since what TensorFlow derives takes twice the passes over (N, V).
-    @tf.custom_gradient
-    def compute(own: tf.Tensor, theirs: tf.Tensor) -> tuple[tf.Tensor, object]:
-        q, p = tf.nn.softmax(own / temperature), tf.nn.softmax(theirs / temperature)
-        distance = tf.reduce_sum(p * (theirs - own), axis=-1) / temperature
-        log_sums = [_log_sum(x, y, temperature) for x, y in ((own, q), (theirs, p))]
-
-        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
-            return (temperature * upstream)[:, tf.newaxis] * (q - p), None
-
-        return temperature**2 * (distance + log_sums[0] - log_sums[1]), gradient
-
-    return compute(_widen(student_logits), _widen(teacher_logits))
 
 
 def masked_lm_loss(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -77,14 +45,9 @@ def masked_lm_loss(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
             places = tf.stack([tf.range(tf.size(words)), words], axis=1)
             return tf.tensor_scatter_nd_sub(p * upstream[:, tf.newaxis], places, upstream)
 
-        return _log_sum(logits, p) - tf.gather(logits, words, batch_dims=1), gradient
+        return log_sum(logits, p) - tf.gather(logits, words, batch_dims=1), gradient
 
-    return tf.where(is_masked, compute(_widen(logits)), 0.0)
-
-
-def _log_sum(logits: tf.Tensor, softmax: tf.Tensor, temperature: float = 1.0) -> tf.Tensor:
-    """Computes log(sum(exp(logits / temperature))) over words from the softmax that is there."""
-    return tf.reduce_max(logits, -1) / temperature - tf.math.log(tf.reduce_max(softmax, -1))
+    return tf.where(is_masked, compute(widen(logits)), 0.0)
 
 
 def logits_mse_loss(student_logits: tf.Tensor, teacher_logits: tf.Tensor) -> tf.Tensor:
@@ -97,7 +60,7 @@ def logits_mse_loss(student_logits: tf.Tensor, teacher_logits: tf.Tensor) -> tf.
     Returns:
         Float (N,), sums over words.
     """
-    difference = _widen(student_logits) - _widen(teacher_logits)
+    difference = widen(student_logits) - widen(teacher_logits)
     return tf.reduce_sum(tf.square(difference), axis=-1)
 
 
@@ -111,7 +74,7 @@ def cosine_loss(student_states: tf.Tensor, teacher_states: tf.Tensor) -> tf.Tens
     Returns:
         Float (N,), between 0 and 2.
     """
-    a, b = _widen(student_states), _widen(teacher_states)
+    a, b = widen(student_states), widen(teacher_states)
     dot = tf.reduce_sum(a * b, axis=-1)
     squared_norms = [tf.reduce_sum(tf.square(x), axis=-1) + _COSINE_EPSILON for x in (a, b)]
     return 1.0 - dot * tf.math.rsqrt(squared_norms[0] * squared_norms[1])
@@ -155,7 +118,7 @@ class WordScorer(NamedTuple):
 
     def score(self) -> tf.Tensor:
         """Returns the logits, float32 (N, V); states and kernel must have one dtype."""
-        return _widen(tf.matmul(self.states, self.kernel, transpose_b=True)) + _widen(self.bias)
+        return widen(tf.matmul(self.states, self.kernel, transpose_b=True)) + widen(self.bias)
 
     def cast_kernel(self) -> "WordScorer":
         """Returns the same with a kernel of the states' dtype."""
@@ -303,7 +266,3 @@ def vocabulary_losses(
 
     total, *sums = compute(*student)
     return total, VocabularyLosses(*map(tf.stop_gradient, sums))
-
-
-def _widen(x: tf.Tensor) -> tf.Tensor:
-    return x if x.dtype == tf.float64 else tf.cast(x, tf.float32)

@@ -14,33 +14,9 @@ from distilbert_tf.distillation.losses import (
     cosine_loss,
     logits_mse_loss,
     masked_lm_loss,
-    soft_target_loss,
     vocabulary_losses,
 )
-
-
-def test_soft_targets_by_hand() -> None:
-    """Softened, the teacher's odds are 3 to 1 and 1 to 1, the student's 1 to 1 and 9 to 1."""
-    ln3 = math.log(3)
-    teacher = tf.constant([[2 * ln3, 0.0], [5.0, 5.0]])
-    student = tf.constant([[1.0, 1.0], [4 * ln3, 0.0]])
-    first = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
-    second = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)
-    losses = soft_target_loss(student, teacher, temperature=2.0)
-    np.testing.assert_allclose(losses, [4 * first, 4 * second], rtol=1e-6)
-
-
-def test_the_soft_target_gradient_is_the_difference_of_the_distributions() -> None:
-    random = np.random.default_rng(0)
-    student, teacher = (tf.constant(random.normal(0, 3, (5, 11))) for _ in range(2))
-    for temperature in (1.0, 2.0, 4.0):
-        with tf.GradientTape() as tape:
-            tape.watch(student)
-            loss = tf.reduce_sum(soft_target_loss(student, teacher, temperature))
-        expected = temperature * (
-            tf.nn.softmax(student / temperature) - tf.nn.softmax(teacher / temperature)
-        )
-        np.testing.assert_allclose(tape.gradient(loss, student), expected, rtol=1e-10)
+from distilbert_tf.training.soft_targets import soft_target_loss
 
 
 def test_masked_lm_by_hand() -> None:

@@ -12,8 +12,8 @@ from distilbert_tf.distillation.losses import (
     cosine_loss,
     logits_mse_loss,
     masked_lm_loss,
-    soft_target_loss,
 )
+from distilbert_tf.training.soft_targets import SoftTargets, soft_target_loss
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e .[parity]")
 pytestmark = pytest.mark.parity
@@ -72,4 +72,27 @@ def test_masked_lm() -> None:
     expected = entropy(tensor, torch.tensor(labels))
     expected.backward()
     comparing.assert_close(loss, expected.detach(), ROUNDINGS)
+    comparing.assert_close(tape.gradient(loss, variable), tensor.grad, ROUNDINGS)
+
+
+@pytest.mark.parametrize(("alpha", "temperature"), [(0.5, 2.0), (0.9, 4.0)])
+def test_soft_targets_beside_labels(alpha, temperature) -> None:
+    """As tutorials of PyTorch write it: a weighted sum of two means over the batch."""
+    random = np.random.default_rng(2)
+    student, teacher = (random.normal(0, 3, (N, 5)).astype(np.float32) for _ in range(2))
+    labels = random.integers(0, 5, N)
+    variable = tf.Variable(student)
+    with tf.GradientTape() as tape:
+        entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, variable)
+        loss = tf.reduce_mean(SoftTargets(alpha, temperature).mix(entropy, variable, teacher))
+    tensor = torch.tensor(student, requires_grad=True)
+    soft = torch.nn.functional.kl_div(
+        torch.log_softmax(tensor / temperature, -1),
+        torch.softmax(torch.tensor(teacher) / temperature, -1),
+        reduction="batchmean",
+    )
+    hard = torch.nn.functional.cross_entropy(tensor, torch.tensor(labels))
+    expected = alpha * temperature**2 * soft + (1 - alpha) * hard
+    expected.backward()
+    comparing.assert_close(loss, expected.detach(), ROUNDINGS, size=1.0)
     comparing.assert_close(tape.gradient(loss, variable), tensor.grad, ROUNDINGS)
