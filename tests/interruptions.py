@@ -60,14 +60,15 @@ def start(
     devices: str,
     encoder: Path,
     data: Path,
+    teacher: Path,
     output: Path,
-    *flags: str,
+    *,
     wrapper: Sequence[str] = (),
 ) -> "subprocess.Popen[str]":
     """Starts a run in real processes."""
-    paths = [f"--model={encoder}", f"--data={data}", f"--output={output}"]
-    recipe = [f"--{name}={value}" for name, value in RECIPE.items()]
-    return equality.start(devices, [*paths, *recipe, *flags], wrapper=wrapper)
+    paths = {"model": encoder, "data": data, "teacher": teacher, "output": output}
+    flags = [f"--{name}={value}" for name, value in (paths | RECIPE).items()]
+    return equality.start(devices, flags, wrapper=wrapper)
 
 
 def finish(process: "subprocess.Popen[str]", code: int = 0) -> str:

@@ -34,6 +34,7 @@ from distilbert_tf.training.finetuning import finetune
 from distilbert_tf.training.interruption import InterruptedRunError
 from distilbert_tf.training.multitask import MultiTaskModel
 from distilbert_tf.training.optimizer import NOT_FINITE, AdamW, create_optimizer
+from distilbert_tf.training.soft_targets import SoftTargets
 from distilbert_tf.training.strategy import make_strategy
 
 ROOT = Path(__file__).parents[1]  # where the benchmarks are
@@ -85,6 +86,7 @@ def train_tasks(
     *,
     dropout: float = 0.0,
     dtype: str | None = None,
+    soft_targets: SoftTargets | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Trains two tasks for 56 steps of AdamW whose gradients are clipped at each."""
@@ -92,13 +94,23 @@ def train_tasks(
     train = [make_examples(*pair, random) for pair in zip(SIZES, LABELS, strict=True)]
     dev = [make_examples(*pair, random) for pair in zip(DEV_SIZES, LABELS, strict=True)]
     rows, dev_rows = collect_rows(train, spell), collect_rows(dev, spell)
+    if soft_targets is not None:
+        rows, dev_rows = (
+            part._replace(
+                teacher_logits=tf.constant(
+                    random.normal(0, 2, (len(part.lengths()), max(LABELS))), tf.float32
+                )
+            )
+            for part in (rows, dev_rows)
+        )
     multiple = options.get("steps_per_execution", 1)
     sampler = EpochSampler(rows.lengths(), SIZES, BATCH, seed=5, step_multiple=multiple)
     keras.utils.set_random_seed(3)
     with strategy.scope():
         first = make_classifier(LABELS[0], dropout, dtype=dtype)
         second = make_classifier(LABELS[1], dropout, first.distilbert, dtype=dtype)
-        model = MultiTaskModel({"a": first, "b": second}, {"a": ("accuracy", "f1")})
+        classifiers = {"a": first, "b": second}
+        model = MultiTaskModel(classifiers, {"a": ("accuracy", "f1")}, soft_targets)
         total_steps = EPOCHS * sampler.steps_per_epoch
         optimizer = create_optimizer(5e-3, total_steps=total_steps, max_gradient_norm=0.1)
         model.compile(optimizer, **options)
@@ -225,9 +237,11 @@ def update_replicas(**clipping: float) -> None:
         check()
 
 
-def interrupt(encoder: Path, data: Path, root: Path) -> None:
+def interrupt(encoder: Path, data: Path, teacher: Path, root: Path) -> None:
     """Fine-tunes without interruption, through a crash, and through SIGTERM."""
-    arguments: dict[str, Any] = {"model": encoder, "data": data, "strategy": "mirrored", **RECIPE}
+    arguments: dict[str, Any] = {
+        "model": encoder, "data": data, "teacher": teacher, "strategy": "mirrored", **RECIPE
+    }  # fmt: skip
     finetune(**arguments, output_dir=root / "whole")
     crash, stop = CrashOnce(17), StopOnce(14, signal.SIGTERM)
     for name, callback in (("crashed", crash), ("stopped", stop)):
@@ -240,7 +254,11 @@ XLA = {"jit_compile": True}
 CASES: dict[str, Callable[..., Any]] = {
     "tasks": lambda: compare(train_tasks),
     "tasks in parts": lambda: compare(
-        train_tasks, steps_per_execution=2, gradient_accumulation_steps=2, **XLA
+        train_tasks,
+        steps_per_execution=2,
+        gradient_accumulation_steps=2,
+        soft_targets=SoftTargets(alpha=0.25),
+        **XLA,
     ),
     "bfloat16": lambda: compare(
         train_tasks, dtype="mixed_bfloat16", dropout=0.1, gradient_accumulation_steps=4, **XLA

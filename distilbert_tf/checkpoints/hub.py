@@ -55,6 +55,12 @@ class CheckpointFiles:
     config: Path
     weights: Path
 
+    def all_files(self) -> list[Path]:
+        """Lists the configuration and the weights, shards included."""
+        is_sharded = self.weights.name == SAFETENSORS_INDEX
+        shards = shard_names(self.weights) if is_sharded else []
+        return [self.config, self.weights, *(self.weights.parent / name for name in shards)]
+
 
 def find_checkpoint(name_or_path: str | Path, revision: str | None = None) -> CheckpointFiles:
     """Finds a checkpoint's files, and downloads them unless the name is a directory here.

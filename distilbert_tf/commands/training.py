@@ -28,6 +28,14 @@ def define_finetune(values: flags.FlagValues) -> None:
     """Defines the flags of `finetune`."""
     define_model(values)
     define_task(values, "task, or several with commas: sst2, mnli, qqp")
+    define_flag(
+        values,
+        "teacher",
+        None,
+        "fine-tuned classifier whose logits the model learns, too: a directory (of several tasks, "
+        "with a subdirectory for each) or a hub repository",
+        kind=str,
+    )
     flags.DEFINE_string(
         "output", None, "directory of the result; runs/<task> if not given", flag_values=values
     )
@@ -74,7 +82,10 @@ def run_finetune(values: flags.FlagValues, words: Sequence[str]) -> None:
     from distilbert_tf.training.plan import plan_finetuning
 
     if values.dry_run:
-        say(plan_finetuning(values.task, values.model, values.data, **options).report())
+        plan = plan_finetuning(
+            values.task, values.model, values.data, teacher=values.teacher, **options
+        )
+        say(plan.report())
         return
     with exiting_when_interrupted():
         result = finetune(
@@ -82,6 +93,7 @@ def run_finetune(values: flags.FlagValues, words: Sequence[str]) -> None:
             values.model,
             values.data,
             values.output,
+            teacher=values.teacher,
             overwrite=values.overwrite,
             **options,
         )

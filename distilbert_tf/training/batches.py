@@ -1,6 +1,7 @@
 """Rows of several tasks as batches for every replica: for training, and for evaluation.
 
-Shapes: N rows of all tasks, B rows of a batch, T tokens of the longest row in it, R replicas.
+Shapes: N rows of all tasks, B rows of a batch, T tokens of the longest row in it, R replicas, L the
+most labels of any task.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,8 @@ from distilbert_tf.data.examples import Examples
 from distilbert_tf.data.sampler import EpochSampler
 from distilbert_tf.training.strategy import distribute
 
-LABEL, TASK = "label", "task"  # what a model of several tasks gets as its target
+# What a model of several tasks gets as its targets; the last one if there is a teacher.
+LABEL, TASK, TEACHER_LOGITS = "label", "task", "teacher_logits"
 
 
 class TaskRows(NamedTuple):
@@ -24,11 +26,13 @@ class TaskRows(NamedTuple):
         tokens: The token ids.
         labels: int32 (N,), label ids.
         tasks: int32 (N,), which task each row is of.
+        teacher_logits: What a teacher says of each row: see `Teacher.find_logits`.
     """
 
     tokens: TokenRows
     labels: tf.Tensor
     tasks: tf.Tensor
+    teacher_logits: tf.Tensor | None = None
 
     def lengths(self) -> np.ndarray:
         """Returns the number of tokens of each row: (N,)."""
@@ -37,8 +41,15 @@ class TaskRows(NamedTuple):
     def batch(
         self, rows: tf.Tensor, width: int | None
     ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-        """Makes a model's inputs and targets: for rows (B,), a dict of (B, T), and one of (B,)."""
+        """Makes a model's inputs and targets of rows (B,).
+
+        Returns:
+            A dict of (B, T), and one of `label` and `task`, (B,), and, if there is a teacher,
+            `teacher_logits`, (B, L).
+        """
         targets = {LABEL: tf.gather(self.labels, rows), TASK: tf.gather(self.tasks, rows)}
+        if self.teacher_logits is not None:
+            targets[TEACHER_LOGITS] = tf.gather(self.teacher_logits, rows)
         return self.tokens.batch(rows, width), targets
 
 
@@ -84,7 +95,8 @@ def training_batches(
         first_step: The step of that epoch to begin with.
 
     Returns:
-        A dataset of pairs: a model's inputs, int32 (B / R, T), and `label` and `task`, (B / R,).
+        A dataset of pairs: a model's inputs, int32 (B / R, T), and its targets, see
+        `TaskRows.batch`, of B / R rows.
     """
 
     def steps() -> Iterator[np.ndarray]:

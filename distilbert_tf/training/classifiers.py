@@ -38,7 +38,7 @@ def load_classifier(model: str | Path, task: Task) -> TFDistilBertForSequenceCla
     """
     source = task_checkpoint(model, task)
     classifier = TFDistilBertForSequenceClassification.from_pretrained(source, fresh_head=False)
-    _check_labels(classifier.config.id2label, task, source)
+    match_labels(classifier.config.id2label, task, source)
     return classifier
 
 
@@ -66,7 +66,7 @@ def start_classifiers(
     config, family = load_config(files.config)
     keeps_head = "classifier.weight" in tensors and not fresh_head and len(tasks) == 1
     if keeps_head:
-        _check_labels(
+        match_labels(
             config.id2label, tasks[0], model, "fresh_head (--fresh_head) starts with a new head."
         )
     classifiers: dict[str, TFDistilBertForSequenceClassification] = {}
@@ -88,14 +88,45 @@ def start_classifiers(
     return classifiers
 
 
-def _check_labels(id2label: dict[int, str], task: Task, where: Any, hint: str = "") -> None:
+def match_labels(
+    id2label: dict[int, str],
+    task: Task,
+    where: Any,
+    hint: str = "",
+    *,
+    any_order: bool = False,
+) -> list[int]:
+    """Finds the labels of a task among those of a checkpoint, by their names.
+
+    Capitals make no difference. Labels without names (`LABEL_0`, ...) are taken for the task's, in
+    its order, with a warning.
+
+    Args:
+        id2label: The checkpoint's labels.
+        task: The task.
+        where: The checkpoint, for messages.
+        hint: What to do, for the error.
+        any_order: Whether the checkpoint's labels may be in another order than the task's.
+
+    Returns:
+        For each label of the task, in its order, the checkpoint's number.
+
+    Raises:
+        CheckpointError: The checkpoint has other labels.
+    """
     labels = [id2label[number] for number in sorted(id2label)]
-    if labels == [f"LABEL_{i}" for i in range(len(task.labels))]:
+    numbers = list(range(len(task.labels)))
+    if labels == [f"LABEL_{i}" for i in numbers]:
         logging.warning(
             "%s does not name its labels; they are taken for %s.", where, ", ".join(task.labels)
         )
-    elif [label.casefold() for label in labels] != [label.casefold() for label in task.labels]:
-        raise CheckpointError(
-            f"{where} has the labels {', '.join(labels)}; the task {task.name!r} has "
-            f"{', '.join(task.labels)}. {hint}".rstrip()
-        )
+        return numbers
+    theirs, ours = ([label.casefold() for label in names] for names in (labels, task.labels))
+    if theirs == ours:
+        return numbers
+    if any_order and sorted(theirs) == sorted(ours) and len(set(ours)) == len(ours):
+        return [theirs.index(label) for label in ours]
+    raise CheckpointError(
+        f"{where} has the labels {', '.join(labels)}; the task {task.name!r} has "
+        f"{', '.join(task.labels)}. {hint}".rstrip()
+    )

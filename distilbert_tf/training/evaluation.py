@@ -28,7 +28,7 @@ class Scores:
     """How a classifier did on a split.
 
     Attributes:
-        values: `loss`, and the task's metrics by name.
+        values: `loss`, the task's metrics by name, and, with a teacher, `agreement`.
         confusion: int64 (C, C): rows the true labels, columns the predicted ones.
     """
 
@@ -86,6 +86,8 @@ def score_tasks(model: MultiTaskModel, batches: Any, steps: int) -> dict[str, Sc
         values = {
             key.removeprefix(metric.prefix): float(value) for key, value in metric.result().items()
         }
+        if name in model.agreements:
+            values["agreement"] = float(model.agreements[name].result())
         confusion = np.asarray(tf.convert_to_tensor(metric.confusion.value))
         found[name] = Scores(values, np.rint(confusion).astype(np.int64))
     return found

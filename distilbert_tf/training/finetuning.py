@@ -35,7 +35,9 @@ from distilbert_tf.training.run import (
     start_training,
 )
 from distilbert_tf.training.run_directory import VALIDATION, RunDirectory, default_output_dir
+from distilbert_tf.training.soft_targets import SoftTargets
 from distilbert_tf.training.strategy import is_chief
+from distilbert_tf.training.teacher import Teacher, find_teacher
 
 Splits = dict[str, dict[str, Examples]]  # by task and split
 
@@ -50,6 +52,7 @@ class Finetuning(Training):
         splits: All examples.
         rows: The training rows, tokenized.
         tokenize: The in-graph tokenizer.
+        teacher: What the classifiers learn from beside the labels, if anything.
     """
 
     options: FinetuneOptions
@@ -59,6 +62,7 @@ class Finetuning(Training):
     splits: Splits
     rows: TaskRows
     tokenize: Callable[..., dict[str, tf.Tensor]]
+    teacher: Teacher | None = None
     _evaluation_rows: dict[str, TaskRows] = dataclasses.field(default_factory=dict)
 
     @property
@@ -77,16 +81,40 @@ class Finetuning(Training):
             first_step=first_step,
         )
 
-    def split_batches(self, split: str) -> tuple[Any, int]:
-        """Makes the batches of all tasks that have a split; returns them and their number."""
+    @property
+    def evaluation_splits(self) -> list[str]:
+        """The splits that are scored, of one task or several."""
+        names = (split for found in self.splits.values() for split in found if split != "train")
+        return list(dict.fromkeys(names))
+
+    def evaluation_rows(self, split: str) -> TaskRows:
+        """Tokenizes the rows of all tasks that have a split, once."""
         if split not in self._evaluation_rows:  # the validation split is scored several times
             # Rows stand in the order of the tasks; one without rows has none to be numbered.
             parts = [self.splits[task.name].get(split) for task in self.tasks]
             rows = collect_rows([part for part in parts if part is not None], self.tokenize)
             numbers = tf.constant([i for i, part in enumerate(parts) if part is not None])
             self._evaluation_rows[split] = rows._replace(tasks=tf.gather(numbers, rows.tasks))
+        return self._evaluation_rows[split]
+
+    def prepare(self, directory: RunDirectory) -> None:
+        """Adds the teacher's logits to all rows, if there is a teacher."""
+        if self.teacher is None:
+            return
+        rows = {split: self.evaluation_rows(split) for split in self.evaluation_splits}
+        logits = self.teacher.find_logits(
+            {"train": self.rows, **rows},
+            directory.teacher_logits,
+            self.model.distribute_strategy,
+        )
+        self.rows = self.rows._replace(teacher_logits=logits["train"])
+        for split, found in rows.items():
+            self._evaluation_rows[split] = found._replace(teacher_logits=logits[split])
+
+    def split_batches(self, split: str) -> tuple[Any, int]:
+        """Makes the batches of all tasks that have a split; returns them and their number."""
         return evaluation_batches(
-            self._evaluation_rows[split],
+            self.evaluation_rows(split),
             self.options.batch_size,
             self.model.distribute_strategy,
             width=self.width,
@@ -166,6 +194,8 @@ class FinetuneResult:
                 )
                 lines.append(f"{task}, {split}, {found.rows:,} rows: {shown}")
         best = run["best"]
+        if run["teacher"]:
+            lines.append(f"teacher: {run['teacher']['checkpoint']}")
         return "\n".join(
             [
                 *lines,
@@ -184,6 +214,7 @@ def finetune(
     data: str | Path = "demo",
     output_dir: str | Path | None = None,
     *,
+    teacher: str | Path | None = None,
     overwrite: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     **options: Any,
@@ -192,6 +223,12 @@ def finetune(
 
     Called again with the same arguments after an interruption of any kind, it resumes the run from
     its last saved state, and ends with the same weights as if nothing had happened.
+
+    With a teacher, the loss of a row is `distill_alpha` times the KL divergence of the classifier's
+    distribution from the teacher's, both softened by `distill_temperature`, times the square of
+    that, plus 1 - `distill_alpha` times the cross-entropy of the label (Hinton et al., "Distilling
+    the Knowledge in a Neural Network", arXiv 1503.02531). The teacher computes its logits of every
+    row once, before the training.
 
     Args:
         task: A task or its name; or several of them, which are then trained together.
@@ -202,6 +239,9 @@ def finetune(
             directory of its own in it. There are the checkpoint and its tokenizer, `run.json`,
             `metrics.json`, learning curves, confusion matrices and a model card; TensorBoard's
             logs; and, until the run ends, its state.
+        teacher: A fine-tuned classifier of any depth and width, with the same tokenizer and the
+            task's labels in any order: directory or hub name. For several tasks, the directory of
+            a run on them, or any with a subdirectory for each.
         overwrite: Whether `output_dir` may hold another result already. An interrupted run with
             the same arguments is resumed all the same.
         callbacks: More Keras callbacks. When a run is resumed, they are called for the steps of the
@@ -213,7 +253,8 @@ def finetune(
         get it, and the chief writes the files.
 
     Raises:
-        CheckpointError: The checkpoint has a head for other labels, or all states are damaged.
+        CheckpointError: The checkpoint has a head for other labels, or the teacher has other labels
+            or no head; or all states are damaged.
         DataError: A file is not as a task needs it.
         FileExistsError: `output_dir` holds another result and `overwrite` is false.
         FileNotFoundError: No such checkpoint or data.
@@ -223,22 +264,26 @@ def finetune(
 
     Example:
         finetune("sst2", "distilbert-base-uncased", "DIR", "OUT", epochs=3).metrics
+        finetune("sst2", "STUDENT", "DIR", "SMALL", teacher="OUT", distill_alpha=0.9).metrics
     """
     settings = FinetuneOptions(**options)
     tasks = parse_tasks(task)
     names = tuple(one.name for one in tasks)
     output_dir = default_output_dir(",".join(names)) if output_dir is None else Path(output_dir)
     directory = RunDirectory(output_dir, names)
-    directory.check(model, overwrite=overwrite)
+    for checkpoint in (model, *(() if teacher is None else (teacher,))):
+        directory.check(checkpoint, overwrite=overwrite)
     splits = load_splits(tasks, data, settings)
+    found_teacher = choose_teacher(teacher, tasks, settings)
     identity = {
         "tasks": list(names),
         "model": str(model),
+        "teacher": found_teacher and found_teacher.record(),
         "options": settings.recipe(),
         "data_files": describe_data(splits),
     }
     state = find_state(directory, identity, settings, overwrite=overwrite)
-    training = set_up_finetuning(tasks, model, splits, settings)
+    training = set_up_finetuning(tasks, model, splits, settings, found_teacher)
     progress, record = run_training(
         training,
         directory,
@@ -249,7 +294,7 @@ def finetune(
         callbacks=callbacks,
     )
     scores: dict[str, dict[str, Scores]] = {name: {} for name in names}
-    for split in dict.fromkeys(key for found in splits.values() for key in found if key != "train"):
+    for split in training.evaluation_splits:
         for name, found in training.score_split(split).items():
             scores[name][split] = found
     strategy = training.model.distribute_strategy
@@ -298,8 +343,30 @@ def load_splits(tasks: Sequence[Task], data: str | Path, options: FinetuneOption
     return splits
 
 
+def choose_teacher(
+    checkpoint: str | Path | None, tasks: Sequence[Task], options: FinetuneOptions
+) -> Teacher | None:
+    """Finds the teacher of a run, if it has one.
+
+    Raises:
+        ValueError: A setting is for a teacher, and there is none; see also `find_teacher`.
+    """
+    if checkpoint is not None:
+        return find_teacher(checkpoint, tasks)
+    for name in ("distill_alpha", "distill_temperature"):
+        if (value := getattr(options, name)) != getattr(FinetuneOptions, name):
+            raise ValueError(
+                f"{name} is {value}, but there is no teacher: pass teacher (--teacher) as well."
+            )
+    return None
+
+
 def set_up_finetuning(
-    tasks: list[Task], model: str | Path, splits: Splits, options: FinetuneOptions
+    tasks: list[Task],
+    model: str | Path,
+    splits: Splits,
+    options: FinetuneOptions,
+    teacher: Teacher | None = None,
 ) -> Finetuning:
     """Makes strategy, tokenizer, classifiers and optimizer, and tokenizes the training rows.
 
@@ -308,28 +375,37 @@ def set_up_finetuning(
         model: Checkpoint to start from.
         splits: The tasks' examples.
         options: The run's settings.
+        teacher: What `choose_teacher` returned.
 
     Returns:
         All that `fit` needs.
 
     Raises:
-        CheckpointError: The checkpoint has a head for other labels, or does not fit.
+        CheckpointError: The checkpoint has a head for other labels, or does not fit; the teacher
+            has no head.
         FileNotFoundError: No such checkpoint.
-        ValueError: The batch cannot be shared evenly, there are too few positions or examples.
+        ValueError: The batch cannot be shared evenly, there are too few positions or examples; the
+            teacher has another tokenizer.
     """
     strategy = start_training(options)
     tokenizer = DistilBertTokenizer.from_pretrained(model)
     tokenizer.model_max_length = options.max_length  # evaluation and export truncate alike
+    soft_targets = None
+    if teacher is not None:
+        soft_targets = SoftTargets(options.distill_alpha, options.distill_temperature)
     with strategy.scope():
         classifiers = start_classifiers(
             model, tasks, fresh_head=options.fresh_head, dtype=options.dtype
         )
-        trainer = MultiTaskModel(classifiers, {task.name: task.metrics for task in tasks})
+        metrics = {task.name: task.metrics for task in tasks}
+        trainer = MultiTaskModel(classifiers, metrics, soft_targets)
     positions = trainer.distilbert.config.max_position_embeddings
     if options.max_length > positions:
         raise ValueError(
             f"max_length is {options.max_length}, but {model} has {positions} positions."
         )
+    if teacher is not None:  # loaded after the classifiers, whose seeds are then the usual ones
+        teacher.check(tokenizer, options.max_length)
     tokenize = tokenizer.as_layer(max_length=options.max_length)
     rows = collect_rows([splits[task.name]["train"] for task in tasks], tokenize)
     sampler = EpochSampler(
@@ -341,4 +417,4 @@ def set_up_finetuning(
         step_multiple=options.steps_per_execution,
     )
     compile_trainer(trainer, options, sampler.steps_per_epoch)
-    return Finetuning(options, tokenizer, trainer, sampler, tasks, splits, rows, tokenize)
+    return Finetuning(options, tokenizer, trainer, sampler, tasks, splits, rows, tokenize, teacher)

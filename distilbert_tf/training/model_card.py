@@ -140,6 +140,16 @@ def _describe_training(task: Task, run: Mapping[str, Any]) -> str:
     lines = []
     if len(run["tasks"]) > 1:
         lines += [f"One encoder, trained for {', '.join(run['tasks'])} together.", ""]
+    if run["teacher"]:
+        lines += [
+            f"Learned from the logits of `{run['teacher']['checkpoint']}` (sha256 "
+            f"`{run['teacher']['sha256'][task.name]}`), softened by a temperature of "
+            f"{options['distill_temperature']:g}, with weight {options['distill_alpha']:g}, and "
+            f"from the labels with weight {1 - options['distill_alpha']:g}. `agreement` is the "
+            "share of rows for which both predict the same label. The training loss in the curves "
+            "is that mix, the validation loss the labels' alone.",
+            "",
+        ]
     lines += [
         f"- {options['epochs']} epochs of {run['steps_per_epoch']:,} steps, "
         f"{options['batch_size']} rows each; AdamW, peak learning rate "

@@ -6,12 +6,14 @@ Shapes: B rows of a batch (of one replica), T tokens in a row, D = config.dim, C
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.models.pretrained import ModelInputs
-from distilbert_tf.training.batches import LABEL, TASK
+from distilbert_tf.training.batches import LABEL, TASK, TEACHER_LOGITS
 from distilbert_tf.training.metrics import ClassificationMetrics, log_prefix
+from distilbert_tf.training.soft_targets import SoftTargets
 from distilbert_tf.training.trainer_model import TrainerModel
 
 
@@ -37,10 +39,15 @@ class MultiTaskModel(TrainerModel):
     `fit` and `evaluate` take what `training_batches` and `evaluation_batches` return. A row's loss
     is that of its own task. One task is the same, with one classifier.
 
+    With `soft_targets`, the training also minimizes the distance to a teacher's logits, and each
+    task has the metric `agreement`: the share of rows for which classifier and teacher score the
+    same label highest. The loss of an evaluation is the cross-entropy of the labels alone.
+
     Args:
         classifiers: A classifier for each task, by name; all on one encoder.
         metrics: For each task, which scores to compute: names in `metrics.METRICS`. By default
             accuracy.
+        soft_targets: How to learn from a teacher, whose logits are then among the targets.
         **kwargs: Passed on to `keras.Model`.
 
     Call arguments:
@@ -65,6 +72,7 @@ class MultiTaskModel(TrainerModel):
         self,
         classifiers: Mapping[str, TFDistilBertForSequenceClassification],
         metrics: Mapping[str, Sequence[str]] | None = None,
+        soft_targets: SoftTargets | None = None,
         **kwargs: Any,
     ) -> None:
         if unknown := (metrics or {}).keys() - classifiers.keys():
@@ -80,6 +88,7 @@ class MultiTaskModel(TrainerModel):
             raise ValueError("All classifiers must be made with one and the same `encoder`.")
         self.classifiers = dict(classifiers)
         self.distilbert = first.distilbert
+        self.soft_targets = soft_targets
         self.task_metrics = {
             name: ClassificationMetrics(
                 model.config.num_labels,
@@ -88,6 +97,10 @@ class MultiTaskModel(TrainerModel):
                 name=name,
             )
             for name, model in classifiers.items()
+        }
+        self.agreements = {
+            name: keras.metrics.Mean(f"{log_prefix(name, len(classifiers))}agreement")
+            for name in (classifiers if soft_targets else ())
         }
 
     def pretrained_models(self) -> dict[str, TFDistilBertForSequenceClassification]:
@@ -108,12 +121,15 @@ class MultiTaskModel(TrainerModel):
     def compute_losses(
         self, inputs: ModelInputs, targets: Mapping[str, tf.Tensor], training: bool
     ) -> tuple[tf.Tensor, dict[str, TaskOutput]]:
-        """Computes each row's cross-entropy in its own task: float32 (B,)."""
+        """Computes each row's loss in its own task: float32 (B,)."""
         logits, outputs = self(inputs, training=training), {}
         for number, name in enumerate(self.classifiers):
             is_own = targets[TASK] == number
             labels = tf.where(is_own, targets[LABEL], 0)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits[name])
+            if training and self.soft_targets:
+                theirs = targets[TEACHER_LOGITS][:, : logits[name].shape[-1]]
+                losses = self.soft_targets.mix(losses, logits[name], theirs)
             outputs[name] = TaskOutput(is_own, labels, tf.where(is_own, losses, 0.0), logits[name])
         return tf.add_n([output.losses for output in outputs.values()]), outputs
 
@@ -129,3 +145,8 @@ class MultiTaskModel(TrainerModel):
         for name, (is_own, labels, own_losses, logits) in outputs.items():
             own_weights = tf.where(is_own, weights, 0.0)
             self.task_metrics[name].update_state(labels, logits, own_losses, own_weights)
+            if self.soft_targets:
+                theirs = targets[TEACHER_LOGITS][:, : logits.shape[-1]]
+                # `==` would forget that it is (B,), if B is not known, as with several replicas.
+                agrees = tf.equal(tf.argmax(logits, -1), tf.argmax(theirs, -1))
+                self.agreements[name].update_state(agrees, own_weights)

@@ -112,6 +112,13 @@ class FinetuneOptions(TrainingOptions):
         "for several tasks: 1 samples each in proportion to its size, more evens the shares out",
         minimum=1.0,
     )
+    distill_alpha: float = option(
+        0.5, "weight of the teacher's soft targets; the labels have the rest", minimum=0.0,
+        maximum=1.0,
+    )  # fmt: skip
+    distill_temperature: float = option(
+        2.0, "softens teacher's and student's distributions", minimum=1e-3
+    )
     fresh_head: bool = option(False, "start with new heads even if the checkpoint has one")
     bad_rows: BadRows = option(  # noqa: RUF009  (a field as the others; its type is an alias)
         "error", "what to do with rows that cannot be read", choices=typing.get_args(BadRows)

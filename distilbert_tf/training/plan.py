@@ -12,6 +12,7 @@ import tensorflow as tf
 from distilbert_tf.data.tasks import Task
 from distilbert_tf.training.finetuning import (
     Finetuning,
+    choose_teacher,
     load_splits,
     parse_tasks,
     set_up_finetuning,
@@ -30,6 +31,7 @@ class Plan:
         options: The settings.
         parameters: How many numbers are trained.
         replicas: How many devices share a batch.
+        teacher: The checkpoint of the teacher, if there is one.
         mean_tokens: Tokens of a row, on average.
         computed_tokens: Tokens of a row that are computed: more, if padding is.
         state_mib: Size of a saved state.
@@ -42,6 +44,7 @@ class Plan:
     options: FinetuneOptions
     parameters: int
     replicas: int
+    teacher: str | None
     mean_tokens: float
     computed_tokens: float
     state_mib: float
@@ -55,6 +58,8 @@ class Plan:
             f"{self.shares[task]:,} rows an epoch"
             for task, by_split in self.rows.items()
         ]
+        if self.teacher is not None:
+            lines.append(f"teacher: {self.teacher}, which computes its logits of every row once")
         return "\n".join(
             [
                 *lines,
@@ -72,6 +77,8 @@ def plan_finetuning(
     task: str | Task | Sequence[str | Task] = "sst2",
     model: str | Path = "demo",
     data: str | Path = "demo",
+    *,
+    teacher: str | Path | None = None,
     **options: Any,
 ) -> Plan:
     """Works out what `finetune` would do with the same arguments, without training.
@@ -80,6 +87,7 @@ def plan_finetuning(
         task: See `finetune`, as for the others.
         model: Checkpoint to start from.
         data: Where the tasks' files are.
+        teacher: A fine-tuned classifier to learn from.
         **options: See `FinetuneOptions`.
 
     Returns:
@@ -91,7 +99,8 @@ def plan_finetuning(
     settings = FinetuneOptions(**options)
     tasks = parse_tasks(task)
     splits = load_splits(tasks, data, settings)
-    training = set_up_finetuning(tasks, model, splits, settings)
+    found_teacher = choose_teacher(teacher, tasks, settings)
+    training = set_up_finetuning(tasks, model, splits, settings, found_teacher)
     lengths = training.rows.lengths()
     computed = lengths if training.width is None else np.full_like(lengths, training.width)
     variables = training.model.variables + training.model.optimizer.variables
@@ -105,6 +114,7 @@ def plan_finetuning(
         options=settings,
         parameters=training.parameters,
         replicas=training.model.distribute_strategy.num_replicas_in_sync,
+        teacher=None if found_teacher is None else found_teacher.name,
         mean_tokens=float(lengths.mean()),
         computed_tokens=float(computed.mean()),
         state_mib=_mib(variables),

@@ -70,6 +70,9 @@ class Training(abc.ABC):
     def scores_before(self) -> dict[str, dict[str, float]]:
         """Evaluates the models before the training; returns figures by model."""
 
+    def prepare(self, directory: RunDirectory) -> None:  # noqa: B027  (most have nothing to do)
+        """Does what comes before the training, once the directory is the run's own."""
+
     def describe_batch(self, epoch: int, step: int) -> str:
         """Says what is in the batch of a step, both counted from 0."""
         return ""
@@ -216,9 +219,10 @@ def run_training(
     options, model = training.options, training.model
     strategy = model.distribute_strategy
     chief = is_chief(strategy)
+    if state is None and chief:
+        directory.clear(overwrite=overwrite or _has_begun(directory, identity, options))
+    training.prepare(directory)
     if state is None:
-        if chief:
-            directory.clear(overwrite=overwrite or _has_begun(directory, identity, options))
         progress = Progress(training.steps_per_epoch)
         before = training.scores_before()
         for name, values in before.items():
@@ -331,9 +335,10 @@ def _describe_divergence(training: Training, progress: Progress) -> str:
 
 
 def end_run(directory: RunDirectory, strategy: tf.distribute.Strategy) -> None:
-    """Removes the states of a run whose results are written, and waits for all workers."""
+    """Removes what only an unfinished run needs, and waits for all workers."""
     if is_chief(strategy):
-        shutil.rmtree(directory.states, ignore_errors=True)
+        for path in (directory.states, directory.teacher_logits):
+            shutil.rmtree(path, ignore_errors=True)
     meet_workers(strategy)  # a worker that leaves early takes the others with it
 
 

@@ -18,6 +18,7 @@ from distilbert_tf.checkpoints.tensor_files import CheckpointError
 RUN, METRICS, CARD = "run.json", "metrics.json", "README.md"
 CURVES, CONFUSION = "learning_curves.png", "confusion_matrix.png"
 STATES, TENSORBOARD, LOGS = "checkpoints", "tensorboard", "logs"
+TEACHER_LOGITS = "teacher_logits"
 VALIDATION = "validation"  # the split by which the best weights are chosen
 
 
@@ -54,6 +55,11 @@ class RunDirectory:
         return self.path / STATES
 
     @property
+    def teacher_logits(self) -> Path:
+        """Where the logits of a teacher are, until the run ends."""
+        return self.path / TEACHER_LOGITS
+
+    @property
     def is_finished(self) -> bool:
         """Whether it holds a finished run: `metrics.json` is written last."""
         return (self.path / METRICS).exists()
@@ -62,18 +68,19 @@ class RunDirectory:
         """Raises if the run would destroy something in the directory.
 
         Args:
-            model: The checkpoint that the run starts from.
+            model: A checkpoint that the run reads.
             overwrite: Whether a finished run may be replaced.
 
         Raises:
             FileExistsError: There is a finished run, and `overwrite` is false.
-            ValueError: The directory is that of the model.
+            ValueError: The run would write its result over the model.
         """
-        if self.path.exists() and self.path.resolve() == Path(model).expanduser().resolve():
-            raise ValueError(
-                f"model and output_dir are both {self.path}: a run that fails would lose the "
-                "model. Choose another output_dir."
-            )
+        for path in (self.path, *self.models.values()):
+            if path.exists() and path.resolve() == Path(model).expanduser().resolve():
+                raise ValueError(
+                    f"{path} would be read and written: a run that fails would lose the model. "
+                    "Choose another output_dir."
+                )
         if self.is_finished and not overwrite:
             raise FileExistsError(
                 f"{self.path} already holds a finished run ({METRICS}). Choose another "

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny_task import BAD, GOOD, THINGS, tiny_checkpoint
+from tiny_task import BAD, GOOD, THINGS, tiny_checkpoint, tiny_classifier, tiny_data
 
 from distilbert_tf import cli
 from distilbert_tf.checkpoints.tensor_files import CheckpointError
@@ -24,6 +24,7 @@ from distilbert_tf.distillation.options import DistillOptions
 from distilbert_tf.models.heads import TFDistilBertForMaskedLM
 from distilbert_tf.models.weight_names import export_tensors
 from distilbert_tf.pipelines import pipeline
+from distilbert_tf.training.finetuning import finetune
 
 SETTINGS: dict[str, Any] = {
     "max_length": 16, "batch_size": 16, "learning_rate": 1e-2, "validation_share": 0.1,
@@ -98,6 +99,18 @@ def test_every_loss_of_a_student_falls(
         np.testing.assert_array_equal(tensor, theirs[name])
     assert f"distilled from `{teacher.output_dir}`" in (tmp_path / "out/README.md").read_text()
     assert "saved in" in result.report()
+
+    # The second step: the student learns a task from the teacher, which was fine-tuned for it.
+    labels = {0: "negative", 1: "positive"}
+    tuned = tiny_classifier(tmp_path / "tuned", teacher.output_dir, labels)
+    data = tiny_data(tmp_path / "data")
+    run = finetune(
+        "sst2", tmp_path / "out", data, tmp_path / "small", teacher=tuned, epochs=3, batch_size=8,
+        learning_rate=1e-2, max_length=12, distill_alpha=1.0,
+    )  # fmt: skip
+    assert run.model.config.n_layers == 2
+    learnt = run.history["val_agreement"][-1]  # the best are chosen by their accuracy
+    assert learnt > run.run["scores_before"]["sst2"]["agreement"] + 0.2
 
 
 class Stop(keras.callbacks.Callback):

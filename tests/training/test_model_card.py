@@ -22,11 +22,13 @@ def card_of(path: Path, task: Task, scores: dict[str, Scores], **changes: Any) -
     """Writes a card with as much of a run as it tells, and reads it as the hub does."""
     run = {
         "model": "distilbert-base-uncased",
+        "teacher": None,
         "data": "glue",
         "tasks": [task.name],
         "options": {
             "epochs": 4, "batch_size": 24, "learning_rate": 3e-5, "warmup_ratio": 0.06,
-            "weight_decay": 0.02, "seed": 77, "max_length": 96,
+            "weight_decay": 0.02, "seed": 77, "max_length": 96, "distill_alpha": 0.75,
+            "distill_temperature": 4.0,
         },
         "steps_per_epoch": 2806,
         "train_time_s": 1520.6,
@@ -62,6 +64,7 @@ def test_people_read_what_was_measured_and_how(tmp_path: Path) -> None:
     ):
         assert part in text
     assert "together" not in text
+    assert "agreement" not in text
 
 
 def test_a_pair_task_among_others(tmp_path: Path) -> None:
@@ -69,6 +72,16 @@ def test_a_pair_task_among_others(tmp_path: Path) -> None:
     assert "A DistilBERT classifier of `sentence1` and `sentence2`," in text
     assert "One encoder, trained for sst2, mnli together." in text
     assert 'classify({"text": "...", "text_pair": "..."})' in text
+
+
+def test_a_teacher_is_named_with_its_digest(tmp_path: Path) -> None:
+    teacher = {"checkpoint": "large", "sha256": {"sst2": "ef56", "mnli": "0789"}}
+    scores = {"validation": MATCHED}
+    text = card_of(tmp_path, SST2, scores, tasks=["sst2", "mnli"], teacher=teacher).text
+    assert (
+        "Learned from the logits of `large` (sha256 `ef56`), softened by a temperature of 4, with "
+        "weight 0.75, and from the labels with weight 0.25." in text
+    )
 
 
 def test_the_hub_reads_scores_on_its_own_data(tmp_path: Path) -> None:

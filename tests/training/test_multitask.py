@@ -11,8 +11,9 @@ from sklearn.metrics import f1_score
 from transformers import DistilBertConfig
 
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.training.batches import LABEL, TASK
+from distilbert_tf.training.batches import LABEL, TASK, TEACHER_LOGITS
 from distilbert_tf.training.multitask import MultiTaskModel
+from distilbert_tf.training.soft_targets import SoftTargets
 
 LABELS = {"tone": 2, "kind": 4}
 WIDTH = 7
@@ -112,6 +113,63 @@ def test_gradients_and_loss_are_those_worked_out_by_hand() -> None:
         assert_close(gradient, one_by_hand, count, size=size)
 
 
+def teach(one: tuple[dict, dict], seed: int = 5) -> tuple[dict, dict]:
+    """Adds a teacher's logits to a batch: zeros beyond the labels of a row's task."""
+    inputs, targets = one
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 2, (len(targets[TASK]), 4)).astype("float32")
+    logits[targets[TASK] == 0, 2:] = 0.0
+    return inputs, targets | {TEACHER_LOGITS: logits}
+
+
+def test_a_teacher_is_heard_about_the_rows_of_its_task() -> None:
+    inputs, targets = teach(batch())
+    soft_targets = SoftTargets(alpha=0.7, temperature=3.0)
+    model = MultiTaskModel(make_classifiers(), soft_targets=soft_targets)
+    before = weights(model)
+    model.compile(keras.optimizers.SGD(1.0))
+    results = fit(model, [(inputs, targets)])
+    gradients = [old - new for old, new in zip(before, weights(model), strict=True)]
+
+    classifiers = make_classifiers()
+    variables = [weight.value for weight in MultiTaskModel(classifiers).trainable_weights]
+    losses, agreements = [], {name: [] for name in classifiers}
+    with tf.GradientTape() as tape:
+        entropies = losses_by_hand(classifiers, inputs, targets)
+        for i, task in enumerate(targets[TASK]):
+            name, count = list(LABELS.items())[task]
+            logits = classifiers[name]({key: array[i : i + 1] for key, array in inputs.items()})[0]
+            p = tf.nn.softmax(targets[TEACHER_LOGITS][i, :count] / 3)
+            log_ratio = tf.math.log(p) - tf.nn.log_softmax(logits / 3)
+            losses.append(0.7 * 9 * tf.reduce_sum(p * log_ratio) + 0.3 * entropies[i])
+            agreements[name].append(int(np.argmax(p) == np.argmax(logits)))
+        expected = tf.reduce_mean(losses)
+    assert results["loss"] == near(float(expected), roundings(model.distilbert), size=1.0)
+    for name, found in agreements.items():
+        assert results[f"{name}_agreement"] == near(np.mean(found), FEW)
+    by_hand = [tf.convert_to_tensor(g).numpy() for g in tape.gradient(expected, variables)]
+    count, size = roundings(model.distilbert, WITH_GRADIENTS), max(map(largest, by_hand))
+    for gradient, one_by_hand in zip(gradients, by_hand, strict=True):
+        assert_close(gradient, one_by_hand, count, size=size)
+
+
+def test_an_evaluation_with_a_teacher_has_the_loss_of_the_labels() -> None:
+    classifiers = make_classifiers()
+    model = MultiTaskModel(classifiers, soft_targets=SoftTargets(alpha=1.0))
+    model.compile()
+    inputs, targets = teach(batch())
+    counts = np.float32(np.arange(8) != 3)
+    data = dataset([(inputs, targets, counts)])
+    found = model.evaluate(data, verbose=0, return_dict=True)
+    losses = losses_by_hand(classifiers, inputs, targets).numpy()
+    assert found["loss"] == near(losses[counts == 1].mean(), roundings(model.distilbert))
+    for number, (name, classifier) in enumerate(classifiers.items()):
+        own = (counts == 1) & (targets[TASK] == number)
+        logits = classifier({key: array[own] for key, array in inputs.items()}).numpy()
+        same = logits.argmax(1) == targets[TEACHER_LOGITS][own, : LABELS[name]].argmax(1)
+        assert found[f"{name}_agreement"] == near(same.mean(), FEW)
+
+
 def test_a_head_without_rows_of_its_own_stays_as_it_is() -> None:
     model, gradients, _ = moved(tasks=[0] * 8)
     by_variable = {
@@ -128,11 +186,12 @@ def test_a_head_without_rows_of_its_own_stays_as_it_is() -> None:
     assert min(of_head("tone")) > 0.0
 
 
-STEPS = [batch(8, seed) for seed in range(3)]
+STEPS = [teach(batch(8, seed)) for seed in range(3)]
 
 
 def train(**options: object) -> tuple[MultiTaskModel, dict[str, float]]:
-    model = MultiTaskModel(make_classifiers(), {"kind": ("accuracy", "macro_f1")})
+    metrics = {"kind": ("accuracy", "macro_f1")}
+    model = MultiTaskModel(make_classifiers(), metrics, SoftTargets())
     model.compile(keras.optimizers.SGD(0.1, momentum=0.9), **options)
     return model, fit(model, STEPS, epochs=2)
 

@@ -22,6 +22,8 @@ from distilbert_tf.training.run_directory import default_output_dir
         ("max_length", 2),
         ("max_train_examples", 0),
         ("sampling_temperature", 0.5),
+        ("distill_alpha", -0.1),
+        ("distill_temperature", 0.0),
         ("seed", -1),
         ("gradient_accumulation_steps", 0),
         ("steps_per_execution", 0),
@@ -43,6 +45,12 @@ def test_every_limit_is_tried_above() -> None:
     (mark,) = test_what_is_too_small_is_refused.pytestmark
     limited = {f.name for f in dataclasses.fields(FinetuneOptions) if "minimum" in f.metadata}
     assert {name for name, _ in mark.args[1]} == limited
+
+
+def test_a_teacher_has_at_most_all_the_weight() -> None:
+    assert FinetuneOptions(distill_alpha=1.0).distill_alpha == 1.0
+    with pytest.raises(ValueError, match=r"distill_alpha must be at most 1\.0; got 1\.01"):
+        FinetuneOptions(distill_alpha=1.01)
 
 
 def test_some_steps_must_be_left_after_the_warm_up() -> None:
