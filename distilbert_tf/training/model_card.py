@@ -72,8 +72,9 @@ def write_card(
 
 
 def _metadata(task: Task, scores: Mapping[str, Scores], run: Mapping[str, Any]) -> ModelCardData:
+    language = {"language": "en"} if task.hub_dataset == GLUE_ON_THE_HUB else {}
     return ModelCardData(
-        **_inherited(run["model"], task),
+        **(describe_origin(run["model"]) | language),
         datasets=[task.hub_dataset] if run["data"] == HUB else None,
         library_name="transformers",
         metrics=list(task.metrics),
@@ -88,22 +89,17 @@ def _metadata(task: Task, scores: Mapping[str, Scores], run: Mapping[str, Any]) 
     )
 
 
-def _inherited(model: str, task: Task) -> dict[str, Any]:
-    """Returns what is known of the base model: its name on the hub, its license and language."""
+def describe_origin(model: str) -> dict[str, Any]:
+    """Returns what is known of a base model: its name on the hub, its license and language."""
     if model == DEMO:
-        known = {"base_model": "sentence-transformers/all-MiniLM-L6-v2", "license": "apache-2.0"}
-    elif Path(model).expanduser().is_dir():
-        known = {}
+        return {"base_model": "sentence-transformers/all-MiniLM-L6-v2", "license": "apache-2.0"}
+    if Path(model).expanduser().is_dir():
         with contextlib.suppress(Exception):  # a foreign card, or none: not worth the run's end
             card = ModelCard.load(Path(model).expanduser() / CARD)
-            known = {name: card.data.get(name) for name in ("license", "language")}
-    else:
-        known = {"base_model": model}
-        if model.removeprefix("distilbert/").startswith("distilbert-base-"):
-            known["license"] = "apache-2.0"
-    if task.hub_dataset == GLUE_ON_THE_HUB:
-        known["language"] = "en"
-    return known
+            return {name: card.data.get(name) for name in ("license", "language")}
+        return {}
+    is_ours = model.removeprefix("distilbert/").startswith("distilbert-base-")
+    return {"base_model": model, **({"license": "apache-2.0"} if is_ours else {})}
 
 
 def _evaluation_result(
