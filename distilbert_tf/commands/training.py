@@ -58,8 +58,9 @@ def define_options(values: flags.FlagValues, options: type[TrainingOptions]) -> 
 
 
 def read_options(values: flags.FlagValues, options: type[TrainingOptions]) -> dict[str, Any]:
-    """Returns the settings of a training, as its flags have them."""
-    return {field.name: values[field.name].value for field in dataclasses.fields(options)}
+    """Returns the settings of a training whose flags were given."""
+    names = [field.name for field in dataclasses.fields(options)]
+    return {name: values[name].value for name in names if values[name].present}
 
 
 def define_option(values: flags.FlagValues, field: dataclasses.Field[Any]) -> None:

@@ -3,13 +3,14 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
+from absl import logging
 
 from distilbert_tf.checkpoints.config import load_config
-from distilbert_tf.checkpoints.hub import find_checkpoint
+from distilbert_tf.checkpoints.hub import DEMO, find_checkpoint
 from distilbert_tf.data.corpus_records import (
     MANIFEST,
     TRAIN,
@@ -20,11 +21,12 @@ from distilbert_tf.data.corpus_records import (
     open_corpus,
     prepare_corpus,
 )
+from distilbert_tf.data.demo_corpus import write_demo_corpus
 from distilbert_tf.data.masking import Masking, smoothed_word_weights
 from distilbert_tf.distillation.batches import CorpusBatches, count_words
 from distilbert_tf.distillation.distiller import STUDENT, Distiller
 from distilbert_tf.distillation.losses import LossWeights
-from distilbert_tf.distillation.options import DistillOptions, MaskedLMOptions
+from distilbert_tf.distillation.options import DEMO_SETTINGS, DistillOptions, MaskedLMOptions
 from distilbert_tf.distillation.report import write_results
 from distilbert_tf.distillation.student import make_student
 from distilbert_tf.models.heads import TFDistilBertForMaskedLM
@@ -130,6 +132,9 @@ class DistillResult:
 
 
 CorpusFiles = str | Path | Sequence[str | Path]
+Options = TypeVar("Options", bound=MaskedLMOptions)
+
+TEACHER = "teacher"  # the directory of the demo teacher, in that of the run
 
 
 def distill(
@@ -147,8 +152,12 @@ def distill(
     its last saved state, and ends with the same weights as if nothing had happened.
 
     Args:
-        teacher: A masked-LM checkpoint of BERT or DistilBERT: directory or hub name.
-        corpus: Text files (see `read_documents`), or the directory of a prepared corpus.
+        teacher: A masked-LM checkpoint of BERT or DistilBERT: directory or hub name; or `"demo"`,
+            the demo encoder, which `train_masked_lm` gives a head first, in `teacher` in
+            `output_dir`.
+        corpus: Text files (see `read_documents`), the directory of a prepared corpus, or `"demo"`,
+            the sentences of the demo data, for which other settings are the default
+            (`DEMO_SETTINGS`).
         output_dir: Where the result goes: checkpoint and tokenizer, `run.json`, `metrics.json`,
             learning curves, a model card, TensorBoard's logs and, until the run ends, its state.
         overwrite: Whether `output_dir` may hold another result already.
@@ -172,9 +181,11 @@ def distill(
         Sanh et al., "DistilBERT, a distilled version of BERT" (arXiv 1910.01108).
 
     Example:
-        distill("bert-base-uncased", ["wikipedia.txt.xz"], "OUT", max_steps=100_000).metrics
+        result = distill("demo", "demo", "OUT", epochs=1, max_steps=2, max_validation_rows=8)
+        result.metrics["agreement"]  # how often the student fills a mask as its teacher does
     """
-    return _run(teacher, corpus, output_dir, DistillOptions(**options), overwrite, callbacks)
+    settings = make_options(DistillOptions, corpus, options)
+    return _run(teacher, corpus, output_dir, settings, overwrite, callbacks)
 
 
 def train_masked_lm(
@@ -202,7 +213,17 @@ def train_masked_lm(
     Example:
         train_masked_lm("distilbert-base-uncased", "tickets.jsonl", "OUT", max_steps=5000).metrics
     """
-    return _run(model, corpus, output_dir, MaskedLMOptions(**options), overwrite, callbacks)
+    settings = make_options(MaskedLMOptions, corpus, options)
+    return _run(model, corpus, output_dir, settings, overwrite, callbacks)
+
+
+def make_options(kind: type[Options], corpus: CorpusFiles, settings: Mapping[str, Any]) -> Options:
+    """Makes the settings of a run; the demo corpus has defaults of its own."""
+    return kind(**{**(DEMO_SETTINGS if _is_demo(corpus) else {}), **settings})
+
+
+def _is_demo(corpus: CorpusFiles) -> bool:
+    return corpus == DEMO or (not isinstance(corpus, str | Path) and list(corpus) == [DEMO])
 
 
 def _run(
@@ -215,14 +236,17 @@ def _run(
 ) -> DistillResult:
     directory = RunDirectory(Path(output_dir), (STUDENT,))
     directory.check(checkpoint, overwrite=overwrite)
-    training = set_up(checkpoint, corpus, output_dir, options)
+    source = checkpoint
+    if _needs_head(checkpoint, options):
+        source = _train_head(checkpoint, corpus, directory.path, options, overwrite)
+    training = set_up(source, corpus, output_dir, options)
     text, strategy = training.train.corpus, training.model.distribute_strategy
     identity = {
         "teacher" if isinstance(options, DistillOptions) else "model": str(checkpoint),
         "options": options.recipe(),
         "data_files": list(text.sources),
     }
-    about = {
+    about: dict[str, Any] = {
         "corpus": {
             "directory": str(text.directory),
             "train_rows": text.rows(TRAIN),
@@ -230,6 +254,8 @@ def _run(
             "validation_rows": training.validation.rows,
         }
     }
+    if source is not checkpoint:
+        about["head_trained_in"] = str(source)
     progress, record = run_training(
         training,
         directory,
@@ -252,6 +278,40 @@ def _run(
         record,
         progress.evaluations,
     )
+
+
+def _needs_head(checkpoint: str | Path, options: MaskedLMOptions) -> bool:
+    """Whether it is the demo encoder that a student is to learn words from."""
+    return (
+        str(checkpoint) == DEMO
+        and isinstance(options, DistillOptions)
+        and _loss_weights(options).needs_teacher_logits
+    )
+
+
+def _train_head(
+    encoder: str | Path,
+    corpus: CorpusFiles,
+    output_dir: Path,
+    options: MaskedLMOptions,
+    overwrite: bool,
+) -> Path:
+    """Makes a teacher of an encoder, with the settings of its student, unless there is one."""
+    directory = output_dir / TEACHER
+    corpus_dir = options.corpus_dir or output_dir / "corpus"  # the student's
+    shared = {
+        field.name: getattr(options, field.name) for field in dataclasses.fields(MaskedLMOptions)
+    }
+    settings = MaskedLMOptions(**(shared | {"corpus_dir": corpus_dir}))
+    found = RunDirectory(directory, (STUDENT,))
+    if found.is_finished and not settings.differences(found.read_run().get("options", {})):
+        logging.info("Step 1 of 2: the teacher in %s is there already.", directory)
+    else:
+        logging.info("Step 1 of 2: giving the encoder a masked-LM head, in %s.", directory)
+        result = _run(encoder, corpus, directory, settings, overwrite, ())
+        logging.info("The teacher:\n%s", result.report())
+    logging.info("Step 2 of 2: distilling a student from it, in %s.", output_dir)
+    return directory
 
 
 def load_tokenizer(checkpoint: str | Path, options: MaskedLMOptions) -> DistilBertTokenizer:
@@ -283,6 +343,10 @@ def find_corpus(
         ValueError: A prepared corpus is of another tokenizer or of other lengths.
     """
     settings = CorpusSettings(options.max_length, options.validation_share, options.text_column)
+    directory = Path(options.corpus_dir or Path(output_dir) / "corpus")
+    if _is_demo(files):
+        files = directory.parent / "demo.txt"
+        write_demo_corpus(files)
     if isinstance(files, str | Path):
         files = [files]
     if len(files) == 1 and (Path(files[0]) / MANIFEST).is_file():
@@ -296,7 +360,6 @@ def find_corpus(
                 f"max_length is {options.max_length}."
             )
         return corpus
-    directory = options.corpus_dir or Path(output_dir) / "corpus"
     return prepare_corpus(
         files, directory, tokenizer, settings, num_processes=options.num_processes
     )
@@ -354,14 +417,11 @@ def set_up(
 def _make_trainer(checkpoint: str | Path, options: MaskedLMOptions) -> Distiller:
     if not isinstance(options, DistillOptions):
         return Distiller(_load(checkpoint, options))
-    weights = LossWeights(
-        options.soft_targets_weight,
-        options.masked_lm_weight,
-        options.cosine_weight,
-        options.logits_mse_weight,
-    )
+    weights = _loss_weights(options)
+    # The demo encoder itself is loaded here for a plan alone; a run gives it a head first.
+    new_head = not weights.needs_teacher_logits or _needs_head(checkpoint, options)
     try:
-        teacher = _load(checkpoint, options, new_head=not weights.needs_teacher_logits)
+        teacher = _load(checkpoint, options, new_head=new_head)
     except MissingHeadError as error:
         raise MissingHeadError(
             f"{error} Soft targets need a teacher with a masked-LM head: give it one first "
@@ -386,6 +446,15 @@ def _make_trainer(checkpoint: str | Path, options: MaskedLMOptions) -> Distiller
         weights,
         temperature=options.temperature,
         soft_targets_at=options.soft_targets_at,  # type: ignore[arg-type]
+    )
+
+
+def _loss_weights(options: DistillOptions) -> LossWeights:
+    return LossWeights(
+        options.soft_targets_weight,
+        options.masked_lm_weight,
+        options.cosine_weight,
+        options.logits_mse_weight,
     )
 
 
@@ -443,4 +512,6 @@ def plan_distillation(
     ]
     if teacher is not None:
         lines.insert(1, f"teacher: {teacher.config.n_layers} layers of width {teacher.config.dim}")
+    if _needs_head(checkpoint, options):
+        lines[1] += f"; as many steps first give it a head, in {Path(output_dir) / TEACHER}"
     return "\n".join(lines)

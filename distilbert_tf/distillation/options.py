@@ -88,3 +88,12 @@ class DistillOptions(MaskedLMOptions):
         "ask the teacher about the masked tokens only, or about all as published",
         choices=("masked", "all"),
     )
+
+
+# What differs by default with the demo corpus, whose documents are few and short.
+DEMO_SETTINGS: dict[str, Any] = {
+    "epochs": 4,
+    "batch_size": 16,
+    "max_length": 64,
+    "validation_share": 0.1,
+}

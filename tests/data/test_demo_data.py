@@ -3,9 +3,12 @@
 import re
 from collections import Counter
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 
+from distilbert_tf.data.corpus import read_documents
+from distilbert_tf.data.demo_corpus import write_demo_corpus
 from distilbert_tf.data.examples import Examples, load_examples
 from distilbert_tf.data.tasks import TASKS
 
@@ -71,3 +74,19 @@ def test_sentiment_is_written_without_templates() -> None:
         for run in {tuple(words(sentence)[i : i + 6]) for i in range(len(words(sentence)) - 5)}
     )
     assert runs.most_common(1)[0][1] == 1, runs.most_common(1)
+
+
+def test_every_example_is_a_document_of_the_demo_corpus(tmp_path: Path) -> None:
+    path = tmp_path / "demo.txt"
+    write_demo_corpus(path)
+    documents = {tuple(document) for document in read_documents(path)}
+    expected = {
+        texts
+        for name in TASKS
+        for examples in splits(name).values()
+        for texts in zip(*examples.texts, strict=True)
+    }
+    assert documents == expected
+    written = path.stat().st_mtime_ns
+    write_demo_corpus(path)  # which a resumed run does
+    assert path.stat().st_mtime_ns == written

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_task import BAD, GOOD, THINGS, tiny_checkpoint, tiny_classifier, tiny_data
 
 from distilbert_tf import cli
+from distilbert_tf.checkpoints import hub
 from distilbert_tf.checkpoints.tensor_files import CheckpointError
 from distilbert_tf.data.corpus_records import MANIFEST
 from distilbert_tf.distillation.distilling import (
@@ -20,7 +21,7 @@ from distilbert_tf.distillation.distilling import (
     plan_distillation,
     train_masked_lm,
 )
-from distilbert_tf.distillation.options import DistillOptions
+from distilbert_tf.distillation.options import DEMO_SETTINGS, DistillOptions
 from distilbert_tf.models.heads import TFDistilBertForMaskedLM
 from distilbert_tf.models.weight_names import export_tensors
 from distilbert_tf.pipelines import pipeline
@@ -169,6 +170,36 @@ def test_only_a_missing_head_is_made_anew(teacher: DistillResult, tmp_path: Path
         with pytest.raises(CheckpointError, match=r"vocab_transform\.bias") as caught:
             train(damaged, corpus, tmp_path / "new", **settings)
         assert "Soft targets need" not in str(caught.value)
+
+
+def test_the_demo_encoder_gets_a_head_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tiny one in its place: the steps, what is kept of them, and the demo corpus."""
+    encoder = tiny_checkpoint(tmp_path / "encoder", n_layers=4)
+    monkeypatch.setattr(hub, "demo_directory", lambda: encoder)
+    out, settings = tmp_path / "out", {"epochs": 1, "max_steps": 4, "save_steps": 2}
+    cli.main(["distill", "--corpus=demo", f"--output={out}", "--dry_run", "--max_steps=4"])
+    printed = capsys.readouterr().out
+    assert f"width 16; as many steps first give it a head, in {out / 'teacher'}" in printed
+    assert f"steps: {DEMO_SETTINGS['epochs'] * 4} of 16 rows" in printed
+
+    with pytest.raises(KeyboardInterrupt):
+        distill("demo", "demo", out, callbacks=[Stop(3)], **settings)
+    head = (out / "teacher" / "model.safetensors").read_bytes()
+    with pytest.raises(FileExistsError, match="teacher already holds a finished run"):
+        distill("demo", "demo", out, learning_rate=1e-4, **settings)
+    result = distill("demo", ["demo"], out, **settings)
+    assert result.run["resumed_at_step"] == 2
+    assert (out / "teacher" / "model.safetensors").read_bytes() == head
+    assert result.model.config.n_layers == 2
+    options = result.run["options"]
+    assert options["validation_share"] == DEMO_SETTINGS["validation_share"]
+    assert [file["name"] for file in result.run["data_files"]] == ["demo.txt"]
+    card = (out / "README.md").read_text()
+    assert "distilled from `demo`" in card
+    assert "see `teacher/README.md`" in card
+    assert "base_model: sentence-transformers/all-MiniLM-L6-v2" in card
 
 
 def test_the_commands(
