@@ -1,16 +1,19 @@
 """The pipelines against transformers' own on PyTorch: shapes, labels, tokens, scores, sequences.
 
-Random models of three sizes are saved here and opened there, then both get the same calls.
+Random models of three sizes are saved here and opened there, then both get the same calls; so are
+the results of whole runs.
 """
 
 import string
+from pathlib import Path
 
 import numpy as np
 import pytest
 import transformers
-from comparing import largest, near, roundings
+from comparing import assert_close, largest, near, roundings
 from transformers import DistilBertConfig
 
+from distilbert_tf.distillation.distilling import distill, train_masked_lm
 from distilbert_tf.models.heads import (
     TFDistilBertForMaskedLM,
     TFDistilBertForSequenceClassification,
@@ -129,6 +132,35 @@ class TestFillMask:
         long = "The [MASK] waited. " + "No paint on the road. " * 60
         options = {"tokenizer_kwargs": {"truncation": True, "max_length": 128}}
         assert_same(ours(long, **options), theirs(long, **options))
+
+
+@pytest.mark.parametrize("train", [distill, train_masked_lm])
+def test_results_of_a_run_open_there(train, tmp_path: Path) -> None:
+    """A student and a pre-trained model: logits, answers and token ids."""
+    saved(TFDistilBertForMaskedLM, tmp_path / "start", 2)
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n\n".join(filter(None, SENTENCES)), encoding="utf-8")
+    settings = {"max_length": 128, "validation_share": 0.5, "batch_size": 4, "max_steps": 3}
+    output = tmp_path / "out"
+    result = train(tmp_path / "start", corpus, output, learning_rate=1e-2, **settings)
+
+    model, loading = transformers.AutoModelForMaskedLM.from_pretrained(
+        output, attn_implementation="eager", output_loading_info=True
+    )
+    assert type(model) is transformers.DistilBertForMaskedLM
+    assert not any(loading.values()), loading
+    tokenizer = transformers.AutoTokenizer.from_pretrained(output)
+    inputs = tokenizer(MASKED, padding=True, return_tensors="np")
+    assert inputs["input_ids"].tolist() == result.tokenizer(MASKED, padding=True)["input_ids"]
+    mask = inputs["attention_mask"]
+    with torch.no_grad():
+        theirs = model(torch.tensor(inputs["input_ids"]), torch.tensor(mask)).logits.numpy()
+    names = ("input_ids", "attention_mask")
+    ours = result.model({name: inputs[name] for name in names}).numpy()
+    assert_close(ours[mask == 1], theirs[mask == 1], roundings(result.model))
+
+    fill_mask = transformers.pipeline("fill-mask", model=str(output), device="cpu")
+    Same(result.model)(pipeline("fill-mask", output)(MASKED), fill_mask(MASKED))
 
 
 @pytest.mark.parametrize("seed", range(len(SIZES)))
