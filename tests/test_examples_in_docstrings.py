@@ -14,7 +14,7 @@ import tensorflow as tf
 import distilbert_tf
 
 ROOT = Path(distilbert_tf.__file__).parent
-ROOMS = ("checkpoints", "data", "models", "pipelines", "tokenizers", "training")
+ROOMS = ("checkpoints", "data", "distillation", "models", "pipelines", "tokenizers", "training")
 
 
 def examples() -> dict[str, tuple[str, str]]:
@@ -40,7 +40,8 @@ def test_public_classes_have_one() -> None:
 
 @pytest.mark.usefixtures("demo")
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_example_runs(name: str) -> None:
+def test_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where some write
     module, code = EXAMPLES[name]
     compile(code, name, "exec")
     if "distilbert-base" in code or "distil_bert" in code:

@@ -42,7 +42,14 @@ class CorpusBatches:
         window: How many rows are shuffled together.
 
     Example:
-        batches = CorpusBatches(open_corpus("corpus"), "train", masking, batch_size=32, seed=42)
+        from distilbert_tf.data.corpus_records import prepare_corpus
+        from distilbert_tf.data.demo_corpus import write_demo_corpus
+
+        tokenizer = DistilBertTokenizer.from_pretrained("demo")
+        write_demo_corpus("demo.txt")
+        corpus = prepare_corpus(["demo.txt"], "corpus", tokenizer)
+        masking = Masking(tokenizer.mask_token_id, tokenizer.all_special_ids, len(tokenizer))
+        batches = CorpusBatches(corpus, "train", masking, batch_size=32, seed=42)
         inputs, targets = next(iter(batches.training(tf.distribute.get_strategy())))
     """
 

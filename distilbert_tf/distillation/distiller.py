@@ -55,9 +55,13 @@ class Distiller(TrainerModel):
             vocabularies; or all weights are 0.
 
     Example:
-        distiller = Distiller(student, teacher)
+        from distilbert_tf.distillation.student import make_student
+
+        config = DistilBertConfig(vocab_size=100, n_layers=4, dim=32, n_heads=2, hidden_dim=64)
+        teacher = TFDistilBertForMaskedLM(config)
+        distiller = Distiller(make_student(teacher), teacher)
         distiller.compile(create_optimizer(5e-4, total_steps=1000))
-        distiller.fit(batches.training(strategy), steps_per_epoch=1000)
+        # distiller.fit(batches.training(strategy), steps_per_epoch=1000), of `CorpusBatches`
     """
 
     def __init__(

@@ -43,7 +43,8 @@ def make_student(
         Sanh et al., "DistilBERT, a distilled version of BERT" (arXiv 1910.01108), section 3.
 
     Example:
-        student = make_student(TFDistilBertForMaskedLM.from_pretrained("teacher"))
+        teacher = TFDistilBertForMaskedLM.from_pretrained("demo", fresh_head=True)
+        make_student(teacher, [0, 2, 5]).config.n_layers  # 3
     """
     if layers is None:
         layers = every_second_layer(teacher.config.n_layers)
