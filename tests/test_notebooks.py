@@ -15,7 +15,12 @@ PICTURES = 3  # in each of them
 
 
 def test_the_notebooks_are_there() -> None:
-    names = ["01_quickstart.ipynb", "02_finetuning.ipynb", "03_serving.ipynb"]
+    names = [
+        "01_quickstart.ipynb",
+        "02_finetuning.ipynb",
+        "03_serving.ipynb",
+        "04_distillation.ipynb",
+    ]
     assert [path.name for path in NOTEBOOKS] == names
 
 
