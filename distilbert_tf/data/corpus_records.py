@@ -334,16 +334,28 @@ def prepare_corpus(
     jobs = [FileJob(number, path, directory, plan) for number, path in enumerate(paths)]
     _run(jobs, num_processes)
     shards = [shard for job in jobs for shard in job.progress()["shards"]]
+    try:
+        manifest = plan.manifest(found, shards)
+    except DataError:  # with other settings, these shards would only be in the way
+        _tidy(directory, shards)
+        raise
     with replacing(directory / MANIFEST) as temporary:
-        temporary.write_text(plan.manifest(found, shards), encoding="utf-8")
-    # The last are of a process that was killed as it wrote.
-    for leftover in (*directory.glob("progress-*.json"), *directory.glob(".*.tmp")):
-        leftover.unlink()
-    (directory / _IDENTITY).unlink()
+        temporary.write_text(manifest, encoding="utf-8")
+    _tidy(directory)
     return open_corpus(directory)
 
 
 _IDENTITY = "preparing.json"
+
+
+def _tidy(directory: Path, shards: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Removes what only a preparation needs, and these shards."""
+    # The last are of a process that was killed as it wrote.
+    for path in (*directory.glob("progress-*.json"), *directory.glob(".*.tmp")):
+        path.unlink()
+    for shard in shards:
+        (directory / shard["name"]).unlink()
+    (directory / _IDENTITY).unlink()
 
 
 def describe_files(

@@ -260,6 +260,17 @@ def test_bad_input_leaves_no_corpus(
     assert not list(tmp_path.glob("corpus/.*"))
 
 
+def test_more_can_be_held_out_where_none_was(
+    tokenizer: DistilBertTokenizer, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("One.\n\nTwo.\n")
+    with pytest.raises(DataError, match="choose a larger validation_share"):
+        prepare_corpus([tmp_path / "a.txt"], tmp_path / "corpus", tokenizer)
+    settings = CorpusSettings(validation_share=0.5)
+    corpus = prepare_corpus([tmp_path / "a.txt"], tmp_path / "corpus", tokenizer, settings)
+    assert corpus.rows("validation") == 1
+
+
 def test_other_files_are_left_alone(
     files: list[Path], tokenizer: DistilBertTokenizer, tmp_path: Path
 ) -> None:
