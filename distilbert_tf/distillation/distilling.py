@@ -181,7 +181,7 @@ def distill(
         Sanh et al., "DistilBERT, a distilled version of BERT" (arXiv 1910.01108).
 
     Example:
-        result = distill("demo", "demo", "OUT", epochs=1, max_steps=2, max_validation_rows=8)
+        result = distill("demo", "demo", "OUT")
         result.metrics["agreement"]  # how often the student fills a mask as its teacher does
     """
     settings = make_options(DistillOptions, corpus, options)
