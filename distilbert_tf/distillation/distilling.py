@@ -440,6 +440,10 @@ def _make_trainer(checkpoint: str | Path, options: MaskedLMOptions) -> Distiller
         random_weights=options.random_student,
         dtype=options.dtype,
     )
+    # Frozen weights are cast once, and not in each step; after the student has been made of them.
+    dtype = options.teacher_dtype or options.dtype.removeprefix("mixed_")
+    if dtype != options.dtype:
+        teacher = make_student(teacher, range(teacher.config.n_layers), dtype=dtype)
     return Distiller(
         student,
         teacher,

@@ -88,6 +88,11 @@ class DistillOptions(MaskedLMOptions):
         "ask the teacher about the masked tokens only, or about all as published",
         choices=("masked", "all"),
     )
+    teacher_dtype: str | None = option(
+        None,
+        "what the teacher computes in, its weights included; that of the student if not given",
+        choices=("float32", "bfloat16"),
+    )
 
 
 # What differs by default with the demo corpus, whose documents are few and short.
