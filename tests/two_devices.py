@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +27,17 @@ from comparing import EPS, FEW, WITH_GRADIENTS, assert_close, largest, roundings
 from interruptions import RECIPE, CrashError, CrashOnce, StopOnce
 from transformers import DistilBertConfig
 
+from distilbert_tf.data.corpus_records import TRAIN, Corpus, CorpusSettings, Shard
 from distilbert_tf.data.examples import Examples
+from distilbert_tf.data.masking import Masking
 from distilbert_tf.data.sampler import EpochSampler
-from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.distillation.batches import CorpusBatches
+from distilbert_tf.distillation.distiller import Distiller
+from distilbert_tf.distillation.student import make_student
+from distilbert_tf.models.heads import (
+    TFDistilBertForMaskedLM,
+    TFDistilBertForSequenceClassification,
+)
 from distilbert_tf.training.batches import collect_rows, evaluation_batches, training_batches
 from distilbert_tf.training.finetuning import finetune
 from distilbert_tf.training.interruption import InterruptedRunError
@@ -160,6 +169,35 @@ def train_plainly(strategy: tf.distribute.Strategy, **options: Any) -> dict[str,
     return {"model": model, "history": history.history, "start": start}
 
 
+def distil(strategy: tf.distribute.Strategy, **options: Any) -> dict[str, Any]:
+    """Distils a student of a random teacher from random rows of many lengths."""
+    random = np.random.default_rng(2)
+    with tempfile.TemporaryDirectory() as directory:
+        with tf.io.TFRecordWriter(f"{directory}/rows") as writer:
+            for length in random.integers(4, WIDTH + 1, 43):
+                writer.write(random.integers(3, 60, length).astype("<u2").tobytes())
+        shards = (Shard("rows", TRAIN, 43, 0, 0),)
+        corpus = Corpus(Path(directory), CorpusSettings(WIDTH), (), shards, "<u2", "")
+        batches = CorpusBatches(corpus, TRAIN, Masking(2, (0, 1, 2), 60), BATCH, seed=6)
+        keras.utils.set_random_seed(5)
+        with strategy.scope():
+            teacher = TFDistilBertForMaskedLM(
+                DistilBertConfig(
+                    vocab_size=60, dim=16, n_layers=2, n_heads=2, hidden_dim=32, dropout=0.0,
+                    attention_dropout=0.0, max_position_embeddings=WIDTH, initializer_range=0.2,
+                )
+            )  # fmt: skip
+            distiller = Distiller(make_student(teacher, [1]), teacher, chunk_size=16)
+            distiller.compile(
+                create_optimizer(5e-3, total_steps=20, max_gradient_norm=5.0), **options
+            )
+        start = read_weights(distiller)
+        history = distiller.fit(
+            batches.training(strategy), epochs=4, steps_per_epoch=5, shuffle=False, verbose=0
+        )
+    return {"model": distiller, "history": history.history, "start": start}
+
+
 def read_weights(model: keras.Model) -> np.ndarray:
     """Joins all weights but the biases of keys.
 
@@ -179,7 +217,7 @@ def compare(train: Callable[..., dict[str, Any]], **options: Any) -> dict[str, f
 
     Returns:
         weights: How far the results are apart, as a share of the way from the start.
-        history: The largest difference of a loss or metric.
+        history: The largest difference of a loss or metric, relative to it if it is above 1.
         learnt: How far the loss has fallen.
         bound: Of the first two: the roundings of a step, times the root of the number of steps,
             whose errors are independent of each other.
@@ -188,14 +226,16 @@ def compare(train: Callable[..., dict[str, Any]], **options: Any) -> dict[str, f
     start, (first, second) = runs[0]["start"], [read_weights(run["model"]) for run in runs]
     histories = [run["history"] for run in runs]
     assert histories[0].keys() == histories[1].keys()
-    model, steps = runs[0]["model"].distilbert, int(runs[0]["model"].optimizer.iterations)
+    model, steps = runs[0]["model"], int(runs[0]["model"].optimizer.iterations)
+    encoder = getattr(model, "student", model).distilbert
     return {
         "weights": float(np.linalg.norm(second - first) / np.linalg.norm(first - start)),
         "history": max(
-            largest(np.subtract(histories[0][name], histories[1][name])) for name in histories[0]
+            largest(np.subtract(histories[0][name], numbers)) / max(1.0, largest(numbers))
+            for name, numbers in histories[1].items()
         ),
         "learnt": histories[0]["loss"][0] - histories[0]["loss"][-1],
-        "bound": roundings(model, WITH_GRADIENTS) * steps**0.5 * EPS,
+        "bound": roundings(encoder, WITH_GRADIENTS) * steps**0.5 * EPS,
     }
 
 
@@ -263,6 +303,7 @@ CASES: dict[str, Callable[..., Any]] = {
     "bfloat16": lambda: compare(
         train_tasks, dtype="mixed_bfloat16", dropout=0.1, gradient_accumulation_steps=4, **XLA
     ),
+    "distillation": lambda: compare(distil, gradient_accumulation_steps=2),
     "plain": lambda: compare(train_plainly),
     "plain executions": lambda: compare(train_plainly, steps_per_execution=4),
     "plain XLA": lambda: train_plainly(make_strategy("mirrored"), **XLA),

@@ -214,16 +214,23 @@ class Distiller(TrainerModel):
             "agreement": (sums.agreements, masked),
             "cosine": (cosine, tokens),
         }
-        loss = tf.zeros([])
         for name, metric in self.means.items():
             total, count = found[name]
-            mean = tf.math.divide_no_nan(total, count)
-            metric.update_state(mean, sample_weight=count)
-            loss += getattr(self.loss_weights, name, 0.0) * mean
+            metric.update_state(tf.math.divide_no_nan(total, count), sample_weight=count)
         self.perplexity.update_state(
             tf.math.divide_no_nan(sums.masked_lm, masked), sample_weight=masked
         )
-        self._loss_tracker.update_state(loss, sample_weight=tokens)
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """Returns the running metrics; the loss is made of the means of its parts.
+
+        Their numbers of positions differ, so that a mean of the losses of batches, or of the parts
+        of one, would be another for each division.
+        """
+        logs = super().get_metrics_result()
+        weights = self.loss_weights._asdict()
+        logs["loss"] = sum(weights[name] * logs[name] for name in weights if name in self.means)
+        return logs
 
 
 def _check(

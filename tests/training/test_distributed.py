@@ -23,9 +23,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["tasks", "tasks in parts", "plain", "plain executions"])
+@pytest.mark.parametrize(
+    "case", ["tasks", "tasks in parts", "distillation", "plain", "plain executions"]
+)
 def test_two_devices_equal_one(found: dict[str, Any], case: str) -> None:
-    """With two tasks and uneven rows, whole, and in parts with XLA and a teacher; plain Keras."""
+    """Two tasks and uneven rows, whole, in parts with XLA and a teacher; a student; plain Keras."""
     assert "error" not in found[case], found[case]["error"]
     assert found[case]["weights"] < found[case]["bound"] < 1e-3
     assert found[case]["history"] < found[case]["bound"]
