@@ -68,7 +68,7 @@ def start(
     """Starts a run in real processes."""
     paths = {"model": encoder, "data": data, "teacher": teacher, "output": output}
     flags = [f"--{name}={value}" for name, value in (paths | RECIPE).items()]
-    return equality.start(devices, flags, wrapper=wrapper)
+    return equality.start(devices, ["finetune", *flags], wrapper=wrapper)
 
 
 def finish(process: "subprocess.Popen[str]", code: int = 0) -> str:

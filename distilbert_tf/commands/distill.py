@@ -10,6 +10,8 @@ from distilbert_tf.commands.training import (
     define_options,
     exiting_when_interrupted,
     read_options,
+    run_workers,
+    starts_workers,
 )
 from distilbert_tf.distillation.options import DEMO_SETTINGS, DistillOptions, MaskedLMOptions
 
@@ -36,7 +38,7 @@ def define_distill(values: flags.FlagValues) -> None:
 
 def run_distill(values: flags.FlagValues, words: Sequence[str]) -> None:
     """Distils a student."""
-    _run(values, DistillOptions, values.teacher)
+    _run("distill", values, DistillOptions, values.teacher)
 
 
 def define_pretrain_mlm(values: flags.FlagValues) -> None:
@@ -48,11 +50,15 @@ def define_pretrain_mlm(values: flags.FlagValues) -> None:
 
 def run_pretrain_mlm(values: flags.FlagValues, words: Sequence[str]) -> None:
     """Trains masked LM."""
-    _run(values, MaskedLMOptions, values.model)
+    _run("pretrain-mlm", values, MaskedLMOptions, values.model)
 
 
-def _run(values: flags.FlagValues, kind: type[MaskedLMOptions], checkpoint: str) -> None:
+def _run(
+    command: str, values: flags.FlagValues, kind: type[MaskedLMOptions], checkpoint: str
+) -> None:
     files, output = required(values, "corpus"), required(values, "output")
+    if starts_workers(values):
+        run_workers(command, values, output)
     from distilbert_tf.distillation import distilling
 
     settings = read_options(values, kind)

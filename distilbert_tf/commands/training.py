@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import flags
 
@@ -41,6 +41,11 @@ def define_finetune(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_boolean("overwrite", False, "replace an earlier result", flag_values=values)
     flags.DEFINE_boolean("dry_run", False, "say what would be done, and end", flag_values=values)
+    define_options(values, FinetuneOptions)
+
+
+def define_options(values: flags.FlagValues, options: type[TrainingOptions]) -> None:
+    """Defines a flag for each setting of a training, and that for its processes."""
     flags.DEFINE_integer(
         "num_workers",
         1,
@@ -48,11 +53,6 @@ def define_finetune(values: flags.FlagValues) -> None:
         1,
         flag_values=values,
     )
-    define_options(values, FinetuneOptions)
-
-
-def define_options(values: flags.FlagValues, options: type[TrainingOptions]) -> None:
-    """Defines a flag for each setting of a training."""
     for field in dataclasses.fields(options):
         define_option(values, field)
 
@@ -74,11 +74,10 @@ def define_option(values: flags.FlagValues, field: dataclasses.Field[Any]) -> No
 def run_finetune(values: flags.FlagValues, words: Sequence[str]) -> None:
     """Fine-tunes."""
     options = read_options(values, FinetuneOptions)
-    if values.num_workers > 1 and not os.environ.get(TF_CONFIG) and not values.dry_run:
-        from distilbert_tf.training.run_directory import LOGS, default_output_dir
+    if starts_workers(values):
+        from distilbert_tf.training.run_directory import default_output_dir
 
-        logs = Path(values.output or default_output_dir(values.task)) / LOGS
-        raise SystemExit(launch(["finetune", *_spelled(values)], values.num_workers, logs))
+        run_workers("finetune", values, values.output or default_output_dir(values.task))
     from distilbert_tf.training.finetuning import finetune
     from distilbert_tf.training.plan import plan_finetuning
 
@@ -99,6 +98,24 @@ def run_finetune(values: flags.FlagValues, words: Sequence[str]) -> None:
             **options,
         )
     say(result.report())
+
+
+def starts_workers(values: flags.FlagValues) -> bool:
+    """Returns whether this process only starts those that train."""
+    return values.num_workers > 1 and not os.environ.get(TF_CONFIG) and not values.dry_run
+
+
+def run_workers(command: str, values: flags.FlagValues, output: str) -> NoReturn:
+    """Runs a command in several processes, and ends with their exit code.
+
+    Args:
+        command: The subcommand.
+        values: Its flags.
+        output: The run's directory.
+    """
+    from distilbert_tf.training.run_directory import LOGS
+
+    raise SystemExit(launch([command, *_spelled(values)], values.num_workers, Path(output) / LOGS))
 
 
 @contextlib.contextmanager

@@ -7,10 +7,13 @@ from typing import Any
 
 import keras
 import numpy as np
+import psutil
 import pytest
+from interruptions import finish, wait_for_step
 from safetensors.numpy import load_file, save_file
 from tiny_task import BAD, GOOD, THINGS, tiny_checkpoint, tiny_classifier, tiny_data
 
+from benchmarks import equality
 from distilbert_tf import cli
 from distilbert_tf.checkpoints import hub
 from distilbert_tf.checkpoints.tensor_files import CheckpointError
@@ -19,6 +22,7 @@ from distilbert_tf.distillation.distilling import (
     DistillResult,
     distill,
     plan_distillation,
+    set_up,
     train_masked_lm,
 )
 from distilbert_tf.distillation.options import DEMO_SETTINGS, DistillOptions
@@ -78,8 +82,13 @@ def test_masked_lm_is_learnt(teacher: DistillResult) -> None:
     assert f"| {teacher.metrics['perplexity']:.4f} |" in card
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"dtype": "mixed_bfloat16"}, {"jit_compile": True, "gradient_accumulation_steps": 2}],
+    ids=["float32", "bfloat16", "XLA"],
+)
 def test_every_loss_of_a_student_falls(
-    teacher: DistillResult, corpus: Path, tmp_path: Path
+    teacher: DistillResult, corpus: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     result = distill(
         teacher.output_dir,
@@ -87,6 +96,7 @@ def test_every_loss_of_a_student_falls(
         tmp_path / "out",
         max_steps=60,
         **SETTINGS,
+        **options,
     )
     before = result.run["scores_before"]["student"]
     for name in ("loss", "soft_targets", "masked_lm", "cosine"):
@@ -142,6 +152,49 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
         np.testing.assert_array_equal(ours[name], tensor)
     with pytest.raises(FileExistsError, match="already holds a finished run"):
         distill(teacher.output_dir, corpus, tmp_path / "cut", **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_processes_of_which_one_is_killed_end_as_two_devices_do(
+    teacher: DistillResult, tmp_path: Path
+) -> None:
+    """Bit for bit; the encoder of the student has dropout."""
+    student = teacher.model.get_config()["config"] | {"dropout": 0.1, "attention_dropout": 0.1}
+    model = shutil.copytree(teacher.output_dir, tmp_path / "teacher")
+    (model / "config.json").write_text(json.dumps(student))
+    settings = SETTINGS | {"max_steps": 12, "save_steps": 2}
+    del settings["strategy"]
+    arguments = ["distill", f"--teacher={model}", f"--corpus={model / 'corpus'}"]
+    arguments += [f"--{name}={value}" for name, value in settings.items()]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(equality.start("two devices", [*arguments, f"--output={whole}"]))
+    process = equality.start("two processes", [*arguments, f"--output={killed}"])
+    wait_for_step(killed, 4, process)
+    psutil.Process(process.pid).children()[1].kill()
+    printed = finish(process)
+    assert "A worker was killed or lost (SIGKILL). All 2 are restarted from the last" in printed
+    assert json.loads((killed / "run.json").read_text())["resumed_at_step"] >= 4
+    weights = [(directory / "model.safetensors").read_bytes() for directory in (whole, killed)]
+    assert weights[0] == weights[1]
+
+
+def test_the_teachers_dtype_is_a_setting(teacher: DistillResult, tmp_path: Path) -> None:
+    """By default its weights are of the dtype that the student computes in; the student's never."""
+    for options, expected in (
+        ({"dtype": "mixed_bfloat16"}, "bfloat16"),
+        ({"dtype": "mixed_bfloat16", "teacher_dtype": "float32"}, "float32"),
+        ({"teacher_dtype": "bfloat16"}, "bfloat16"),
+        ({}, "float32"),
+    ):
+        settings = DistillOptions(**SETTINGS, **options)
+        corpus = teacher.output_dir / "corpus"
+        trainer = set_up(teacher.output_dir, corpus, tmp_path, settings).model
+        assert {str(weight.dtype) for weight in trainer.teacher.weights} - {"int32"} == {expected}
+        assert trainer.teacher.compute_dtype == expected
+        ours, theirs = export_tensors(trainer.student), export_tensors(teacher.model)
+        for name in ("vocab_transform.weight", "distilbert.embeddings.word_embeddings.weight"):
+            np.testing.assert_array_equal(ours[name], theirs[name])
 
 
 def test_a_plan_says_what_would_be_done(
