@@ -10,7 +10,17 @@ TENSORFLOW_ENV = {"TF_ENABLE_ONEDNN_OPTS": "1"}  # the better of the peers' two 
 
 
 # The workers that measure this package.
-OURS = frozenset({"ours", "ours_training", "ours_fit", "ours_tokenization", "serve", "gpu"})
+OURS = frozenset(
+    {
+        "ours",
+        "ours_distillation",
+        "ours_fit",
+        "ours_tokenization",
+        "ours_training",
+        "serve",
+        "gpu",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,7 @@ class Peer:
         venv: Folder under .venvs, and file under requirements; None for this environment.
         env: Environment variables, on top of this process'.
         options: Passed to the worker.
-        precision: "fp32", whose logits must be ours, or "int8".
+        precision: "fp32", whose numbers must be ours, "bfloat16" or "int8".
         yardstick: Whether it is no model, only a bound.
         prepares: Folder of what it converts a checkpoint to, which two peers may share; none if
             empty.
@@ -145,6 +155,30 @@ TRAINING = (
         "transformers4",
         TENSORFLOW_ENV,
         prepares="transformers4",
+    ),
+)
+
+DISTILLATION = (
+    Peer("ours", "distilbert-tf", "ours_distillation", None, TENSORFLOW_ENV),
+    Peer("torch", "PyTorch transformers", "torch_distillation", "torch"),
+    Peer(
+        "ours_bfloat16",
+        "distilbert-tf, mixed_bfloat16",
+        "ours_distillation",
+        None,
+        TENSORFLOW_ENV,
+        {"dtype": "mixed_bfloat16"},
+        precision="bfloat16",
+        default=False,
+    ),
+    Peer(
+        "torch_bfloat16",
+        "PyTorch transformers, autocast to bfloat16",
+        "torch_distillation",
+        "torch",
+        options={"dtype": "bfloat16"},
+        precision="bfloat16",
+        default=False,
     ),
 )
 

@@ -11,8 +11,9 @@ import processes
 import pytest
 from tiny_task import tiny_checkpoint, tiny_classifier, tiny_data
 
-from benchmarks.peers import INFERENCE, LOAD, TOKENIZATION, TRAINING
-from distilbert_tf import TFDistilBertForMaskedLM
+from benchmarks.peers import DISTILLATION, INFERENCE, LOAD, TOKENIZATION, TRAINING
+from distilbert_tf import DistilBertTokenizer, TFDistilBertForMaskedLM
+from distilbert_tf.data.corpus_records import CorpusSettings, prepare_corpus
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = {"finetune_torch"}  # tests/parity/test_torch_benchmark.py
@@ -149,7 +150,17 @@ def test_equality(run: Run, tmp_path: Path) -> None:
         "--devices=one device", "--dropout=yes",
     )  # fmt: skip
     assert printed.splitlines()[-1].startswith("| yes | one device, kill -9 once step ")
-    assert printed.splitlines()[-1].endswith(" was saved | the same, uninterrupted | 0.0e+00 |")
+    assert printed.splitlines()[-1].endswith(" the same, uninterrupted | 0.0e+00 | 0.0e+00 |")
+
+
+def test_equality_of_distillation(run: Run, tmp_path: Path, teacher: Path) -> None:
+    (corpus := tmp_path / "corpus.txt").write_text("the tea was warm .\n\n" * 400)
+    printed = run(
+        "equality", f"--model={teacher}", f"--corpus={corpus}", "--max_steps=40",
+        "--max_length=16", "--kill_before=6", "--devices=one device", "--dropout=no",
+    )  # fmt: skip
+    assert printed.splitlines()[-1].startswith("| no | one device, kill -9 once step ")
+    assert printed.splitlines()[-1].endswith(" uninterrupted | 0.0e+00 | 0.0e+00 |")
 
 
 @pytest.fixture
@@ -189,6 +200,25 @@ def test_ablation(run: Run, tmp_path: Path, teacher: Path) -> None:
     assert "| random start | 2 |" in (tmp_path / "ablation.md").read_text()
 
 
+def test_distillation(run: Run, tmp_path: Path, demo: str) -> None:
+    (text := tmp_path / "corpus.txt").write_text("The tea was warm. A song!\n\n" * 200)
+    tokenizer = DistilBertTokenizer.from_pretrained(demo)
+    prepare_corpus([text], tmp_path / "corpus", tokenizer, CorpusSettings(16))
+    run(
+        "distillation", f"--corpus_dir={tmp_path / 'corpus'}", "--layers=2", "--dim=16",
+        "--heads=2", "--batch_size=4", "--batches=2", "--rounds=2", "--steps=1", "--warmup=1",
+        "--soft_targets_at=masked", "--peers=ours,torch", "--noinstall", f"--output={tmp_path}",
+    )  # fmt: skip
+    cases = read(tmp_path / "distillation.json")["models"]
+    assert len(cases) == 2
+    for part in cases.values():
+        assert list(part["failures"]) == ["torch"]
+        assert [len(times_s) for times_s in part["times_s"]["ours"]] == [1, 1]
+        assert 10 < part["losses"]["ours"]["masked_lm"] < 11  # of 30,522 words, nothing learnt
+        assert 0 <= part["padding"] < 1
+    assert "| distilbert-tf |" in (tmp_path / "distillation.md").read_text()
+
+
 def test_load(run: Run, tmp_path: Path) -> None:
     encoder = tiny_checkpoint(tmp_path / "encoder")
     model = tiny_classifier(tmp_path / "model", encoder, {0: "negative", 1: "positive"})
@@ -200,7 +230,7 @@ def test_load(run: Run, tmp_path: Path) -> None:
 
 
 def test_peers_have_workers_and_requirements() -> None:
-    for peer in (*INFERENCE, *TRAINING, *TOKENIZATION, *LOAD):
+    for peer in (*INFERENCE, *TRAINING, *DISTILLATION, *TOKENIZATION, *LOAD):
         assert (
             peer.worker == "serve" or (ROOT / "benchmarks/workers" / f"{peer.worker}.py").is_file()
         )
