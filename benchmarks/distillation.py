@@ -242,7 +242,7 @@ def main(argv: list[str]) -> int:
         say("writing teacher, student and batches")
         make_models(directory)
         for title, batches in cases.items():
-            arrays = {
+            arrays: dict[str, Any] = {
                 f"{key}.{number}": np.array(array, np.int32)
                 for number, batch in enumerate(itertools.islice(batches, FLAGS.batches))
                 for key, array in batch.items()

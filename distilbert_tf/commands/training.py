@@ -105,7 +105,7 @@ def starts_workers(values: flags.FlagValues) -> bool:
     return values.num_workers > 1 and not os.environ.get(TF_CONFIG) and not values.dry_run
 
 
-def run_workers(command: str, values: flags.FlagValues, output: str) -> NoReturn:
+def run_workers(command: str, values: flags.FlagValues, output: str | Path) -> NoReturn:
     """Runs a command in several processes, and ends with their exit code.
 
     Args:
