@@ -151,7 +151,8 @@ def test_corpus(run: Run, tmp_path: Path) -> None:
     assert len({way["tokens"] for way in ways.values()}) == 1
     for way in ways.values():
         assert way["records_that_differ"] == 0
-        assert way["peak_mib"] > way["start_mib"] > 100
+    # The processes of a pool count, too: each imports TensorFlow.
+    assert ways["two"]["peak_mib"][0] > 1.5 * ways["one"]["peak_mib"][0]
 
 
 def test_equality(run: Run, tmp_path: Path) -> None:
