@@ -13,7 +13,12 @@ from distilbert_tf.commands.training import (
     run_workers,
     starts_workers,
 )
-from distilbert_tf.distillation.options import DEMO_SETTINGS, DistillOptions, MaskedLMOptions
+from distilbert_tf.distillation.options import (
+    DEMO_SETTINGS,
+    DistillOptions,
+    MaskedLMOptions,
+    make_options,
+)
 
 
 def _define_corpus(values: flags.FlagValues) -> None:
@@ -63,7 +68,7 @@ def _run(
 
     settings = read_options(values, kind)
     if values.dry_run:
-        options = distilling.make_options(kind, files, settings)
+        options = make_options(kind, files, settings)
         say(distilling.plan_distillation(checkpoint, files, output, options))
         return
     train = distilling.distill if kind is DistillOptions else distilling.train_masked_lm

@@ -1,9 +1,11 @@
 """The settings of distillation and masked-LM training. Needs no TensorFlow."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from distilbert_tf.checkpoints.hub import DEMO
 from distilbert_tf.training.options import TrainingOptions, option
 
 
@@ -102,3 +104,16 @@ DEMO_SETTINGS: dict[str, Any] = {
     "max_length": 64,
     "validation_share": 0.1,
 }
+
+CorpusFiles = str | Path | Sequence[str | Path]
+Options = TypeVar("Options", bound=MaskedLMOptions)
+
+
+def make_options(kind: type[Options], corpus: CorpusFiles, settings: Mapping[str, Any]) -> Options:
+    """Makes the settings of a run; the demo corpus has defaults of its own."""
+    return kind(**{**(DEMO_SETTINGS if is_demo(corpus) else {}), **settings})
+
+
+def is_demo(corpus: CorpusFiles) -> bool:
+    """Returns whether the text is that of the demo."""
+    return corpus == DEMO or (not isinstance(corpus, str | Path) and list(corpus) == [DEMO])
