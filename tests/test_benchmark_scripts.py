@@ -16,6 +16,7 @@ from distilbert_tf import DistilBertTokenizer, TFDistilBertForMaskedLM
 from distilbert_tf.data.corpus_records import CorpusSettings, prepare_corpus
 
 ROOT = Path(__file__).parents[1]
+TAUGHT = "distilled student, taught by the fine-tuned teacher"
 ELSEWHERE = {"finetune_torch"}  # tests/parity/test_torch_benchmark.py
 
 Run = Callable[..., str]
@@ -188,12 +189,15 @@ def test_students(run: Run, tmp_path: Path, teacher: Path) -> None:
     run(
         "students", f"--teacher={teacher}", f"--student={teacher}", f"--data={data.parent}",
         f"--work={tmp_path / 'work'}", "--tasks=sst2", "--students=teacher",
-        "--students=random weights", "--epochs=1", "--rounds=1", f"--output={tmp_path}",
+        "--students=random weights", f"--students={TAUGHT}", "--epochs=1", "--rounds=1",
+        f"--output={tmp_path}",
     )  # fmt: skip
     part = read(tmp_path / "students.json")["models"]["sst2"]
     assert part["speed"]["teacher"]["median_ratio"] == 1
     counts = [found["parameters"]["without_embeddings"] for found in part["students"].values()]
-    assert counts[0] > counts[1] > 0
+    assert counts[0] == counts[2] > counts[1] > 0
+    taught = read(tmp_path / "work" / "sst2" / "4-seed1" / "run.json")["teacher"]
+    assert taught["checkpoint"] == str(tmp_path / "work" / "sst2" / "0-seed1")
     assert "| teacher | " in (tmp_path / "students.md").read_text()
 
 
