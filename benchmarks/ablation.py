@@ -107,7 +107,10 @@ def plot(variants: Mapping[str, Any], path: Path) -> None:
 def main(argv: list[str]) -> int:
     """Runs all variants that are not there yet, and reports."""
     del argv
-    work, variants = Path(FLAGS.work).expanduser(), FLAGS.variants
+    work = Path(FLAGS.work).expanduser()
+    variants = sorted(FLAGS.variants, key=list(VARIANTS).index)
+    if EQUAL_TIME in variants and not {ALL_LOSSES, EQUAL_STEPS} <= set(variants):
+        raise app.UsageError(f"{EQUAL_TIME!r} needs {ALL_LOSSES!r} and {EQUAL_STEPS!r} as well.")
     common = {
         "max_length": FLAGS.max_length,
         "batch_size": FLAGS.batch_size,

@@ -46,6 +46,11 @@ ORDER = (TEACHER, DISTILLED, LAYERS, RANDOM, TAUGHT)
 BATCH = 32
 
 
+def chosen() -> list[str]:
+    """Returns the models to fine-tune, the teacher first."""
+    return sorted(FLAGS.students, key=ORDER.index)
+
+
 @dataclasses.dataclass(frozen=True)
 class Runs:
     """The runs of one task.
@@ -196,7 +201,7 @@ def measure(runs: Runs, progress: Progress) -> dict[str, Any]:
     """Runs all of a task that is not there yet; returns scores, sizes and speeds."""
     task = get_task(runs.task)
     students: dict[str, Any] = {}
-    for name in FLAGS.students:
+    for name in chosen():
         scores = []
         for seed in range(1, FLAGS.seeds + 1):
             found = runs.run(name, seed)
@@ -207,7 +212,7 @@ def measure(runs: Runs, progress: Progress) -> dict[str, Any]:
             "parameters": count_parameters(runs.output(name, 1)),
         }
     validation = load_examples(task, runs.data, "validation")
-    timed = {name: runs.output(name, 1) for name in FLAGS.students if name in (TEACHER, DISTILLED)}
+    timed = {name: runs.output(name, 1) for name in chosen() if name in (TEACHER, DISTILLED)}
     times = time_models(timed, [list(column) for column in validation.texts])
     teacher = times.get(TEACHER)
     speed = {
@@ -231,6 +236,8 @@ def measure(runs: Runs, progress: Progress) -> dict[str, Any]:
 def main(argv: list[str]) -> int:
     """Measures and reports."""
     del argv
+    if TAUGHT in chosen() and TEACHER not in chosen():
+        raise app.UsageError(f"{TAUGHT!r} needs {TEACHER!r} as well.")
     work = Path(FLAGS.work).expanduser()
     teacher = Path(FLAGS.teacher).expanduser()
     checkpoints = {
@@ -244,7 +251,7 @@ def main(argv: list[str]) -> int:
         if getattr(FLAGS, name) is not None
     }
     results = report.start([], {**options, "batch_size": BATCH, "seeds": FLAGS.seeds})
-    progress = Progress(len(FLAGS.tasks) * len(FLAGS.students) * FLAGS.seeds)
+    progress = Progress(len(FLAGS.tasks) * len(chosen()) * FLAGS.seeds)
     for task in FLAGS.tasks:
         data = FLAGS.data if FLAGS.data == "demo" else str(Path(FLAGS.data).expanduser() / task)
         runs = Runs(task, data, checkpoints, work, {**options, "batch_size": BATCH})

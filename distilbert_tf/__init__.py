@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from distilbert_tf.checkpoints.tensor_files import CheckpointError as CheckpointError
     from distilbert_tf.data.corpus_records import CorpusSettings as CorpusSettings
-    from distilbert_tf.data.corpus_records import prepare_corpus as prepare_corpus
+    from distilbert_tf.data.corpus_writer import prepare_corpus as prepare_corpus
     from distilbert_tf.data.datasets import make_dataset as make_dataset
     from distilbert_tf.data.examples import Examples as Examples
     from distilbert_tf.data.examples import load_examples as load_examples
@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 _NAMES = {
     "transformers": "DistilBertConfig",
     "distilbert_tf.checkpoints.tensor_files": "CheckpointError",
-    "distilbert_tf.data.corpus_records": "CorpusSettings prepare_corpus",
+    "distilbert_tf.data.corpus_records": "CorpusSettings",
+    "distilbert_tf.data.corpus_writer": "prepare_corpus",
     "distilbert_tf.data.datasets": "make_dataset",
     "distilbert_tf.data.examples": "Examples load_examples",
     "distilbert_tf.data.file_formats": "DataError",

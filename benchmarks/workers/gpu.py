@@ -16,7 +16,7 @@ from distilbert_tf import get_task, load_examples
 from distilbert_tf.data.examples import Examples
 from distilbert_tf.models.unpadding import LENGTH_GROUPS
 from distilbert_tf.training.batches import training_batches
-from distilbert_tf.training.finetuning import Finetuning, set_up_finetuning
+from distilbert_tf.training.classifier_training import Finetuning, set_up_finetuning
 from distilbert_tf.training.options import FinetuneOptions
 
 TASK = "sst2"

@@ -6,19 +6,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.workers.distillation import (
-    BETAS,
-    EPSILON,
-    LEARNING_RATE,
-    MAX_GRADIENT_NORM,
-    STUDENT,
-    TEACHER,
-    TEMPERATURE,
-    WEIGHT_DECAY,
-    WEIGHTS,
-    Arrays,
-    DistillationWorker,
-)
+from benchmarks.workers import distillation as published
+from benchmarks.workers.distillation import STUDENT, TEACHER, WEIGHTS, Arrays, DistillationWorker
 
 
 class OursDistillation(DistillationWorker):
@@ -48,17 +37,17 @@ class OursDistillation(DistillationWorker):
             student,
             teacher,
             LossWeights(**WEIGHTS),
-            temperature=TEMPERATURE,
+            temperature=published.TEMPERATURE,
             soft_targets_at=soft_targets_at,  # type: ignore[arg-type]
         )
         distiller.compile(
             AdamW(
-                LEARNING_RATE,
-                beta_1=BETAS[0],
-                beta_2=BETAS[1],
-                epsilon=EPSILON,
-                weight_decay=WEIGHT_DECAY,
-                global_clipnorm=MAX_GRADIENT_NORM,
+                published.LEARNING_RATE,
+                beta_1=published.BETAS[0],
+                beta_2=published.BETAS[1],
+                epsilon=published.EPSILON,
+                weight_decay=published.WEIGHT_DECAY,
+                global_clipnorm=published.MAX_GRADIENT_NORM,
             )
         )
         self._batches = []

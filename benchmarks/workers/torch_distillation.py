@@ -6,19 +6,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForMaskedLM
 
-from benchmarks.workers.distillation import (
-    BETAS,
-    EPSILON,
-    LEARNING_RATE,
-    MAX_GRADIENT_NORM,
-    STUDENT,
-    TEACHER,
-    TEMPERATURE,
-    WEIGHT_DECAY,
-    WEIGHTS,
-    Arrays,
-    DistillationWorker,
-)
+from benchmarks.workers import distillation as published
+from benchmarks.workers.distillation import STUDENT, TEACHER, WEIGHTS, Arrays, DistillationWorker
 
 Batch = dict[str, torch.Tensor]
 
@@ -42,10 +31,10 @@ class TorchDistillation(DistillationWorker):
         )
         self._optimizer = torch.optim.AdamW(
             self._student.parameters(),
-            lr=LEARNING_RATE,
-            betas=BETAS,
-            eps=EPSILON,
-            weight_decay=WEIGHT_DECAY,
+            lr=published.LEARNING_RATE,
+            betas=published.BETAS,
+            eps=published.EPSILON,
+            weight_decay=published.WEIGHT_DECAY,
             fused=True,
         )
         self._batches = [
@@ -63,7 +52,7 @@ class TorchDistillation(DistillationWorker):
         losses = self._compute_losses(self._batches[number])
         loss = sum(WEIGHTS[name] * one for name, one in losses.items())
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self._student.parameters(), MAX_GRADIENT_NORM)
+        torch.nn.utils.clip_grad_norm_(self._student.parameters(), published.MAX_GRADIENT_NORM)
         self._optimizer.step()
         self._optimizer.zero_grad()
         self._total, self._steps = self._total + loss.item(), self._steps + 1
@@ -79,13 +68,13 @@ class TorchDistillation(DistillationWorker):
         scored = labels != -1 if self._at_masked else is_token
         logits, targets = own.logits[scored].float(), theirs.logits[scored].float()
         soft_targets = torch.nn.functional.kl_div(
-            torch.log_softmax(logits / TEMPERATURE, -1),
-            torch.softmax(targets / TEMPERATURE, -1),
+            torch.log_softmax(logits / published.TEMPERATURE, -1),
+            torch.softmax(targets / published.TEMPERATURE, -1),
             reduction="batchmean",
         )
         states = [out.hidden_states[-1][is_token].float() for out in (own, theirs)]
         return {
-            "soft_targets": soft_targets * TEMPERATURE**2,
+            "soft_targets": soft_targets * published.TEMPERATURE**2,
             "masked_lm": torch.nn.functional.cross_entropy(
                 own.logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-1
             ),

@@ -52,7 +52,8 @@ def run_prepare_corpus(values: flags.FlagValues, words: Sequence[str]) -> None:
         raise UsageError(f"{words[0]!r} is a flag for Beam, which --runner selects")
     if values.runner is not None and values.num_processes > 1:
         raise UsageError("--num_processes is for this machine; a --runner has its own flags")
-    from distilbert_tf.data.corpus_records import CorpusSettings, prepare_corpus
+    from distilbert_tf.data.corpus_records import CorpusSettings
+    from distilbert_tf.data.corpus_writer import prepare_corpus
     from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
     tokenizer = DistilBertTokenizer.from_pretrained(model)

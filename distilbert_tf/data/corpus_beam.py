@@ -22,16 +22,13 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from transformers import PreTrainedTokenizerBase
 
-from distilbert_tf.data.corpus_records import (
-    MANIFEST,
+from distilbert_tf.data.corpus_records import MANIFEST, CorpusSettings, Shard, read_shards
+from distilbert_tf.data.corpus_writer import (
     SHARD_TOKENS,
     CorpusPlan,
-    CorpusSettings,
     FileJob,
-    Shard,
     describe_files,
     make_plan,
-    read_shards,
 )
 
 AS_IT_IS = CompressionTypes.UNCOMPRESSED

@@ -91,6 +91,7 @@ class Masking:
         places = tf.where(tf.reshape(candidates, [-1]))[:, 0]
         words = tf.gather(tf.reshape(ids, [-1]), places)  # (N,)
         count = tf.cast(tf.size(words), tf.float32)
+        # Less a little: 15 % of 20 is 3.0000001 in float32, and 3 are meant.
         wanted = tf.cast(tf.math.ceil(self.probability * count - 1e-4), tf.int32)
         if self.continues_word is None:
             units = tf.range(tf.size(words))  # each token is a unit

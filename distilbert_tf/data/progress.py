@@ -1,4 +1,4 @@
-"""Progress of long work on files: a bar on a terminal, and lines now and then in a log file."""
+"""Progress of long work: a bar on a terminal, and lines now and then in a log file."""
 
 import contextlib
 import sys
@@ -13,17 +13,24 @@ _INTERVAL_S = 10.0  # between two lines of a log file, or two looks at how many 
 
 
 class Progress(contextlib.AbstractContextManager["Progress"]):
-    """Shows how much is done, how fast, and how many files are.
+    """Shows how much is done, how fast, and, if asked to, how many files are.
 
     Args:
         title: What is done.
         unit: What is counted.
         files_done: Returns how many files are done, of how many.
+        total: How much there is to do, if that is known.
         initial: What was done before.
     """
 
     def __init__(
-        self, title: str, unit: str, files_done: Callable[[], str], *, initial: int = 0
+        self,
+        title: str,
+        unit: str,
+        files_done: Callable[[], str] | None = None,
+        *,
+        total: int | None = None,
+        initial: int = 0,
     ) -> None:
         self._files_done = files_done
         self._is_terminal = sys.stderr.isatty()
@@ -31,6 +38,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
             desc=title,
             unit=f" {unit}",
             unit_scale=True,
+            total=total,
             initial=initial,
             delay=0 if self._is_terminal else float("inf"),  # never shown: `_show` logs instead
         )
@@ -49,7 +57,8 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
 
     def _show(self) -> None:
         self._shown_s = time.monotonic()
-        self._bar.set_postfix(files=self._files_done(), refresh=self._is_terminal)
+        if self._files_done is not None:
+            self._bar.set_postfix(files=self._files_done(), refresh=self._is_terminal)
         if not self._is_terminal:
             logging.info("%s", self._bar)
 

@@ -42,7 +42,7 @@ class CorpusBatches:
         window: How many rows are shuffled together.
 
     Example:
-        from distilbert_tf.data.corpus_records import prepare_corpus
+        from distilbert_tf.data.corpus_writer import prepare_corpus
         from distilbert_tf.data.demo_corpus import write_demo_corpus
 
         tokenizer = DistilBertTokenizer.from_pretrained("demo")

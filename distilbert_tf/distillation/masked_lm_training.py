@@ -17,8 +17,8 @@ from distilbert_tf.data.corpus_records import (
     CorpusSettings,
     DocumentTokenizer,
     open_corpus,
-    prepare_corpus,
 )
+from distilbert_tf.data.corpus_writer import prepare_corpus
 from distilbert_tf.data.demo_corpus import write_demo_corpus
 from distilbert_tf.data.masking import Masking, smoothed_word_weights
 from distilbert_tf.distillation.batches import CorpusBatches, count_words

@@ -1,154 +1,28 @@
 """Fine-tuning classifiers, from files to saved checkpoints and their record."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
 
-from distilbert_tf.data.examples import Examples, load_examples
-from distilbert_tf.data.sampler import EpochSampler
-from distilbert_tf.data.tasks import Task, get_task
+from distilbert_tf.data.tasks import Task
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
-from distilbert_tf.training.batches import (
-    TaskRows,
-    collect_rows,
-    evaluation_batches,
-    training_batches,
-)
 from distilbert_tf.training.callbacks import format_duration
-from distilbert_tf.training.classifiers import start_classifiers
-from distilbert_tf.training.evaluation import Scores, score_tasks
-from distilbert_tf.training.metrics import log_prefix
-from distilbert_tf.training.multitask import MultiTaskModel
+from distilbert_tf.training.classifier_training import (
+    choose_teacher,
+    load_splits,
+    parse_tasks,
+    set_up_finetuning,
+)
+from distilbert_tf.training.evaluation import Scores
 from distilbert_tf.training.options import FinetuneOptions
 from distilbert_tf.training.report import describe_data, write_results
-from distilbert_tf.training.run import (
-    Training,
-    compile_trainer,
-    end_run,
-    find_state,
-    run_training,
-    start_training,
-)
+from distilbert_tf.training.run import end_run, find_state, run_training
 from distilbert_tf.training.run_directory import VALIDATION, RunDirectory, default_output_dir
-from distilbert_tf.training.soft_targets import SoftTargets
 from distilbert_tf.training.strategy import is_chief
-from distilbert_tf.training.teacher import Teacher, find_teacher
-
-Splits = dict[str, dict[str, Examples]]  # by task and split
-
-
-@dataclasses.dataclass
-class Finetuning(Training):
-    """Classifiers of several tasks, ready to be trained: see `set_up_finetuning`.
-
-    Attributes:
-        sampler: Which rows each step sees.
-        tasks: The tasks.
-        splits: All examples.
-        rows: The training rows, tokenized.
-        tokenize: The in-graph tokenizer.
-        teacher: What the classifiers learn from beside the labels, if anything.
-    """
-
-    options: FinetuneOptions
-    model: MultiTaskModel
-    sampler: EpochSampler
-    tasks: list[Task]
-    splits: Splits
-    rows: TaskRows
-    tokenize: Callable[..., dict[str, tf.Tensor]]
-    teacher: Teacher | None = None
-    _evaluation_rows: dict[str, TaskRows] = dataclasses.field(default_factory=dict)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps in an epoch."""
-        return self.sampler.steps_per_epoch
-
-    def training_batches(self, first_epoch: int = 0, first_step: int = 0) -> Any:
-        """Makes the endless stream of batches from a step of an epoch on, both counted from 0."""
-        return training_batches(
-            self.rows,
-            self.sampler,
-            self.model.distribute_strategy,
-            width=self.width,
-            first_epoch=first_epoch,
-            first_step=first_step,
-        )
-
-    @property
-    def evaluation_splits(self) -> list[str]:
-        """The splits that are scored, of one task or several."""
-        names = (split for found in self.splits.values() for split in found if split != "train")
-        return list(dict.fromkeys(names))
-
-    def evaluation_rows(self, split: str) -> TaskRows:
-        """Tokenizes the rows of all tasks that have a split, once."""
-        if split not in self._evaluation_rows:  # the validation split is scored several times
-            # Rows stand in the order of the tasks; one without rows has none to be numbered.
-            parts = [self.splits[task.name].get(split) for task in self.tasks]
-            rows = collect_rows([part for part in parts if part is not None], self.tokenize)
-            numbers = tf.constant([i for i, part in enumerate(parts) if part is not None])
-            self._evaluation_rows[split] = rows._replace(tasks=tf.gather(numbers, rows.tasks))
-        return self._evaluation_rows[split]
-
-    def prepare(self, directory: RunDirectory) -> None:
-        """Adds the teacher's logits to all rows, if there is a teacher."""
-        if self.teacher is None:
-            return
-        rows = {split: self.evaluation_rows(split) for split in self.evaluation_splits}
-        logits = self.teacher.find_logits(
-            {"train": self.rows, **rows},
-            directory.teacher_logits,
-            self.model.distribute_strategy,
-        )
-        self.rows = self.rows._replace(teacher_logits=logits["train"])
-        for split, found in rows.items():
-            self._evaluation_rows[split] = found._replace(teacher_logits=logits[split])
-
-    def split_batches(self, split: str) -> tuple[Any, int]:
-        """Makes the batches of all tasks that have a split; returns them and their number."""
-        return evaluation_batches(
-            self.evaluation_rows(split),
-            self.options.batch_size,
-            self.model.distribute_strategy,
-            width=self.width,
-            step_multiple=self.options.steps_per_execution,
-        )
-
-    def validation_batches(self) -> tuple[Any, int]:
-        """Makes the batches of the validation split; returns them and their number."""
-        return self.split_batches(VALIDATION)
-
-    def score(self, logs: Mapping[str, float]) -> float:
-        """Returns the mean of the tasks' main metrics."""
-        names = [log_prefix(task.name, len(self.tasks)) + task.metrics[0] for task in self.tasks]
-        return sum(float(logs[name]) for name in names) / len(names)
-
-    def score_split(self, split: str) -> dict[str, Scores]:
-        """Scores the classifiers on a split, for the tasks that have it."""
-        scores = score_tasks(self.model, *self.split_batches(split))
-        return {name: found for name, found in scores.items() if split in self.splits[name]}
-
-    def scores_before(self) -> dict[str, dict[str, float]]:
-        """Scores the classifiers on the validation split."""
-        return {name: found.values for name, found in self.score_split(VALIDATION).items()}
-
-    def describe_batch(self, epoch: int, step: int) -> str:
-        """Says which of the tasks' training examples are in a batch."""
-        rows = self.sampler.batches(epoch)[step].tolist()
-        start, named = 0, []
-        for task, size in zip(self.tasks, self.sampler.task_sizes, strict=True):
-            own = sorted(row - start for row in rows if start <= row < start + size)
-            if own:
-                named.append(f"rows {', '.join(map(str, own))} of {task.name}'s training examples")
-            start += size
-        return " and ".join(named)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,114 +181,3 @@ def finetune(
             history.setdefault(key, []).append(value)
     classifiers = dict(training.model.pretrained_models())
     return FinetuneResult(classifiers, training.tokenizer, output_dir, scores, record, history)
-
-
-def parse_tasks(task: str | Task | Sequence[str | Task]) -> list[Task]:
-    """Reads `"sst2"`, `"sst2,mnli"`, a task, or several of them.
-
-    Raises:
-        ValueError: An unknown task, or one twice.
-    """
-    if isinstance(task, str):
-        task = task.split(",")
-    tasks = [get_task(one) for one in ([task] if isinstance(task, Task) else task)]
-    names = [one.name for one in tasks]
-    if not tasks or len(set(names)) != len(names):
-        raise ValueError(f"One or more different tasks are needed; got {', '.join(names) or None}.")
-    return tasks
-
-
-def load_splits(tasks: Sequence[Task], data: str | Path, options: FinetuneOptions) -> Splits:
-    """Reads training and validation data, and whatever else of validation data is there."""
-    splits: Splits = {}
-    for task in tasks:
-        found = {}
-        for split in task.splits:
-            if split != "train" and not split.startswith(VALIDATION):
-                continue
-            try:
-                found[split] = load_examples(task, data, split, bad_rows=options.bad_rows)
-            except FileNotFoundError:
-                if split in ("train", VALIDATION):
-                    raise
-        if options.max_train_examples is not None:
-            found["train"] = found["train"].take(options.max_train_examples)
-        splits[task.name] = found
-    return splits
-
-
-def choose_teacher(
-    checkpoint: str | Path | None, tasks: Sequence[Task], options: FinetuneOptions
-) -> Teacher | None:
-    """Finds the teacher of a run, if it has one.
-
-    Raises:
-        ValueError: A setting is for a teacher, and there is none; see also `find_teacher`.
-    """
-    if checkpoint is not None:
-        return find_teacher(checkpoint, tasks)
-    for name in ("distill_alpha", "distill_temperature"):
-        if (value := getattr(options, name)) != getattr(FinetuneOptions, name):
-            raise ValueError(
-                f"{name} is {value}, but there is no teacher: pass teacher (--teacher) as well."
-            )
-    return None
-
-
-def set_up_finetuning(
-    tasks: list[Task],
-    model: str | Path,
-    splits: Splits,
-    options: FinetuneOptions,
-    teacher: Teacher | None = None,
-) -> Finetuning:
-    """Makes strategy, tokenizer, classifiers and optimizer, and tokenizes the training rows.
-
-    Args:
-        tasks: What to train for.
-        model: Checkpoint to start from.
-        splits: The tasks' examples.
-        options: The run's settings.
-        teacher: What `choose_teacher` returned.
-
-    Returns:
-        All that `fit` needs.
-
-    Raises:
-        CheckpointError: The checkpoint has a head for other labels, or does not fit; the teacher
-            has no head.
-        FileNotFoundError: No such checkpoint.
-        ValueError: The batch cannot be shared evenly, there are too few positions or examples; the
-            teacher has another tokenizer.
-    """
-    strategy = start_training(options)
-    tokenizer = DistilBertTokenizer.from_pretrained(model)
-    tokenizer.model_max_length = options.max_length  # evaluation and export truncate alike
-    soft_targets = None
-    if teacher is not None:
-        soft_targets = SoftTargets(options.distill_alpha, options.distill_temperature)
-    with strategy.scope():
-        classifiers = start_classifiers(
-            model, tasks, fresh_head=options.fresh_head, dtype=options.dtype
-        )
-        metrics = {task.name: task.metrics for task in tasks}
-        trainer = MultiTaskModel(classifiers, metrics, soft_targets)
-    positions = trainer.distilbert.config.max_position_embeddings
-    if options.max_length > positions:
-        raise ValueError(
-            f"max_length is {options.max_length}, but {model} has {positions} positions."
-        )
-    if teacher is not None:  # loaded after the classifiers, whose seeds are then the usual ones
-        teacher.check(tokenizer, options.max_length)
-    tokenize = tokenizer.as_layer(max_length=options.max_length)
-    rows = collect_rows([splits[task.name]["train"] for task in tasks], tokenize)
-    sampler = EpochSampler(
-        rows.lengths(),
-        tuple(len(splits[task.name]["train"]) for task in tasks),
-        options.batch_size,
-        options.seed,
-        options.sampling_temperature,
-        step_multiple=options.steps_per_execution,
-    )
-    compile_trainer(trainer, options, sampler.steps_per_epoch)
-    return Finetuning(options, tokenizer, trainer, sampler, tasks, splits, rows, tokenize, teacher)

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from distilbert_tf.data.tasks import Task
-from distilbert_tf.training.finetuning import (
+from distilbert_tf.training.classifier_training import (
     Finetuning,
     choose_teacher,
     load_splits,

@@ -10,7 +10,6 @@ Shapes: N rows of all tasks, C labels of a task, L the most labels of any task.
 import dataclasses
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,12 @@ from typing import Any
 import numpy as np
 import safetensors
 import tensorflow as tf
-import tqdm
 from safetensors.numpy import save_file
 
 from distilbert_tf.checkpoints.config import load_config
 from distilbert_tf.checkpoints.hub import find_checkpoint
 from distilbert_tf.checkpoints.tensor_files import Tensors
+from distilbert_tf.data.progress import Progress
 from distilbert_tf.data.tasks import Task
 from distilbert_tf.files import digest_files, replacing
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
@@ -167,13 +166,8 @@ class Teacher:
             split: np.zeros((len(rows.lengths()), width), np.float32)
             for split, rows in splits.items()
         }
-        with tqdm.tqdm(
-            total=sum(int(rows.lengths().sum()) for rows in splits.values()),
-            unit=" tokens",
-            unit_scale=True,
-            desc="Computing the teacher's logits",
-            mininterval=0.1 if sys.stderr.isatty() else 30.0,  # a log file keeps every update
-        ) as bar:
+        tokens = sum(int(rows.lengths().sum()) for rows in splits.values())
+        with Progress("Computing the teacher's logits", "tokens", total=tokens) as progress:
             for number, teacher in enumerate(self.by_task.values()):
                 function, count = teacher.make_function(), len(teacher.label_order)
                 for split, rows in splits.items():
@@ -182,7 +176,7 @@ class Teacher:
                     for start in range(0, len(own), _BATCH_SIZE):
                         part = own[start : start + _BATCH_SIZE]
                         logits[split][part, :count] = function(rows.tokens.batch(part))
-                        bar.update(int(lengths[part].sum()))
+                        progress.add(int(lengths[part].sum()))
         return logits
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from distilbert_tf import cli
-from distilbert_tf.data.corpus_records import MANIFEST, CorpusSettings, open_corpus, prepare_corpus
+from distilbert_tf.data.corpus_records import MANIFEST, CorpusSettings, open_corpus
+from distilbert_tf.data.corpus_writer import prepare_corpus
 from distilbert_tf.data.file_formats import DataError
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 

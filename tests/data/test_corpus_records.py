@@ -22,8 +22,8 @@ from distilbert_tf.data.corpus_records import (
     Corpus,
     CorpusSettings,
     open_corpus,
-    prepare_corpus,
 )
+from distilbert_tf.data.corpus_writer import prepare_corpus
 from distilbert_tf.data.file_formats import DataError
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
@@ -99,16 +99,15 @@ def test_processes_and_interruptions_change_nothing(
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     script = (
         "import sys, time\n"
-        "from distilbert_tf.data import corpus_records\n"
-        "from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer\n"
+        "from distilbert_tf import CorpusSettings, DistilBertTokenizer, prepare_corpus\n"
         "directory, tokenizer, *files = sys.argv[1:]\n"
-        "split_of = corpus_records.CorpusSettings.split_of\n"
+        "split_of = CorpusSettings.split_of\n"
         "def slowly(self, document):\n"
         "    time.sleep(0.02)\n"
         "    return split_of(self, document)\n"
-        "corpus_records.CorpusSettings.split_of = slowly\n"
-        "corpus_records.prepare_corpus(files, directory, DistilBertTokenizer.from_pretrained(\n"
-        "    tokenizer), corpus_records.CorpusSettings(16, 0.1), shard_tokens=100)\n"
+        "CorpusSettings.split_of = slowly\n"
+        "prepare_corpus(files, directory, DistilBertTokenizer.from_pretrained(\n"
+        "    tokenizer), CorpusSettings(16, 0.1), shard_tokens=100)\n"
     )
     killed = tmp_path / "killed"
     process = subprocess.Popen(
@@ -151,13 +150,19 @@ def test_patterns_name_files_in_order(
     assert [source["name"] for source in corpus.sources] == ["a.txt", "b.txt"]
 
 
+ALL_FOR_TRAINING = CorpusSettings(16, validation_share=0.0)
+
+
+def prepare_one_sentence(text: Path, directory: Path, tokenizer: DistilBertTokenizer) -> Corpus:
+    text.write_text("The tea.\n")
+    return prepare_corpus([text], directory, tokenizer, ALL_FOR_TRAINING)
+
+
 def test_text_is_read_again_only_if_its_size_or_time_changed(
     tokenizer: DistilBertTokenizer, tmp_path: Path
 ) -> None:
-    text, directory = tmp_path / "a.txt", tmp_path / "corpus"
-    text.write_text("The tea.\n")
-    settings = CorpusSettings(16, validation_share=0.0)
-    corpus = prepare_corpus([text], directory, tokenizer, settings)
+    text, directory, settings = tmp_path / "a.txt", tmp_path / "corpus", ALL_FOR_TRAINING
+    corpus = prepare_one_sentence(text, directory, tokenizer)
     time_ns = text.stat().st_mtime_ns
     text.write_text("The tee.\n")
     os.utime(text, ns=(time_ns, time_ns))
@@ -207,10 +212,8 @@ def test_a_mended_file_is_prepared_again_and_no_other(
 def test_what_a_corpus_was_prepared_from_may_not_change(
     tokenizer: DistilBertTokenizer, tmp_path: Path
 ) -> None:
-    text, directory = tmp_path / "a.txt", tmp_path / "corpus"
-    text.write_text("The tea.\n")
-    settings = CorpusSettings(16, validation_share=0.0)
-    corpus = prepare_corpus([text], directory, tokenizer, settings)
+    text, directory, settings = tmp_path / "a.txt", tmp_path / "corpus", ALL_FOR_TRAINING
+    corpus = prepare_one_sentence(text, directory, tokenizer)
     with pytest.raises(ValueError, match="prepared with another settings: .*'max_length': 16"):
         prepare_corpus([text], directory, tokenizer, CorpusSettings(8, validation_share=0.0))
     text.write_text("The tee.\n")

@@ -72,9 +72,7 @@ def test_an_epoch_has_every_row_once_in_an_order_of_its_own(corpus: Corpus) -> N
     for inputs, targets in found:
         ids, mask = true_ids((inputs, targets)), inputs["attention_mask"]
         lengths = mask.sum(axis=1)
-        np.testing.assert_array_equal(
-            lengths, 3 + (ids[:, 1] - ids[:, 1].min() * 0 - top(corpus)) % 17
-        )
+        np.testing.assert_array_equal(lengths, 3 + (ids[:, 1] - top(corpus)) % 17)
         assert (ids[:, 0] == 1).all()
         assert (ids[np.arange(8), lengths - 1] == 2).all()
         assert ids.shape[1] == lengths.max()
