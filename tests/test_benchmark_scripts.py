@@ -13,7 +13,8 @@ from tiny_task import tiny_checkpoint, tiny_classifier, tiny_data
 
 from benchmarks.peers import DISTILLATION, INFERENCE, LOAD, TOKENIZATION, TRAINING
 from distilbert_tf import DistilBertTokenizer, TFDistilBertForMaskedLM
-from distilbert_tf.data.corpus_records import CorpusSettings, prepare_corpus
+from distilbert_tf.data.corpus_records import CorpusSettings
+from distilbert_tf.data.corpus_writer import prepare_corpus
 
 ROOT = Path(__file__).parents[1]
 TAUGHT = "distilled student, taught by the fine-tuned teacher"
