@@ -24,7 +24,7 @@ IMAGE ?= distilbert-serving
 # In the order of tests/conftest.py.
 WORKERS ?= -n logical --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test parity beam bench lint format references clean
+.PHONY: help demo test parity beam clients bench lint format references clean
 .PHONY: serve serving-config smoke docker-image docker-serve
 
 help:
@@ -32,6 +32,7 @@ help:
 	@echo "make test    lint, types, tests and the notebook"
 	@echo "make parity  compare with PyTorch transformers and KerasHub, exhaustively (installs PyTorch)"
 	@echo "make beam    test what needs Apache Beam (in .venv-beam)"
+	@echo "make clients test the Node client (needs Node, and npm's registry)"
 	@echo "make bench   time this package against its peers (BENCH_DATA=DIR: GLUE files; hours)"
 	@echo "make lint    ruff and mypy alone"
 	@echo
@@ -86,6 +87,10 @@ $(VENV)-beam/beam.stamp: setup.py
 beam: $(VENV)-beam/beam.stamp
 	$(VENV)-beam/bin/python -m pytest tests/data/test_corpus_beam.py
 	$(VENV)-beam/bin/python -m pytest tests/test_benchmark_scripts.py -k test_corpus
+
+clients: $(VENV)/test.stamp
+	cd export/clients/node && npm install --no-audit --no-fund --no-package-lock --loglevel=error
+	$(BIN)/python -m pytest tests/client/test_other_languages.py
 
 bench: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks.inference --data=$(BENCH_DATA)

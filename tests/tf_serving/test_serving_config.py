@@ -322,6 +322,7 @@ def test_the_command_writes_what_a_server_is_started_with(base_path, tmp_path, c
         ]
     )
     names = ["models.config", "batching_params.pbtxt", "monitoring.config", "tf_serving.env"]
+    names += ["tf_serving.protoset"]
     assert capsys.readouterr().out == "".join(f"wrote {output / name}\n" for name in names)
     assert sorted(path.name for path in output.iterdir()) == sorted(names)
     assert read_model_config(output / "models.config") == model_config(

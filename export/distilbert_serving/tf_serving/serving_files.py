@@ -12,6 +12,7 @@ from distilbert_serving.tf_serving.batching_parameters import (
 )
 from distilbert_serving.tf_serving.config_files import ConfigError, write_config
 from distilbert_serving.tf_serving.environment import ENV_FILE
+from distilbert_serving.tf_serving.protoset import PROTOSET_FILE, write_protoset
 from distilbert_serving.tf_serving.serving_config import model_config, monitoring_config
 from distilbert_serving.tf_serving.warmup import SignatureDefs, make_warmup, write_warmup
 from distilbert_serving.version_numbers import find_versions
@@ -104,7 +105,7 @@ def write_server_files(
 
     Returns:
         The files written: `models.config`, `batching_params.pbtxt`, `monitoring.config`,
-        `tf_serving.env`.
+        `tf_serving.env`, and for clients in other languages `tf_serving.protoset`.
 
     Raises:
         FileNotFoundError: There are no versions, or not the one that a label or the policy names.
@@ -129,6 +130,7 @@ def write_server_files(
         write_config(directory / BATCHING_FILE, parameters, _SERVER_BATCHING_COMMENT),
         write_config(directory / MONITORING_FILE, monitoring_config(), _MONITORING_COMMENT),
         environment,
+        write_protoset(directory / PROTOSET_FILE),
     ]
 
 
