@@ -25,7 +25,8 @@ class Task:
     Attributes:
         name: Its name on the command line, and of its directory.
         text_columns: The column of the text, or the two columns of a pair.
-        label_columns: Possible names of the label's column; the first one present is used.
+        label_columns: Possible names of the label's column; the first one present is used. A single
+            column or metric may be a string.
         labels: Label names, ordered by id.
         label_values: How each label is written in the files, in the same order; `labels` if not
             given.
@@ -64,14 +65,36 @@ class Task:
             for split, stems in self.splits.items()
         }
         object.__setattr__(self, "splits", splits)
+        for name in ("text_columns", "label_columns", "metrics"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        for name in ("labels", "label_values"):
+            object.__setattr__(self, name, self._read_labels(name))
         object.__setattr__(self, "label_values", self.label_values or self.labels)
         object.__setattr__(self, "hub_config", self.hub_config or self.name)
         for complaint in self._complaints():
             raise ValueError(f"Task {self.name!r} {complaint}.")
 
+    def _read_labels(self, name: str) -> tuple[str, ...]:
+        """Returns labels as strings: an integer is the label that is written like it."""
+        labels = getattr(self, name)
+        what = f"Task {self.name!r} has {name}={labels!r}"
+        if isinstance(labels, str):
+            raise ValueError(f"{what}, one string; give a tuple with a string for each label.")
+        for i, label in enumerate(labels):
+            if isinstance(label, bool) or not isinstance(label, str | SupportsIndex):
+                raise ValueError(
+                    f"{what}; label {i} is a {type(label).__name__}, {label!r}: write it as a "
+                    "string, as it stands in the files."
+                )
+        return tuple(x if isinstance(x, str) else str(x.__index__()) for x in labels)
+
     def _complaints(self) -> Iterator[str]:
         if len(self.text_columns) not in (1, 2):
             yield f"needs one text column or two; got {self.text_columns}"
+        for name in (*self.text_columns, *self.label_columns):
+            if not isinstance(name, str):
+                yield f"has a column {name!r}; names of columns are strings"
         if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
             yield f"needs two or more different labels; got {self.labels}"
         if len(self.label_values) != len(self.labels):

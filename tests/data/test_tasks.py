@@ -34,6 +34,17 @@ def test_a_splits_only_file_may_be_a_plain_string() -> None:
     assert own.splits == {"train": ("tickets",), "validation": ("held_out", "dev")}
 
 
+def test_a_single_column_or_metric_may_be_a_plain_string() -> None:
+    own = Task("own", "subject", "queue", ["a", "b"], metrics="f1")
+    assert own == Task("own", ("subject",), ("queue",), ("a", "b"), metrics=("f1",))
+
+
+def test_labels_given_as_integers_are_their_digits() -> None:
+    stars = Task(**VALID | {"labels": (1, np.int64(2), 3)})
+    assert stars == Task(**VALID | {"labels": ("1", "2", "3")})
+    assert stars.label_id(1) == stars.label_id("1") == 0  # the label 1, not the second one
+
+
 def test_unknown_task_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match="no task 'sst3'; known are sst2, mnli, qqp"):
         get_task("sst3")
@@ -83,6 +94,12 @@ def test_labels_that_are_numbers_are_never_taken_for_ids() -> None:
     [
         ({"text_columns": ()}, "one text column or two"),
         ({"text_columns": ("a", "b", "c")}, "one text column or two"),
+        ({"text_columns": (1,)}, "has a column 1; names of columns are strings"),
+        ({"labels": "ab"}, "has labels='ab', one string; give a tuple with a string for each"),
+        ({"label_values": "01"}, "has label_values='01', one string; give a tuple"),
+        ({"labels": ("a", None)}, r"label 1 is a NoneType, None: write it as a string"),
+        ({"labels": (0.5, 1.5)}, r"label 0 is a float, 0\.5: write it as a string"),
+        ({"labels": (False, True)}, r"label 0 is a bool, False: write it as a string"),
         ({"labels": ("only",)}, "two or more different labels"),
         ({"labels": ("same", "same")}, "two or more different labels"),
         ({"label_values": ("0", "1", "2")}, "has 2 labels, but 3 label_values"),
