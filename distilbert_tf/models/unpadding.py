@@ -84,7 +84,8 @@ class PaddedLayout(Layout):
     def __init__(self, attention_mask: tf.Tensor) -> None:
         static, dynamic = attention_mask.shape, tf.shape(attention_mask)
         self._rows, self._width = (static[i] or dynamic[i] for i in range(2))
-        mask = tf.cast(attention_mask, tf.bool)[:, tf.newaxis, tf.newaxis, :]
+        # Not by slices with new axes, which LiteRT has only in TensorFlow's own kernels.
+        mask = tf.expand_dims(tf.expand_dims(tf.cast(attention_mask, tf.bool), 1), 1)
         self.groups = [RowGroup(None, mask)]
         self.positions = tf.tile(tf.range(self._width), [self._rows])
 
