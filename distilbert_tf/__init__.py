@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from distilbert_tf.training.interruption import InterruptedRunError as InterruptedRunError
     from distilbert_tf.training.multitask import MultiTaskModel as MultiTaskModel
     from distilbert_tf.training.optimizer import create_optimizer as create_optimizer
+    from distilbert_tf.training.optimizer import layer_rate_factors as layer_rate_factors
     from distilbert_tf.training.options import FinetuneOptions as FinetuneOptions
     from distilbert_tf.training.plan import plan_finetuning as plan_finetuning
     from distilbert_tf.training.strategy import make_strategy as make_strategy
@@ -63,7 +64,7 @@ _NAMES = {
     "distilbert_tf.training.finetuning": "finetune",
     "distilbert_tf.training.interruption": "InterruptedRunError",
     "distilbert_tf.training.multitask": "MultiTaskModel",
-    "distilbert_tf.training.optimizer": "create_optimizer",
+    "distilbert_tf.training.optimizer": "create_optimizer layer_rate_factors",
     "distilbert_tf.training.options": "FinetuneOptions",
     "distilbert_tf.training.plan": "plan_finetuning",
     "distilbert_tf.training.strategy": "make_strategy",

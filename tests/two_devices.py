@@ -42,7 +42,12 @@ from distilbert_tf.training.batches import collect_rows, evaluation_batches, tra
 from distilbert_tf.training.finetuning import finetune
 from distilbert_tf.training.interruption import InterruptedRunError
 from distilbert_tf.training.multitask import MultiTaskModel
-from distilbert_tf.training.optimizer import NOT_FINITE, AdamW, create_optimizer
+from distilbert_tf.training.optimizer import (
+    NOT_FINITE,
+    AdamW,
+    create_optimizer,
+    layer_rate_factors,
+)
 from distilbert_tf.training.soft_targets import SoftTargets
 from distilbert_tf.training.strategy import make_strategy
 
@@ -121,7 +126,12 @@ def train_tasks(
         classifiers = {"a": first, "b": second}
         model = MultiTaskModel(classifiers, {"a": ("accuracy", "f1")}, soft_targets)
         total_steps = EPOCHS * sampler.steps_per_epoch
-        optimizer = create_optimizer(5e-3, total_steps=total_steps, max_gradient_norm=0.1)
+        optimizer = create_optimizer(
+            5e-3,
+            total_steps=total_steps,
+            max_gradient_norm=0.1,
+            rate_factors=layer_rate_factors(0.9, 1),
+        )
         model.compile(optimizer, **options)
     width = WIDTH if options.get("jit_compile") else None
     start = read_weights(model)

@@ -9,7 +9,7 @@ import tensorflow as tf
 from benchmarks.workers.keras_hub import load_classifier
 from benchmarks.workers.keras_steps import StepCallback
 from benchmarks.workers.training import AfterStep, Recipe, TrainingData, TrainingWorker
-from distilbert_tf.training.optimizer import WarmupLinearDecay
+from distilbert_tf.training.optimizer import WarmupSchedule
 
 
 def make_preprocessor(checkpoint: str, max_length: int) -> Any:
@@ -38,7 +38,7 @@ class KerasHubTraining(TrainingWorker):
         preprocessor = make_preprocessor(self._checkpoint, recipe.max_length)
         self._model = load_classifier(self._checkpoint, preprocessor=preprocessor)
         optimizer = keras.optimizers.AdamW(
-            WarmupLinearDecay(recipe.learning_rate, recipe.total_steps, recipe.warmup_steps),
+            WarmupSchedule(recipe.learning_rate, recipe.total_steps, recipe.warmup_steps),
             weight_decay=recipe.weight_decay,
             global_clipnorm=recipe.max_gradient_norm,
             epsilon=1e-8,

@@ -17,10 +17,11 @@ from distilbert_tf.training.batches import (
     evaluation_batches,
     training_batches,
 )
-from distilbert_tf.training.classifiers import start_classifiers
+from distilbert_tf.training.classifiers import freeze_layers, start_classifiers
 from distilbert_tf.training.evaluation import Scores, score_tasks
 from distilbert_tf.training.metrics import log_prefix
 from distilbert_tf.training.multitask import MultiTaskModel
+from distilbert_tf.training.optimizer import layer_rate_factors
 from distilbert_tf.training.options import FinetuneOptions
 from distilbert_tf.training.run import Training, compile_trainer, start_training
 from distilbert_tf.training.run_directory import VALIDATION, RunDirectory
@@ -214,8 +215,8 @@ def set_up_finetuning(
         CheckpointError: The checkpoint has a head for other labels, or does not fit; the teacher
             has no head.
         FileNotFoundError: No such checkpoint.
-        ValueError: The batch cannot be shared evenly, there are too few positions or examples; the
-            teacher has another tokenizer.
+        ValueError: The batch cannot be shared evenly, there are too few positions or examples, or
+            not as many layers as are to be frozen; the teacher has another tokenizer.
     """
     strategy = start_training(options)
     tokenizer = DistilBertTokenizer.from_pretrained(model)
@@ -227,6 +228,7 @@ def set_up_finetuning(
         classifiers = start_classifiers(
             model, tasks, fresh_head=options.fresh_head, dtype=options.dtype
         )
+        freeze_layers(next(iter(classifiers.values())).distilbert, options)
         metrics = {task.name: task.metrics for task in tasks}
         trainer = MultiTaskModel(classifiers, metrics, soft_targets)
     positions = trainer.distilbert.config.max_position_embeddings
@@ -246,5 +248,9 @@ def set_up_finetuning(
         options.sampling_temperature,
         step_multiple=options.steps_per_execution,
     )
-    compile_trainer(trainer, options, sampler.steps_per_epoch)
+    rate_factors = None
+    if options.layerwise_lr_decay < 1:
+        n_layers = trainer.distilbert.config.n_layers
+        rate_factors = layer_rate_factors(options.layerwise_lr_decay, n_layers)
+    compile_trainer(trainer, options, sampler.steps_per_epoch, rate_factors)
     return Finetuning(options, tokenizer, trainer, sampler, tasks, splits, rows, tokenize, teacher)

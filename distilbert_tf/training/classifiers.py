@@ -10,8 +10,10 @@ from distilbert_tf.checkpoints.config import load_config
 from distilbert_tf.checkpoints.hub import CONFIG, find_checkpoint
 from distilbert_tf.checkpoints.tensor_files import CheckpointError, read_tensors
 from distilbert_tf.data.tasks import Task
+from distilbert_tf.models.encoder import TFDistilBertModel
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.models.weight_names import load_tensors
+from distilbert_tf.training.options import FinetuneOptions
 
 
 def task_checkpoint(model: str | Path, task: Task) -> str | Path:
@@ -86,6 +88,30 @@ def start_classifiers(
             )
         classifiers[task.name] = classifier
     return classifiers
+
+
+def freeze_layers(encoder: TFDistilBertModel, options: FinetuneOptions) -> None:
+    """Freezes the embeddings and the first layers, as many as the settings say.
+
+    Dropout acts in frozen layers as in the others.
+
+    Raises:
+        ValueError: There are fewer layers; or two settings say how many.
+    """
+    count, n_layers = options.frozen_layers, encoder.config.n_layers
+    if options.freeze_encoder:
+        if count is not None:
+            raise ValueError(
+                f"freeze_encoder freezes all layers, and frozen_layers={count} some: pass one."
+            )
+        count = n_layers
+    if count is None:
+        return
+    if count > n_layers:
+        raise ValueError(f"frozen_layers is {count}, but the encoder has {n_layers} layers.")
+    encoder.embeddings.trainable = False
+    for layer in encoder.transformer.layer[:count]:
+        layer.trainable = False
 
 
 def match_labels(

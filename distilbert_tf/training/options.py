@@ -7,6 +7,7 @@ from typing import Any
 
 from distilbert_tf.data.file_formats import BadRows
 
+SCHEDULES = ("linear", "cosine", "constant_with_warmup")
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
 
 
@@ -33,6 +34,9 @@ class TrainingOptions:
     learning_rate: float = option(5e-5, "peak learning rate", minimum=0.0)
     warmup_ratio: float = option(
         0.1, "share of the steps with a rising rate", minimum=0.0, maximum=0.99
+    )
+    lr_scheduler_type: str = option(
+        "linear", "how the rate falls after that (or that it does not)", choices=SCHEDULES
     )
     weight_decay: float = option(0.01, "decoupled weight decay", minimum=0.0)
     max_gradient_norm: float = option(
@@ -119,6 +123,16 @@ class FinetuneOptions(TrainingOptions):
     distill_temperature: float = option(
         2.0, "softens teacher's and student's distributions", minimum=1e-3
     )
+    layerwise_lr_decay: float = option(
+        1.0,
+        "learning rate of a layer as a share of that of the layer above it; the head has all of it",
+        minimum=1e-6,
+        maximum=1.0,
+    )
+    frozen_layers: int | None = option(
+        None, "train neither the embeddings nor this many of the first layers", minimum=0
+    )
+    freeze_encoder: bool = option(False, "train the head alone")
     fresh_head: bool = option(False, "start with new heads even if the checkpoint has one")
     bad_rows: BadRows = option(  # noqa: RUF009  (a field as the others; its type is an alias)
         "error", "what to do with rows that cannot be read", choices=typing.get_args(BadRows)

@@ -108,16 +108,30 @@ def start_training(options: TrainingOptions) -> tf.distribute.Strategy:
     return strategy
 
 
-def compile_trainer(model: TrainerModel, options: TrainingOptions, steps_per_epoch: int) -> None:
-    """Compiles a trainer, in its strategy's scope, for a run with these settings."""
+def compile_trainer(
+    model: TrainerModel,
+    options: TrainingOptions,
+    steps_per_epoch: int,
+    rate_factors: Mapping[str, float] | None = None,
+) -> None:
+    """Compiles a trainer, in its strategy's scope, for a run with these settings.
+
+    Args:
+        model: The trainer.
+        options: The settings.
+        steps_per_epoch: Optimizer steps in an epoch.
+        rate_factors: Factors of the learning rate: see `AdamW`.
+    """
     with model.distribute_strategy.scope():
         model.compile(
             create_optimizer(
                 options.learning_rate,
                 total_steps=options.epochs * steps_per_epoch,
                 warmup_ratio=options.warmup_ratio,
+                lr_scheduler_type=options.lr_scheduler_type,
                 weight_decay=options.weight_decay,
                 max_gradient_norm=options.max_gradient_norm,
+                rate_factors=rate_factors,
             ),
             jit_compile=options.jit_compile,
             gradient_accumulation_steps=options.gradient_accumulation_steps,

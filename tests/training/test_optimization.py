@@ -10,8 +10,9 @@ from distilbert_tf.training.optimizer import (
     NO_WEIGHT_DECAY,
     NOT_FINITE,
     AdamW,
-    WarmupLinearDecay,
+    WarmupSchedule,
     create_optimizer,
+    layer_rate_factors,
 )
 
 # TensorFlow's op takes 1 - 0.999 in float32, whose last digits are then a thousand times as large
@@ -20,26 +21,44 @@ ONE_MINUS_BETA = 1000
 
 
 def test_schedule_rises_then_falls_to_zero() -> None:
-    schedule = WarmupLinearDecay(2.0, total_steps=10, warmup_steps=4)
+    schedule = WarmupSchedule(2.0, total_steps=10, warmup_steps=4)
     rates = [float(schedule(step)) for step in range(12)]
     expected = [0.5, 1.0, 1.5, 2.0, 2.0, 5 / 3, 4 / 3, 1.0, 2 / 3, 1 / 3, 0.0, 0.0]
     assert_close(rates, expected, FEW)
 
 
+@pytest.mark.parametrize(
+    ("kind", "falling"),
+    [
+        ("cosine", [1.0, 0.75, 0.25, 0.0, 0.0]),  # (1 + cos(n * pi / 3)) / 2
+        ("constant_with_warmup", [1.0, 1.0, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_other_schedules_rise_alike(kind: str, falling: list[float]) -> None:
+    schedule = WarmupSchedule(2.0, total_steps=5, warmup_steps=2, kind=kind)
+    rates = [float(schedule(step)) for step in range(7)]
+    assert_close(rates, [1.0, 2.0, *(2 * share for share in falling)], FEW)
+
+
+def test_unknown_schedules_are_refused() -> None:
+    with pytest.raises(ValueError, match="one of linear, cosine, constant_with_warmup; got 'step'"):
+        create_optimizer(1e-3, total_steps=5, lr_scheduler_type="step")
+
+
 def test_schedule_without_warmup_starts_at_the_peak() -> None:
-    assert float(WarmupLinearDecay(3.0, total_steps=6)(0)) == 3.0
+    assert float(WarmupSchedule(3.0, total_steps=6)(0)) == 3.0
 
 
 def test_schedule_survives_keras_config() -> None:
-    schedule = WarmupLinearDecay(1e-3, total_steps=7, warmup_steps=2)
-    again = WarmupLinearDecay.from_config(schedule.get_config())
+    schedule = WarmupSchedule(1e-3, total_steps=7, warmup_steps=2)
+    again = WarmupSchedule.from_config(schedule.get_config())
     assert [float(again(i)) for i in range(7)] == [float(schedule(i)) for i in range(7)]
 
 
 @pytest.mark.parametrize(("warmup", "total"), [(-1, 5), (5, 5), (0, 0)])
 def test_impossible_schedules_are_refused(warmup: int, total: int) -> None:
     with pytest.raises(ValueError, match="warmup_steps"):
-        WarmupLinearDecay(1.0, total, warmup)
+        WarmupSchedule(1.0, total, warmup)
 
 
 def test_no_steps_are_refused() -> None:
@@ -84,6 +103,32 @@ def test_what_decays_in_a_real_model() -> None:
     assert len(moved) == 2 + 4 + 2
 
 
+def test_lower_layers_learn_at_lower_rates() -> None:
+    """Adam's first step is the rate, whatever the gradient; decay is scaled alike."""
+    config = DistilBertConfig(vocab_size=7, dim=4, n_layers=2, n_heads=1, hidden_dim=4)
+    model = TFDistilBertForSequenceClassification(config)
+    weights = model.trainable_variables
+    for weight in weights:
+        weight.assign(np.full(weight.shape, 2.0))
+    optimizer = create_optimizer(
+        0.1, total_steps=10, warmup_ratio=0.0, weight_decay=0.5, max_gradient_norm=None,
+        rate_factors=layer_rate_factors(0.5, n_layers=2),
+    )  # fmt: skip
+    optimizer.apply([tf.ones(weight.shape) for weight in weights], weights)
+    factors = {"embeddings/": 0.125, "layer_0/": 0.25, "layer_1/": 0.5, "classifier/": 1.0}
+    seen = set()
+    for weight in weights:
+        (part,) = (part for part in factors if part in weight.path)
+        rate = 0.1 * factors[part]
+        decays = weight.path.endswith(("/kernel", "/embeddings"))
+        expected = 2.0 * (1 - 0.5 * rate * decays) - rate
+        assert_close(weight.numpy(), np.full(weight.shape, expected), ONE_MINUS_BETA)
+        seen.add(part)
+    assert seen == set(factors)
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert again.rate_factors == optimizer.rate_factors
+
+
 def test_gradients_are_clipped_by_their_global_norm() -> None:
     """Adam's second moment after one step is (1 - 0.999) * gradient ** 2."""
     weights = variables()[:2]
@@ -99,7 +144,7 @@ def train_both(make_options: dict, gradients: list[list[np.ndarray]]) -> list[li
     results = []
     for cls in (AdamW, keras.optimizers.AdamW):
         weights = variables()
-        optimizer = cls(WarmupLinearDecay(0.05, total_steps=9, warmup_steps=3), **make_options)
+        optimizer = cls(WarmupSchedule(0.05, total_steps=9, warmup_steps=3), **make_options)
         optimizer.exclude_from_weight_decay(var_names=list(NO_WEIGHT_DECAY))
         apply = tf.function(lambda *step: optimizer.apply(step, weights))  # noqa: B023
         for step in gradients:

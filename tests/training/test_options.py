@@ -24,6 +24,8 @@ from distilbert_tf.training.run_directory import default_output_dir
         ("sampling_temperature", 0.5),
         ("distill_alpha", -0.1),
         ("distill_temperature", 0.0),
+        ("layerwise_lr_decay", 0.0),
+        ("frozen_layers", -1),
         ("seed", -1),
         ("gradient_accumulation_steps", 0),
         ("steps_per_execution", 0),
@@ -103,7 +105,12 @@ def test_a_choice_that_is_not_offered_is_refused(name: str, wrong: str, allowed:
 def test_options_without_a_value_have_no_limits() -> None:
     options = FinetuneOptions()
     none = [name for name, value in dataclasses.asdict(options).items() if value is None]
-    assert set(none) == {"max_train_examples", "eval_steps", "early_stopping_patience"}
+    assert set(none) == {
+        "max_train_examples",
+        "eval_steps",
+        "early_stopping_patience",
+        "frozen_layers",
+    }
 
 
 @pytest.mark.parametrize("name", ["epochs", "sampling_temperature", "strategy", "deterministic"])

@@ -23,6 +23,8 @@ from distilbert_tf.training.plan import plan_finetuning
 from distilbert_tf.training.run import TrainingDivergedError
 from distilbert_tf.training.run_directory import find_task_directories
 
+PARTS = ("embeddings", "layer_0", "layer_1", "classifier")
+
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
@@ -87,6 +89,45 @@ def test_the_record_is_complete(result: FinetuneResult, paths: tuple[Path, Path]
         assert (result.output_dir / name).read_bytes().startswith(b"\x89PNG")
     assert list((result.output_dir / "tensorboard" / "train").glob("events.*"))
     assert not (result.output_dir / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "learn"),
+    [
+        ({"frozen_layers": 0}, ["layer_0", "layer_1", "classifier"]),
+        ({"frozen_layers": 1}, ["layer_1", "classifier"]),
+        ({"freeze_encoder": True}, ["classifier"]),
+    ],
+)
+def test_what_is_frozen_stays_as_it_was(
+    options: dict, learn: list[str], paths: tuple[Path, Path], tmp_path: Path
+) -> None:
+    encoder = tiny_checkpoint(tmp_path / "encoder", n_layers=2)
+    result = finetune(
+        "sst2", encoder, paths[1], tmp_path / "out", epochs=1, batch_size=8, learning_rate=1e-2,
+        max_length=12, **options,
+    )  # fmt: skip
+    before = TFDistilBertForSequenceClassification.from_pretrained(encoder, num_labels=2)
+    changed = set()
+    for ours, old in zip(result.model.weights, before.weights, strict=True):
+        if "dropout" not in ours.path and not np.array_equal(ours.numpy(), old.numpy()):
+            changed |= {part for part in PARTS if part in ours.path}
+    assert changed == set(learn)
+    kept = [weight for weight in result.model.weights if not weight.trainable]
+    assert result.run["parameters"] == sum(
+        int(np.prod(weight.shape)) for weight in result.model.trainable_weights
+    )
+    assert kept
+
+
+def test_more_frozen_layers_than_there_are_are_refused(
+    paths: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="frozen_layers is 3, but the encoder has 1 layers"):
+        finetune("sst2", *paths, tmp_path / "out", frozen_layers=3)
+    with pytest.raises(ValueError, match="freezes all layers, and frozen_layers=1 some"):
+        finetune("sst2", *paths, tmp_path / "out", frozen_layers=1, freeze_encoder=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_saved_scores_the_same(result: FinetuneResult, paths: tuple[Path, Path]) -> None:
