@@ -19,6 +19,7 @@ from distilbert_tf.training.batches import (
 )
 from distilbert_tf.training.classifiers import freeze_layers, start_classifiers
 from distilbert_tf.training.evaluation import Scores, score_tasks
+from distilbert_tf.training.label_loss import BALANCED, LabelLoss, find_class_weights
 from distilbert_tf.training.metrics import log_prefix
 from distilbert_tf.training.multitask import MultiTaskModel
 from distilbert_tf.training.optimizer import layer_rate_factors
@@ -192,6 +193,26 @@ def choose_teacher(
     return None
 
 
+def choose_label_losses(
+    tasks: Sequence[Task], splits: Splits, options: FinetuneOptions
+) -> dict[str, LabelLoss]:
+    """Makes the loss of each task.
+
+    Raises:
+        ValueError: See `find_class_weights`; or there are weights by label for several tasks.
+    """
+    setting, smoothing = options.class_weight, options.label_smoothing_factor
+    if len(tasks) > 1 and setting not in (None, BALANCED):
+        raise ValueError(f"For several tasks, class_weight can only be {BALANCED}.")
+    return {
+        task.name: LabelLoss(
+            smoothing,
+            find_class_weights(setting, task.labels, splits[task.name]["train"].labels, task.name),
+        )
+        for task in tasks
+    }
+
+
 def set_up_finetuning(
     tasks: list[Task],
     model: str | Path,
@@ -230,7 +251,9 @@ def set_up_finetuning(
         )
         freeze_layers(next(iter(classifiers.values())).distilbert, options)
         metrics = {task.name: task.metrics for task in tasks}
-        trainer = MultiTaskModel(classifiers, metrics, soft_targets)
+        trainer = MultiTaskModel(
+            classifiers, metrics, soft_targets, choose_label_losses(tasks, splits, options)
+        )
     positions = trainer.distilbert.config.max_position_embeddings
     if options.max_length > positions:
         raise ValueError(

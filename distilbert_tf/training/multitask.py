@@ -12,6 +12,7 @@ import tensorflow as tf
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.models.pretrained import ModelInputs
 from distilbert_tf.training.batches import LABEL, TASK, TEACHER_LOGITS
+from distilbert_tf.training.label_loss import LabelLoss
 from distilbert_tf.training.metrics import ClassificationMetrics, log_prefix
 from distilbert_tf.training.soft_targets import SoftTargets
 from distilbert_tf.training.trainer_model import TrainerModel
@@ -41,13 +42,14 @@ class MultiTaskModel(TrainerModel):
 
     With `soft_targets`, the training also minimizes the distance to a teacher's logits, and each
     task has the metric `agreement`: the share of rows for which classifier and teacher score the
-    same label highest. The loss of an evaluation is the cross-entropy of the labels alone.
+    same label highest. The loss of an evaluation is the plain cross-entropy of the labels alone.
 
     Args:
         classifiers: A classifier for each task, by name; all on one encoder.
         metrics: For each task, which scores to compute: names in `metrics.METRICS`. By default
             accuracy.
         soft_targets: How to learn from a teacher, whose logits are then among the targets.
+        label_losses: The loss of each task's training rows; plain cross-entropy by default.
         **kwargs: Passed on to `keras.Model`.
 
     Call arguments:
@@ -73,6 +75,7 @@ class MultiTaskModel(TrainerModel):
         classifiers: Mapping[str, TFDistilBertForSequenceClassification],
         metrics: Mapping[str, Sequence[str]] | None = None,
         soft_targets: SoftTargets | None = None,
+        label_losses: Mapping[str, LabelLoss] | None = None,
         **kwargs: Any,
     ) -> None:
         if unknown := (metrics or {}).keys() - classifiers.keys():
@@ -89,6 +92,7 @@ class MultiTaskModel(TrainerModel):
         self.classifiers = dict(classifiers)
         self.distilbert = first.distilbert
         self.soft_targets = soft_targets
+        self.label_losses = dict(label_losses or {})
         self.task_metrics = {
             name: ClassificationMetrics(
                 model.config.num_labels,
@@ -126,7 +130,8 @@ class MultiTaskModel(TrainerModel):
         for number, name in enumerate(self.classifiers):
             is_own = targets[TASK] == number
             labels = tf.where(is_own, targets[LABEL], 0)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits[name])
+            label_loss = self.label_losses.get(name, LabelLoss()) if training else LabelLoss()
+            losses = label_loss(labels, logits[name])
             if training and self.soft_targets:
                 theirs = targets[TEACHER_LOGITS][:, : logits[name].shape[-1]]
                 losses = self.soft_targets.mix(losses, logits[name], theirs)

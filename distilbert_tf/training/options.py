@@ -1,8 +1,10 @@
 """The settings of a run: one list for Python, command line and record."""
 
 import dataclasses
+import json
 import math
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from distilbert_tf.data.file_formats import BadRows
@@ -102,7 +104,7 @@ class TrainingOptions:
 class FinetuneOptions(TrainingOptions):
     """Settings of `finetune`; each is a flag of `distilbert-tf finetune` too.
 
-    See `TrainingOptions` for what every training has.
+    See `TrainingOptions` for what every training has. `class_weight` may be a dict here.
 
     Example:
         FinetuneOptions(epochs=4, learning_rate=3e-5).recipe()
@@ -123,6 +125,13 @@ class FinetuneOptions(TrainingOptions):
     distill_temperature: float = option(
         2.0, "softens teacher's and student's distributions", minimum=1e-3
     )
+    label_smoothing_factor: float = option(
+        0.0, "share of a label's probability that is spread over all labels", minimum=0.0,
+        maximum=0.99,
+    )  # fmt: skip
+    class_weight: str | None = option(
+        None, 'factors of the labels\' losses: balanced, or JSON such as {"billing": 2.0}'
+    )
     layerwise_lr_decay: float = option(
         1.0,
         "learning rate of a layer as a share of that of the layer above it; the head has all of it",
@@ -137,6 +146,12 @@ class FinetuneOptions(TrainingOptions):
     bad_rows: BadRows = option(  # noqa: RUF009  (a field as the others; its type is an alias)
         "error", "what to do with rows that cannot be read", choices=typing.get_args(BadRows)
     )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.class_weight, Mapping):
+            text = json.dumps(dict(self.class_weight), ensure_ascii=False)
+            object.__setattr__(self, "class_weight", text)
+        super().__post_init__()
 
 
 def option_type(field: dataclasses.Field[Any]) -> type:

@@ -24,6 +24,7 @@ from distilbert_tf.training.run_directory import default_output_dir
         ("sampling_temperature", 0.5),
         ("distill_alpha", -0.1),
         ("distill_temperature", 0.0),
+        ("label_smoothing_factor", -0.1),
         ("layerwise_lr_decay", 0.0),
         ("frozen_layers", -1),
         ("seed", -1),
@@ -110,6 +111,7 @@ def test_options_without_a_value_have_no_limits() -> None:
         "eval_steps",
         "early_stopping_patience",
         "frozen_layers",
+        "class_weight",
     }
 
 
