@@ -73,6 +73,7 @@ setup(
         "matplotlib>=3.8",
         "ml-dtypes>=0.5",
         "numpy>=1.26",
+        "optree>=0.16",
         "prometheus-client>=0.20",
         "safetensors>=0.5",
         "starlette>=0.46",

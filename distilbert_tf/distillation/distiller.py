@@ -149,7 +149,13 @@ class Distiller(TrainerModel):
 
     def _encode(self, model: TFDistilBertForMaskedLM, inputs: Tensors, training: bool) -> tf.Tensor:
         """Returns the last hidden states of all positions: (B * T, width of the model)."""
-        encoded = model.distilbert(inputs, training=training, skip_padding=self.skip_padding)
+        encoded = model.distilbert(
+            inputs,
+            training=training,
+            output_hidden_states=False,
+            output_attentions=False,
+            skip_padding=self.skip_padding,
+        )
         return tf.reshape(encoded.last_hidden_state, [-1, model.config.dim])
 
     def _select(self, kept: tf.Tensor, *tensors: tf.Tensor) -> list[tf.Tensor]:

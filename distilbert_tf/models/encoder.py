@@ -3,75 +3,20 @@
 Shapes: B rows, T tokens in a row, D = config.dim, H = config.n_heads, L = config.n_layers.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
 from transformers import DistilBertConfig
 
 from distilbert_tf.models.embeddings import Embeddings
-from distilbert_tf.models.pretrained import ModelInputs, PreTrainedModel
+from distilbert_tf.models.inputs import ModelInputs, split_inputs
+from distilbert_tf.models.outputs import EncoderOutput
+from distilbert_tf.models.pretrained import PreTrainedModel
 from distilbert_tf.models.transformer import Transformer
 from distilbert_tf.models.unpadding import LENGTH_GROUPS, make_layout
 from distilbert_tf.models.weight_names import load_tensors
-
-
-class EncoderOutput(NamedTuple):
-    """The output of the encoder.
-
-    Attributes:
-        last_hidden_state: Float (B, T, D), or (B, 1, D) of the first tokens alone. Zeros at masked
-            positions unless those were computed: see `PreTrainedModel`.
-        hidden_states: L + 1 tensors (B, T, D), embeddings first; empty unless asked for.
-        attentions: L tensors (B, H, T, T); empty unless asked for.
-    """
-
-    last_hidden_state: tf.Tensor
-    hidden_states: tuple[tf.Tensor, ...] = ()
-    attentions: tuple[tf.Tensor, ...] = ()
-
-
-def split_inputs(inputs: ModelInputs) -> tuple[tf.Tensor, tf.Tensor]:
-    """Splits the inputs of a model into token ids and mask.
-
-    Args:
-        inputs: Integers (B, T), or a mapping with `input_ids` (B, T) and, if not every token
-            counts, `attention_mask` (B, T).
-
-    Returns:
-        `input_ids` and `attention_mask`, both (B, T).
-
-    Raises:
-        ValueError: An unknown name, no `input_ids`, a wrong rank or two different shapes.
-        TypeError: `input_ids` are not integers.
-    """
-    named: dict[str, tf.Tensor] = (
-        dict(inputs) if isinstance(inputs, Mapping) else {"input_ids": inputs}
-    )
-    if unknown := named.keys() - {"input_ids", "attention_mask"}:
-        raise ValueError(
-            f"Unknown input {sorted(unknown)[0]!r}: DistilBERT takes 'input_ids' and "
-            "'attention_mask' (it has no token types)."
-        )
-    if "input_ids" not in named:
-        raise ValueError("The inputs lack 'input_ids'.")
-    ids = tf.convert_to_tensor(named["input_ids"])
-    if not ids.dtype.is_integer:
-        raise TypeError(f"input_ids must be integers; got {ids.dtype.name}.")
-    if ids.shape.rank != 2:
-        raise ValueError(f"input_ids must have shape (rows, tokens); got {tuple(ids.shape)}.")
-    mask = named.get("attention_mask")
-    if mask is None:
-        return ids, tf.ones_like(ids)
-    mask = tf.convert_to_tensor(mask)
-    if not ids.shape.is_compatible_with(mask.shape):
-        raise ValueError(
-            f"attention_mask {tuple(mask.shape)} must have the shape of input_ids "
-            f"{tuple(ids.shape)}."
-        )
-    return ids, mask
 
 
 @keras.saving.register_keras_serializable(package="distilbert_tf")
@@ -83,11 +28,13 @@ class TFDistilBertModel(PreTrainedModel):
         **kwargs: See `PreTrainedModel`.
 
     Call arguments:
-        inputs: Integers (B, T), or a mapping with `input_ids` (B, T) and `attention_mask`
-            (B, T), nonzero where a token counts; any pattern, padding on either side.
+        inputs: `input_ids` (B, T), or with an `attention_mask` (B, T), nonzero where a token
+            counts; any pattern, padding on either side. See `PreTrainedModel` for how they may be
+            passed.
         training: Whether dropout acts.
-        output_hidden_states: Whether to return all hidden states.
-        output_attentions: Whether to return the attention weights.
+        output_hidden_states: Whether to return all hidden states; by default as the configuration
+            says.
+        output_attentions: Whether to return the attention weights; likewise.
         first_token_only: Whether to compute the last hidden state of the first tokens alone, which
             is what a classifier reads: the last block then costs a third or less.
         skip_padding: Whether to leave out what no token sees; by default as the model was made.
@@ -122,8 +69,8 @@ class TFDistilBertModel(PreTrainedModel):
         self,
         inputs: ModelInputs,
         training: bool | None = None,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         first_token_only: bool = False,
         skip_padding: bool | None = None,
         length_groups: int = LENGTH_GROUPS,
@@ -131,6 +78,10 @@ class TFDistilBertModel(PreTrainedModel):
         """Encodes tokens."""
         if skip_padding is None:
             skip_padding = self.skip_padding
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states and not first_token_only
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions and not first_token_only
         if output_hidden_states or output_attentions:
             skip_padding = False
         ids, mask = split_inputs(inputs)

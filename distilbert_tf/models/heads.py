@@ -5,35 +5,25 @@ config.dim, C = config.num_labels, V = config.vocab_size.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
-from transformers import DistilBertConfig
+from absl import logging
+from transformers import BatchEncoding, DistilBertConfig
 
 from distilbert_tf.models.activations import get_activation
-from distilbert_tf.models.encoder import TFDistilBertModel, split_inputs
+from distilbert_tf.models.encoder import TFDistilBertModel
+from distilbert_tf.models.inputs import ATTENTION_MASK, INPUT_IDS, ModelInputs, split_inputs
 from distilbert_tf.models.layers import Dropout, LayerNorm, Linear
-from distilbert_tf.models.pretrained import ModelInputs, PreTrainedModel
+from distilbert_tf.models.outputs import HeadOutput
+from distilbert_tf.models.pretrained import PreTrainedModel
 from distilbert_tf.models.slot import Slot
 from distilbert_tf.models.unpadding import make_layout
 from distilbert_tf.models.weight_names import HEADS
 
 MASK_POSITIONS = "mask_positions"  # an input of the masked-LM model
-
-
-class HeadOutput(NamedTuple):
-    """The output of a model with a head that is asked for more than its logits.
-
-    Attributes:
-        logits: Float32 (B, C), or (B, T, V) or (B, P, V) for masked LM.
-        hidden_states: See `EncoderOutput`.
-        attentions: See `EncoderOutput`.
-    """
-
-    logits: tf.Tensor
-    hidden_states: tuple[tf.Tensor, ...] = ()
-    attentions: tuple[tf.Tensor, ...] = ()
+IGNORED = -100  # a label that does not count
 
 
 class _ModelWithHead(PreTrainedModel):
@@ -55,12 +45,58 @@ class _ModelWithHead(PreTrainedModel):
             )
         self.distilbert = encoder
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the model: see `PreTrainedModel`."""
+        output = super().__call__(*args, **kwargs)
+        if tf.is_tensor(output):
+            if args and isinstance(args[0], BatchEncoding):
+                logging.log_first_n(
+                    logging.WARNING,
+                    "model(encoding) returns the logits themselves, so [0] is the first row. "
+                    "model(**encoding) returns an output as transformers does, whose [0] is all.",
+                    1,
+                )
+            # For those who expect an output. (As eager tensors do not wait for Python's cyclic
+            # garbage collector, they hold no reference to themselves.)
+            output.logits = tf.identity(output) if tf.executing_eagerly() else output
+        return output
+
+    def compile(
+        self, optimizer: Any = "rmsprop", loss: Any = None, *args: Any, **kwargs: Any
+    ) -> None:
+        """Prepares for `fit` as Keras does; without a loss, with that of the head."""
+        loss = self.make_loss() if loss is None else loss
+        super().compile(optimizer, loss, *args, **kwargs)
+
+    def make_loss(self, labels: tf.Tensor | None = None) -> keras.losses.Loss:
+        """Makes the loss of the head, the one that transformers computes from `labels`.
+
+        Args:
+            labels: Labels to which it will be applied.
+
+        Returns:
+            The loss of labels and logits: their mean over rows, or over tokens for masked LM.
+        """
+        raise NotImplementedError
+
+    def _complete(self, output: Any, labels: Any) -> HeadOutput:
+        if not isinstance(output, HeadOutput):
+            output = HeadOutput(output)
+        if labels is None:
+            return output
+        labels = tf.convert_to_tensor(labels)
+        if labels.dtype == tf.string:
+            raise TypeError("labels must be ids, as in config.label2id; got strings.")
+        return output._replace(loss=self.make_loss(labels)(labels, output.logits))
+
 
 @keras.saving.register_keras_serializable(package="distilbert_tf")
 class TFDistilBertForSequenceClassification(_ModelWithHead):
     """DistilBERT with a classifier on its first token, [CLS].
 
-    The output is the logits, so `compile` with a `from_logits=True` loss and `fit` work unchanged.
+    The output is the logits, so `compile` with a `from_logits=True` loss and `fit` work unchanged;
+    the logits of the first row are `logits[0]`. A call as in transformers, such as
+    `model(**encoding)`, returns an output with `.logits`, and with `labels` its `.loss`.
 
     Args:
         config: Model configuration; `num_labels` or `id2label` sets C.
@@ -70,16 +106,21 @@ class TFDistilBertForSequenceClassification(_ModelWithHead):
     Call arguments:
         inputs, training, output_hidden_states, output_attentions, skip_padding: See
             `TFDistilBertModel`.
+        labels: Label ids (B,); for a regression, numbers (B,); for a multi-label problem, 0 or 1
+            for each label, float (B, C).
+        return_dict: True for a `HeadOutput`, False for a tuple: see `PreTrainedModel`.
 
     Returns:
-        Logits, float32 (B, C); a `HeadOutput` if hidden states or attentions are asked for.
+        Logits, float32 (B, C). A `HeadOutput` if more is asked for, or in transformers' way: see
+        `PreTrainedModel`.
 
     Example:
         tokenizer = DistilBertTokenizer.from_pretrained("demo")
         model = TFDistilBertForSequenceClassification.from_pretrained("demo", num_labels=2)
         inputs = tokenizer(["Lovely.", "Dreadful."], padding=True, return_tensors="tf")
         model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        model.fit(dict(inputs), np.array([1, 0]))
+        model.fit(inputs, np.array([1, 0]))
+        model(**inputs, labels=tf.constant([1, 0])).loss
 
     Reference:
         `DistilBertForSequenceClassification` of transformers on PyTorch.
@@ -124,6 +165,17 @@ class TFDistilBertForSequenceClassification(_ModelWithHead):
         if wants_more:
             return HeadOutput(logits, encoded.hidden_states, encoded.attentions)
         return logits
+
+    def make_loss(self, labels: tf.Tensor | None = None) -> keras.losses.Loss:
+        """Makes the loss of `config.problem_type`, or what number and dtype of labels ask for."""
+        kind = self.config.problem_type
+        if kind == "regression" or (kind is None and self.config.num_labels == 1):
+            return keras.losses.MeanSquaredError()
+        if kind == "multi_label_classification" or (
+            kind is None and labels is not None and labels.dtype.is_floating
+        ):
+            return keras.losses.BinaryCrossentropy(from_logits=True)
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=IGNORED)
 
     def classify(self, first_tokens: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Applies the head alone.
@@ -200,13 +252,16 @@ class TFDistilBertForMaskedLM(_ModelWithHead):
         **kwargs: See `PreTrainedModel`.
 
     Call arguments:
-        inputs: See `TFDistilBertModel`; a mapping may also hold `mask_positions`, integers (B, P),
-            the columns to predict. A row with fewer of them repeats one, with weight 0 in the loss.
+        inputs: See `TFDistilBertModel`; there may also be `mask_positions`, integers (B, P), the
+            columns to predict. A row with fewer of them repeats one, with weight 0 in the loss.
         training, output_hidden_states, output_attentions, skip_padding: See `TFDistilBertModel`.
+        labels: Ids of the right words, (B, T) or (B, P); -100 where none is to be predicted.
+        return_dict: True for a `HeadOutput`, False for a tuple: see `PreTrainedModel`.
 
     Returns:
         Logits, float32 (B, T, V), zeros at positions that were not computed, or (B, P, V) at
-        `mask_positions`; a `HeadOutput` if hidden states or attentions are asked for.
+        `mask_positions`. A `HeadOutput` if more is asked for, or in transformers' way: see
+        `PreTrainedModel`.
 
     Raises:
         ValueError: See `TFDistilBertModel`; or `mask_positions` are not integers (B, P).
@@ -221,6 +276,8 @@ class TFDistilBertForMaskedLM(_ModelWithHead):
     Reference:
         `DistilBertForMaskedLM` of transformers on PyTorch.
     """
+
+    input_names = (INPUT_IDS, ATTENTION_MASK, MASK_POSITIONS)
 
     def __init__(self, config: DistilBertConfig, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
@@ -276,6 +333,10 @@ class TFDistilBertForMaskedLM(_ModelWithHead):
         if wants_more:
             return HeadOutput(logits, encoded.hidden_states, encoded.attentions)
         return logits
+
+    def make_loss(self, labels: tf.Tensor | None = None) -> keras.losses.Loss:
+        """Makes the cross-entropy of the words at positions with a label."""
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=IGNORED)
 
     def score_words(self, hidden: tf.Tensor) -> tf.Tensor:
         """Applies the head alone.

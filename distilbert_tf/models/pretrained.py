@@ -6,10 +6,9 @@ Shapes: B rows, T tokens in a row.
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import keras
-import tensorflow as tf
 from transformers import DistilBertConfig
 
 from distilbert_tf.checkpoints.config import load_config
@@ -17,12 +16,19 @@ from distilbert_tf.checkpoints.hub import CONFIG, SAFETENSORS, find_checkpoint
 from distilbert_tf.checkpoints.tensor_files import read_tensors, write_safetensors
 from distilbert_tf.files import replacing
 from distilbert_tf.models.distributed import DistributedTraining
+from distilbert_tf.models.inputs import (
+    ATTENTION_MASK,
+    INPUT_IDS,
+    NOT_INPUTS,
+    as_keras_data,
+    collect_inputs,
+)
+from distilbert_tf.models.outputs import EncoderOutput, HeadOutput
 from distilbert_tf.models.weight_names import export_tensors, load_tensors
 
 FROZEN_WEIGHTS = "TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"
 
 Model = TypeVar("Model", bound="PreTrainedModel")
-ModelInputs: TypeAlias = tf.Tensor | Mapping[str, tf.Tensor]
 
 
 def refuse_frozen_weights() -> None:
@@ -40,7 +46,18 @@ def refuse_frozen_weights() -> None:
 
 
 class PreTrainedModel(DistributedTraining, keras.Model):
-    """Base of all models: configuration, strict loading and saving.
+    """Base of all models: calls, configuration, strict loading and saving.
+
+    Inputs are passed in one argument, as Keras does, `model(encoding)`, `model(ids)`, `model([ids,
+    mask])` or `model({"input_ids": ids, "attention_mask": mask})`, or by name, as transformers
+    does, `model(**encoding)` or `model(ids, attention_mask=mask)`: tensors, arrays or lists of
+    rows, which may be ragged.
+
+    A model with a head answers in kind. To one argument it returns the logits alone, which `fit`,
+    `evaluate`, `predict` and functional models need: there `logits[0]` is the first row. To inputs
+    by name, `labels` or `return_dict` it returns a `HeadOutput`, with hidden states and attentions
+    if the configuration asks for them: there `output[0]` is the loss if there are labels, and else
+    the logits. The encoder always returns an `EncoderOutput`.
 
     By default padding and masked tokens are not computed (unpadding), which saves most of the work
     for short and uneven texts. With `skip_padding=False` every position is computed, in shapes that
@@ -56,6 +73,8 @@ class PreTrainedModel(DistributedTraining, keras.Model):
         **kwargs: Passed on to `keras.Model`.
     """
 
+    input_names: ClassVar[tuple[str, ...]] = (INPUT_IDS, ATTENTION_MASK)
+
     def __init__(
         self, config: DistilBertConfig, *, skip_padding: bool = True, **kwargs: Any
     ) -> None:
@@ -70,11 +89,52 @@ class PreTrainedModel(DistributedTraining, keras.Model):
         """Whether calls leave out padding and masked tokens, unless they say otherwise."""
         return self._skip_padding
 
-    def __call__(self, inputs: ModelInputs, *args: Any, **kwargs: Any) -> Any:
-        """Calls the model; takes a BatchEncoding of transformers as well as a dict."""
-        if isinstance(inputs, Mapping):
-            inputs = dict(inputs)
-        return super().__call__(inputs, *args, **kwargs)
+    def __call__(
+        self,
+        inputs: Any = None,
+        attention_mask: Any = None,
+        *,
+        labels: Any = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Calls the model; see the class for how inputs are passed, and what is returned."""
+        known = (*self.input_names, *NOT_INPUTS)
+        by_name = {name: kwargs.pop(name) for name in known if name in kwargs}
+        if attention_mask is not None:
+            by_name[ATTENTION_MASK] = attention_mask
+        as_transformers = bool(by_name) or labels is not None or return_dict is not None
+        if as_transformers:
+            for name in ("output_hidden_states", "output_attentions"):
+                if kwargs.get(name) is None:
+                    kwargs[name] = getattr(self.config, name)
+        fields = collect_inputs(inputs, by_name, self.input_names, self.config.pad_token_id)
+        output = super().__call__(fields, **kwargs)
+        if not as_transformers:
+            return output
+        output = self._complete(output, labels)
+        wants_fields = self.config.return_dict if return_dict is None else return_dict
+        return output if wants_fields else output.to_tuple()
+
+    def _complete(self, output: Any, labels: Any) -> EncoderOutput | HeadOutput:
+        """Makes the output of a call as transformers has it."""
+        if labels is not None:
+            raise ValueError(f"{type(self).__name__} has no head, so labels give it no loss.")
+        return output
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains as Keras does; takes encodings of transformers wherever it takes dicts."""
+        if "validation_data" in kwargs:
+            kwargs["validation_data"] = as_keras_data(kwargs["validation_data"])
+        return super().fit(as_keras_data(x), y, *args, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates as Keras does; takes encodings of transformers wherever it takes dicts."""
+        return super().evaluate(as_keras_data(x), y, *args, **kwargs)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Predicts as Keras does; takes encodings of transformers wherever it takes dicts."""
+        return super().predict(as_keras_data(x), *args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, for `.keras` files."""

@@ -125,7 +125,12 @@ class FillMaskPipeline(Pipeline):
 
     def _score_words(self, ids: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         """Returns every word's probability at every mask: (B, T) to (M, V), row after row."""
-        hidden = self.model.distilbert({"input_ids": ids, "attention_mask": mask}, training=False)
+        hidden = self.model.distilbert(
+            {"input_ids": ids, "attention_mask": mask},
+            training=False,
+            output_hidden_states=False,
+            output_attentions=False,
+        )
         places = tf.where(ids == self.tokenizer.mask_token_id)  # (M, 2)
         # The head is applied to the masks alone: its output for all tokens is (B, T, V).
         masked = tf.gather_nd(hidden.last_hidden_state, places)  # (M, D)

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.models.pretrained import ModelInputs
+from distilbert_tf.models.inputs import ModelInputs
 from distilbert_tf.training.batches import LABEL, TASK, TEACHER_LOGITS
 from distilbert_tf.training.label_loss import LabelLoss
 from distilbert_tf.training.metrics import ClassificationMetrics, log_prefix

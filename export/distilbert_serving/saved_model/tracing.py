@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from distilbert_tf.models.encoder import TFDistilBertModel
-from distilbert_tf.models.pretrained import ModelInputs
+from distilbert_tf.models.inputs import ModelInputs
 from distilbert_tf.models.unpadding import LENGTH_GROUPS
 
 # oneDNN packs weights for 7 to 88 rows in one way and for more in another (measured on AVX-512).
@@ -44,6 +44,8 @@ def trace_by_size(
         encoded = encoder(
             inputs,
             training=False,
+            output_hidden_states=False,  # whatever the configuration asks for
+            output_attentions=False,
             first_token_only=first_token_only,
             skip_padding=True,
             length_groups=length_groups,
