@@ -19,8 +19,10 @@ BEAM = ["apache-beam>=2.77"]  # Apache Beam, Apache-2.0
 PARQUET = ["pyarrow>=15"]  # Apache Arrow, Apache-2.0
 NOTEBOOKS = ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"]
 TEST = [
+    "datasets>=3",  # tables in memory, which the package itself only recognises
     "hypothesis>=6.100",
     "mypy>=1.11",
+    "pandas>=2.2",
     "psutil>=5.9",
     "pytest>=9.0",
     "pytest-timeout>=2.4",

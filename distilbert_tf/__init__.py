@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from distilbert_tf.data.corpus_writer import prepare_corpus as prepare_corpus
     from distilbert_tf.data.datasets import make_dataset as make_dataset
     from distilbert_tf.data.examples import Examples as Examples
+    from distilbert_tf.data.examples import find_labels as find_labels
     from distilbert_tf.data.examples import load_examples as load_examples
     from distilbert_tf.data.file_formats import DataError as DataError
+    from distilbert_tf.data.splits import split_examples as split_examples
     from distilbert_tf.data.submission import write_submission as write_submission
     from distilbert_tf.data.tasks import TASKS as TASKS
     from distilbert_tf.data.tasks import Task as Task
@@ -50,8 +52,9 @@ _NAMES = {
     "distilbert_tf.data.corpus_records": "CorpusSettings",
     "distilbert_tf.data.corpus_writer": "prepare_corpus",
     "distilbert_tf.data.datasets": "make_dataset",
-    "distilbert_tf.data.examples": "Examples load_examples",
+    "distilbert_tf.data.examples": "Examples find_labels load_examples",
     "distilbert_tf.data.file_formats": "DataError",
+    "distilbert_tf.data.splits": "split_examples",
     "distilbert_tf.data.submission": "write_submission",
     "distilbert_tf.data.tasks": "TASKS Task get_task",
     "distilbert_tf.data.vocabulary": "train_vocabulary",

@@ -66,7 +66,7 @@ def start(
     wrapper: Sequence[str] = (),
 ) -> "subprocess.Popen[str]":
     """Starts a run in real processes."""
-    paths = {"model": encoder, "data": data, "teacher": teacher, "output": output}
+    paths = {"task": "sst2", "model": encoder, "data": data, "teacher": teacher, "output": output}
     flags = [f"--{name}={value}" for name, value in (paths | RECIPE).items()]
     return equality.start(devices, ["finetune", *flags], wrapper=wrapper)
 

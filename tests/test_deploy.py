@@ -77,7 +77,7 @@ def test_a_worker_that_lost_another_is_started_again_and_other_errors_end_the_jo
 
         monkeypatch.setattr(training, "finetune", fail)
         with pytest.raises(SystemExit) as caught:
-            main(["finetune"])
+            main(["finetune", "--task=sst2"])
         return int(caught.value.code)
 
     lost = tf.errors.UnavailableError(None, None, "failed to connect")

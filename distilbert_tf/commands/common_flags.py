@@ -96,17 +96,6 @@ def define_model(values: flags.FlagValues, default: str | None = "demo") -> None
     define_flag(values, "model", default, "checkpoint: a directory, a hub repository, or 'demo'")
 
 
-def define_task(values: flags.FlagValues, text: str = "task: sst2, mnli or qqp") -> None:
-    define_flag(values, "task", "sst2", text)
-    text = "directory with the task's files in GLUE's or the hub's layout, 'hub', or 'demo'"
-    define_flag(values, "data", "demo", text)
-
-
-def define_data(values: flags.FlagValues) -> None:
-    define_task(values)
-    define_flag(values, "batch_size", 32, "rows per step", minimum=1)
-
-
 def define_max_length(values: flags.FlagValues) -> None:
     text = "longest row in tokens; longer text is truncated (default: as in fine-tuning)"
     define_flag(values, "max_length", None, text, kind=int, minimum=3)

@@ -12,14 +12,15 @@ from typing import Any, NoReturn
 from absl import flags
 
 from distilbert_tf.commands.common_flags import (
-    define_data,
+    UsageError,
     define_flag,
     define_max_length,
     define_model,
-    define_task,
     required,
     say,
 )
+from distilbert_tf.commands.task_flags import define_task, read_task
+from distilbert_tf.data.tasks import Task, get_task
 from distilbert_tf.training.launcher import LOST_WORKER, TF_CONFIG, launch
 from distilbert_tf.training.options import FinetuneOptions, TrainingOptions, option_type
 
@@ -27,7 +28,13 @@ from distilbert_tf.training.options import FinetuneOptions, TrainingOptions, opt
 def define_finetune(values: flags.FlagValues) -> None:
     """Defines the flags of `finetune`."""
     define_model(values)
-    define_task(values, "task, or several with commas: sst2, mnli, qqp")
+    define_task(
+        values,
+        "task: sst2, mnli or qqp, or several with commas; a .json file with the fields of a Task; "
+        "or the name of a task of your own, with --text_columns and --label_column",
+        "",
+        "demo",
+    )
     define_flag(
         values,
         "teacher",
@@ -37,7 +44,10 @@ def define_finetune(values: flags.FlagValues) -> None:
         kind=str,
     )
     flags.DEFINE_string(
-        "output", None, "directory of the result; runs/<task> if not given", flag_values=values
+        "output",
+        None,
+        "directory of the result; runs/<task> if not given. Alone, it resumes the run there",
+        flag_values=values,
     )
     flags.DEFINE_boolean("overwrite", False, "replace an earlier result", flag_values=values)
     flags.DEFINE_boolean("dry_run", False, "say what would be done, and end", flag_values=values)
@@ -73,31 +83,81 @@ def define_option(values: flags.FlagValues, field: dataclasses.Field[Any]) -> No
 
 def run_finetune(values: flags.FlagValues, words: Sequence[str]) -> None:
     """Fine-tunes."""
-    options = read_options(values, FinetuneOptions)
+    arguments = _read_arguments(values)
     if starts_workers(values):
         from distilbert_tf.training.run_directory import default_output_dir
 
-        run_workers("finetune", values, values.output or default_output_dir(values.task))
+        output = values.output or default_output_dir(_name(arguments["task"]))
+        run_workers("finetune", values, output)
     from distilbert_tf.training.finetuning import finetune
     from distilbert_tf.training.plan import plan_finetuning
 
     if values.dry_run:
-        plan = plan_finetuning(
-            values.task, values.model, values.data, teacher=values.teacher, **options
-        )
-        say(plan.report())
+        say(plan_finetuning(**arguments).report())
         return
     with exiting_when_interrupted():
-        result = finetune(
-            values.task,
-            values.model,
-            values.data,
-            values.output,
-            teacher=values.teacher,
-            overwrite=values.overwrite,
-            **options,
-        )
+        result = finetune(**arguments, output_dir=values.output, overwrite=values.overwrite)
     say(result.report())
+
+
+def _read_arguments(values: flags.FlagValues) -> dict[str, Any]:
+    """Returns the arguments of `finetune` that the flags, or an interrupted run's record, give."""
+    options = read_options(values, FinetuneOptions)
+    task = read_task(values)
+    if task is None and (record := _interrupted_run(values.output)):
+        from distilbert_tf.data.tasks import read_task as read_record
+
+        if record["data"] is None:
+            raise UsageError(f"the run in {values.output} has data in memory: resume it in Python")
+        teacher = record["teacher"] and record["teacher"]["checkpoint"]
+        return {
+            "task": [read_record(one, values.output) for one in record["task_records"]],
+            "model": record["model"],
+            "data": record["data"],
+            "teacher": teacher,
+            **record["options"],
+            **options,
+        }
+    if task is None:
+        raise UsageError(
+            "which task? Give --task=sst2, mnli, qqp or a .json file; or, for one of your own, "
+            f"--data=DIR --text_columns=... --label_column=...{_columns_of(values.data)}"
+        )
+    has_files = any(values[f"{split}_file"].value for split in ("train", "validation", "test"))
+    is_here = has_files and not values["data"].present
+    return {
+        "task": task,
+        "model": values.model,
+        "data": "." if is_here else values.data,
+        "teacher": values.teacher,
+        **options,
+    }
+
+
+def _interrupted_run(output: str | None) -> dict[str, Any]:
+    """Returns the record of a run that has not ended; empty if there is none."""
+    from distilbert_tf.training.run_directory import RunDirectory
+
+    record = RunDirectory(Path(output), ()).read_run() if output else {}
+    return record if record.get("status") == "running" and "task_records" in record else {}
+
+
+def _columns_of(data: str) -> str:
+    """Returns the end of a message: which columns the training data has, if it can be read."""
+    from distilbert_tf.data.examples import list_columns
+
+    try:
+        place, columns = list_columns(data)
+    except (OSError, ValueError):
+        return ""
+    return f" ({place} has the columns {', '.join(columns)})"
+
+
+def _name(task: Any) -> str:
+    """Returns the name of a task, or of several with commas."""
+    if isinstance(task, str):
+        task = [get_task(one) for one in task.split(",")]
+    return ",".join(one.name for one in ([task] if isinstance(task, Task) else task))
 
 
 def starts_workers(values: flags.FlagValues) -> bool:
@@ -149,11 +209,33 @@ def _spelled(values: flags.FlagValues) -> list[str]:
     ]
 
 
+def _define_scoring(values: flags.FlagValues) -> None:
+    define_model(values, default=None)
+    define_task(
+        values,
+        "task: sst2, mnli or qqp, or a .json file (default: the one that the checkpoint records)",
+        " (default: where the fine-tuning found it)",
+        None,
+    )
+    define_flag(values, "batch_size", 32, "rows per step", minimum=1)
+    define_max_length(values)
+
+
+def _read_task_and_data(values: flags.FlagValues) -> tuple[str | Task | None, Any]:
+    """Returns the task and the data to score, which the checkpoint's record completes."""
+    from distilbert_tf.training.classifiers import recorded_task
+    from distilbert_tf.training.run_directory import RunDirectory
+
+    model = required(values, "model")
+    task = read_task(values, lambda: recorded_task(model, values.task))
+    recorded = [RunDirectory(path, ()).read_run() for path in (Path(model), Path(model).parent)]
+    found = next((run["data"] for run in recorded if run.get("data")), "demo")
+    return task, values.data or found
+
+
 def define_evaluate(values: flags.FlagValues) -> None:
     """Defines the flags of `evaluate`."""
-    define_model(values, default=None)
-    define_data(values)
-    define_max_length(values)
+    _define_scoring(values)
     flags.DEFINE_string("split", "validation", "split of the task", flag_values=values)
     define_option(values, FinetuneOptions.__dataclass_fields__["bad_rows"])
 
@@ -162,10 +244,11 @@ def run_evaluate(values: flags.FlagValues, words: Sequence[str]) -> None:
     """Scores a classifier."""
     from distilbert_tf.training.evaluation import score_pretrained
 
+    task, data = _read_task_and_data(values)
     scores = score_pretrained(
-        required(values, "model"),
-        values.task,
-        values.data,
+        values.model,
+        task,
+        data,
         split=values.split,
         bad_rows=values.bad_rows,
         batch_size=values.batch_size,
@@ -176,9 +259,7 @@ def run_evaluate(values: flags.FlagValues, words: Sequence[str]) -> None:
 
 def define_submit(values: flags.FlagValues) -> None:
     """Defines the flags of `submit`."""
-    define_model(values, default=None)
-    define_data(values)
-    define_max_length(values)
+    _define_scoring(values)
     flags.DEFINE_string("output", "submission", "directory of the files", flag_values=values)
 
 
@@ -186,10 +267,11 @@ def run_submit(values: flags.FlagValues, words: Sequence[str]) -> None:
     """Predicts GLUE's test splits."""
     from distilbert_tf.training.evaluation import predict_submission
 
+    task, data = _read_task_and_data(values)
     for path in predict_submission(
-        required(values, "model"),
-        values.task,
-        values.data,
+        values.model,
+        task,
+        data,
         values.output,
         batch_size=values.batch_size,
         max_length=values.max_length,

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from distilbert_tf.data.examples import DEMO, DEMO_DATA, load_examples
+from distilbert_tf.data.examples import load_examples
+from distilbert_tf.data.places import DEMO, DEMO_DATA
 from distilbert_tf.data.tasks import TASKS
 from distilbert_tf.files import replacing
 

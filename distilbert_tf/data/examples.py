@@ -1,11 +1,12 @@
-"""Labelled text: reads the examples of a task from files in GLUE's layout or the hub's.
+"""Labelled text: reads the examples of a task from files in GLUE's layout or the hub's, or memory.
 
 This is the only place where the contents of rows are checked, whatever format they come from.
 """
 
-import re
+import hashlib
+import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -13,10 +14,8 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from absl import logging
 
-from distilbert_tf.checkpoints.hub import find_dataset
 from distilbert_tf.data.file_formats import (
-    ARROW,
-    ENDINGS,
+    SEPARATORS,
     BadRows,
     DataError,
     Fault,
@@ -24,11 +23,11 @@ from distilbert_tf.data.file_formats import (
     is_unicode,
     open_table,
 )
-from distilbert_tf.data.tasks import Task
+from distilbert_tf.data.in_memory import name_table, read_table
+from distilbert_tf.data.places import Source, explain_absence, find_source
+from distilbert_tf.data.tasks import Task, choose_labels, suggest
 from distilbert_tf.files import digest_files
 
-DEMO, HUB = "demo", "hub"
-DEMO_DATA = Path(__file__).parent / "demo_data"
 ID_COLUMNS = ("index", "id", "idx")
 UNLABELLED = -1  # as in the hub's test splits
 
@@ -61,27 +60,31 @@ class Examples:
 
     def take(self, count: int) -> "Examples":
         """Returns the first `count` examples; `files` and `skipped` stay."""
+        return self.select(range(min(count, len(self))))
+
+    def select(self, rows: Sequence[int]) -> "Examples":
+        """Returns some of the examples, by their places; `files` and `skipped` stay."""
         return replace(
             self,
-            texts=tuple(column[:count] for column in self.texts),
-            labels=self.labels[:count],
-            ids=None if self.ids is None else self.ids[:count],
+            texts=tuple(tuple(column[row] for row in rows) for column in self.texts),
+            labels=self.labels[np.asarray(rows, int)],
+            ids=None if self.ids is None else tuple(self.ids[row] for row in rows),
         )
 
     def digest(self) -> str:
-        """Returns the SHA-256 of the files' current bytes, one file after another.
-
-        Raises:
-            ValueError: The examples come from no file.
-        """
-        if not self.files:
-            raise ValueError("These examples come from no file, so there is nothing to digest.")
-        return digest_files(self.files)
+        """Returns the SHA-256 of the files' current bytes, or, without files, of the examples."""
+        if self.files:
+            return digest_files(self.files)
+        digest = hashlib.sha256(self.labels.astype("<i4").tobytes())
+        for column in self.texts:
+            for text in column:
+                digest.update(text.encode() + b"\xff")  # which no text has
+        return digest.hexdigest()
 
 
 def load_examples(
     task: Task,
-    data: str | Path,
+    data: Any,
     split: str,
     *,
     bad_rows: BadRows = "error",
@@ -89,98 +92,128 @@ def load_examples(
 ) -> Examples:
     """Reads one split of a task.
 
-    The split's file is looked for in the directory itself, then in its subdirectories with GLUE's
-    name (`SST-2`), the task's name (`sst2`) and the hub's name. In each of these, the names in
-    `task.splits` are tried in order, and for each name the endings `.tsv`, `.csv`, `.jsonl`,
-    `.json` and `.parquet`, shards with the hub's names (`train-00000-of-00002.parquet`), and a
-    directory of Arrow files as written by `datasets.save_to_disk`. The first match is read.
+    In a directory, the split's file is looked for in the directory itself, then in its
+    subdirectories with GLUE's name (`SST-2`), the task's name (`sst2`) and the hub's name. In each
+    of these, the names in `task.splits` are tried in order, and for each name the endings `.tsv`,
+    `.csv`, `.jsonl`, `.json` and `.parquet`, shards with the hub's names
+    (`train-00000-of-00002.parquet`), and a directory of Arrow files as written by
+    `datasets.save_to_disk`. The first match is read.
 
     Args:
         task: Names the columns, labels and files.
-        data: `"demo"`, `"hub"` (downloads the split once, then reads it from the local cache), or
-            a directory.
+        data: `"demo"`, `"hub"` (downloads the split once, then reads it from the local cache), a
+            directory; a file; or a table in memory: a pandas data frame, a `datasets.Dataset`, a
+            dict of columns, a list of dicts, or `Examples`. A file or a table is the split itself;
+            a dict of these (or a `DatasetDict`) has the splits by their names.
         split: A name in `task.splits`, such as `"train"` or `"validation"`.
         bad_rows: What to do with rows that cannot be used: see `read_files`.
         labelled: Whether to read labels. GLUE's test splits have none.
 
     Returns:
-        The examples, in file order.
+        The examples, in their order.
 
     Raises:
         FileNotFoundError: There is no such directory or file, or the hub is out of reach.
-        DataError: A file does not fit the task; the message says which line and why.
-        ValueError: The task has no such split, or no dataset on the hub.
+        DataError: The data do not fit the task; the message says which line and why.
+        ValueError: The task has no such split, or no dataset on the hub, or no labels yet.
+
+    Example:
+        mood = Task("mood", ("remark",), ("mood",), ("gloomy", "merry"))
+        load_examples(mood, {"remark": ["Hooray!"], "mood": ["merry"]}, "train").labels  # [1]
     """
-    if split not in task.splits:
-        raise ValueError(f"Task {task.name!r} has no split {split!r}, only {list(task.splits)}.")
-    root = _root(task, data, task.splits[split])
-    folders = dict.fromkeys(("", task.folder, task.name, task.hub_config))
-    places = list(dict.fromkeys(root / folder for folder in folders))
-    for place in places:
-        for stem in task.splits[split]:
-            if files := _find(place, stem):
-                return read_files(files, task, bad_rows=bad_rows, labelled=labelled)
-    held = "; ".join(
-        f"{place} holds {', '.join(sorted(path.name for path in place.iterdir())) or 'nothing'}"
-        for place in places
-        if place.is_dir()
-    )
-    raise FileNotFoundError(
-        f"Looked for the {split} split of {task.name} as {' or '.join(task.splits[split])} "
-        f"({', '.join(ENDINGS)}, or a directory of {ARROW} files) in "
-        f"{' and '.join(map(str, places))}; {held}."
-        + (" Offline, the cache may be incomplete." if str(data) == HUB else "")
-    )
-
-
-def _root(task: Task, data: str | Path, stems: Sequence[str]) -> Path:
-    if str(data) == DEMO:
-        if not (DEMO_DATA / task.name).is_dir():
-            raise FileNotFoundError(f"There is no demo data for the task {task.name!r}.")
-        return DEMO_DATA / task.name
-    if str(data) == HUB:
-        if not task.hub_dataset:
-            raise ValueError(
-                f"Task {task.name!r} has no dataset on the hub (its hub_dataset is empty); give a "
-                "directory with its files."
-            )
-        patterns = [
-            f"{task.hub_config}/{stem}{rest}.parquet" for stem in stems for rest in ("", "-*-of-*")
-        ]
-        return find_dataset(task.hub_dataset, patterns)
-    root = Path(data).expanduser()
-    if root.is_file():
-        raise FileNotFoundError(f"{root} is a file; give the directory that holds it.")
-    if not root.is_dir():
-        raise FileNotFoundError(f"There is no data directory {root}.")
-    return root
-
-
-def _find(place: Path, stem: str) -> list[Path]:
-    for ending in ENDINGS:
-        if (path := place / f"{stem}{ending}").is_file():
-            return [path]
-    return _shards(place / f"{stem}.parquet") or _shards(place / stem / f"data{ARROW}")
-
-
-def _shards(path: Path) -> list[Path]:
-    """Returns all shards of a file, or nothing if there are none."""
-    name = re.compile(rf"{re.escape(path.stem)}-(\d{{5}})-of-(\d{{5}}){re.escape(path.suffix)}")
-    if not path.parent.is_dir():
-        return []
-    found = sorted(file for file in path.parent.iterdir() if name.fullmatch(file.name))
-    if not found:
-        return []
-    total = found[0].stem.rpartition("-")[2]
-    wanted = [
-        path.with_name(f"{path.stem}-{i:05d}-of-{total}{path.suffix}") for i in range(int(total))
-    ]
-    if found != wanted:
-        raise FileNotFoundError(
-            f"{path.parent} holds {', '.join(file.name for file in found)}, but all shards of one "
-            f"set are needed: {', '.join(file.name for file in wanted) or 'at least one'}."
+    if labelled and not task.labels:
+        raise ValueError(
+            f"Task {task.name!r} has no labels yet: name them (labels), or find them in the "
+            "training data with `task = find_labels(task, data)`."
         )
-    return wanted
+    source = find_source(task, data, split)
+    if source is None:
+        raise FileNotFoundError(explain_absence(task, data, split))
+    if isinstance(source.table, Examples):
+        return _checked_examples(source.table, task, labelled)
+    return _read(_open_all(source, task), task, bad_rows, labelled, source.files)
+
+
+def find_labels(task: Task, data: Any) -> Task:
+    """Completes a task with the labels that its training data has; returns others unchanged.
+
+    Args:
+        task: A task.
+        data: Where its training data is: see `load_examples`.
+
+    Returns:
+        The task with labels: those that the data lists itself (`ClassLabel` of `datasets`), or
+        else all values of the column, numbers by size and others in alphabetical order.
+
+    Raises:
+        DataError: There is no such column, or its values are no labels.
+        FileNotFoundError: There is no training data.
+
+    Example:
+        task = Task("mood", ("remark",), ("mood",))
+        find_labels(task, {"remark": ["Alas.", "Hooray!"], "mood": ["sad", "glad"]}).labels
+    """
+    if task.labels:
+        return task
+    source = find_source(task, data, "train")
+    if source is None:
+        raise FileNotFoundError(explain_absence(task, data, "train"))
+    if isinstance(source.table, Examples):
+        raise ValueError(f"Name the labels of task {task.name!r}: Examples hold only their ids.")
+    names, values, column, places = set(), [], "", []
+    for where, table in _open_all(source, task):
+        places.append(where)
+        column = _column(where, table, task.label_columns, _LABEL_HINT)
+        names.add(tuple(table.class_names(column)))
+        for number, row in table.rows([column]):
+            if not isinstance(row, Fault):
+                values.append((f"{where}, {table.unit} {number}", row[0]))
+    if len(names) == 1 and (listed := names.pop()):
+        return replace(task, labels=listed)
+    try:
+        return replace(task, labels=choose_labels(values))
+    except ValueError as error:
+        raise DataError(f"{', '.join(places)}: column {column!r} {error}.") from error
+
+
+def list_columns(data: Any) -> tuple[str, list[str]]:
+    """Returns the name of the first table of training data, and its columns.
+
+    Raises:
+        FileNotFoundError: There is no training data under a usual name.
+        DataError: It cannot be read.
+    """
+    task = Task("data", ("text",), ("label",))
+    source = find_source(task, data, "train")
+    if source is None:
+        raise FileNotFoundError(explain_absence(task, data, "train"))
+    where, table = next(_open_all(source, task))
+    return where, [str(column) for column in table.columns]
+
+
+def _open_all(source: Source, task: Task) -> Iterator[tuple[str, Table]]:
+    """Yields the tables of a source, each with its name."""
+    for path in source.files:
+        yield str(path), open_table(path, quoted_tsv=task.quoted_tsv)
+    if source.table is not None:
+        yield name_table(source.table), read_table(source.table)
+
+
+def _checked_examples(examples: Examples, task: Task, labelled: bool) -> Examples:
+    if len(examples.texts) != len(task.text_columns):
+        raise DataError(
+            f"The examples have {len(examples.texts)} texts each; task {task.name!r} has "
+            f"{len(task.text_columns)} ({', '.join(task.text_columns)})."
+        )
+    if not len(examples):
+        raise DataError("The examples have no rows.")
+    lowest, highest = examples.labels.min(), examples.labels.max()
+    if labelled and not 0 <= lowest <= highest < len(task.labels):
+        raise DataError(
+            f"The examples have label ids from {lowest} to {highest}; task {task.name!r} has 0 to "
+            f"{len(task.labels) - 1}: {', '.join(task.labels)}."
+        )
+    return examples
 
 
 def read_files(
@@ -191,15 +224,16 @@ def read_files(
     Columns are found by name, so there may be more than needed, in any order. Text is UTF-8; a
     byte-order mark and the CR of line ends are removed, and all else is kept, including NUL.
 
-    - `.tsv`: tab-separated with a header, as published by GLUE: quotes have no special meaning.
-    - `.csv`: comma-separated with a header; quoted fields may hold commas, quotes and line ends.
+    - `.tsv`: tab-separated with a header; `task.quoted_tsv` says whether fields may be quoted.
+    - `.csv`: comma-separated with a header; quoted fields may hold commas, quotes and line ends. If
+      the header has no comma, semicolons, tabs or vertical bars separate.
     - `.jsonl`: one JSON object per line. `.json`: the same, or one list of objects.
     - `.parquet`, and `.arrow` in Arrow's stream format; both need pyarrow. Integers in a
       column for which the file lists label names (`ClassLabel` of `datasets`) are read as those.
 
     A row is bad if it is not UTF-8 or not of its format, if it has more or fewer fields than the
     header, if a text is missing, null or not a string, or if its label is missing or unknown to
-    `Task.label_id`. An empty text is valid.
+    `Task.label_id`. An empty text is valid. Blank lines at the end are no rows.
 
     Args:
         files: Files of one split, at least one.
@@ -215,19 +249,33 @@ def read_files(
         DataError: A file cannot be read, a column is missing, a row is bad, no row is left, or
             pyarrow is missing.
     """
+    return _read(_open_all(Source(tuple(files)), task), task, bad_rows, labelled, files)
+
+
+def _read(
+    tables: Iterable[tuple[str, Table]],
+    task: Task,
+    bad_rows: BadRows,
+    labelled: bool,
+    files: Sequence[Path] = (),
+) -> Examples:
     if bad_rows not in get_args(BadRows):
         raise ValueError(f"bad_rows is {bad_rows!r}; it must be one of {get_args(BadRows)}.")
     rows: list[_Row] = []
     faults: list[Fault] = []
-    for path in files:
-        for row in _read_rows(path, task, labelled):
+    places = []
+    for where, table in tables:
+        places.append(where)
+        for row in _read_rows(where, table, task, labelled):
             if not isinstance(row, Fault):
                 rows.append(row)
             elif bad_rows == "error":
-                raise DataError(f"{row.detail}.")
+                raise DataError(
+                    f"{row.detail}. (bad_rows='skip', or --bad_rows=skip, leaves such rows out.)"
+                )
             else:
                 faults.append(row)
-    names = ", ".join(map(str, files))
+    names = ", ".join(places)
     if not rows:
         reason = f"no usable row: {_summarize(faults)}" if faults else "no rows"
         raise DataError(f"{names} has {reason}.")
@@ -260,15 +308,13 @@ class _Row(NamedTuple):
     id: str | None
 
 
-def _read_rows(path: Path, task: Task, labelled: bool) -> Iterator[_Row | Fault]:
-    """Yields the rows of a file; the detail of a fault begins with its place."""
-    table = open_table(path)
-    columns = [_column(path, table, task.names_of(name)) for name in task.text_columns]
+def _read_rows(where: str, table: Table, task: Task, labelled: bool) -> Iterator[_Row | Fault]:
+    """Yields the rows of a table; the detail of a fault begins with its place."""
+    columns = [_column(where, table, task.names_of(name)) for name in task.text_columns]
     count = len(columns)
     class_names: Sequence[str] = ()
     if labelled:
-        hint = " A split without labels is read with labelled=False."
-        columns.append(_column(path, table, task.label_columns, hint))
+        columns.append(_column(where, table, task.label_columns, _LABEL_HINT))
         class_names = table.class_names(columns[-1])
     id_column = [n for n in ID_COLUMNS if n not in columns and table.columns.count(n) == 1][:1]
 
@@ -287,24 +333,36 @@ def _read_rows(path: Path, task: Task, labelled: bool) -> Iterator[_Row | Fault]
     for number, values in table.rows([*columns, *id_column]):
         row = check(values)
         if isinstance(row, Fault):
-            row = Fault(row.kind, f"{path}, {table.unit} {number}: {row.detail}")
+            row = Fault(row.kind, f"{where}, {table.unit} {number}: {row.detail}")
         yield row
 
 
-def _column(path: Path, table: Table, names: Sequence[str], hint: str = "") -> str:
+_LABEL_HINT = " A split without labels is read with labelled=False."
+
+
+def _column(where: str, table: Table, names: Sequence[str], hint: str = "") -> str:
     for name in names:
         if (count := table.columns.count(name)) == 1:
             return name
         if count > 1:
-            raise DataError(f"{path} has {count} columns named {name!r}.")
+            raise DataError(f"{where} has {count} columns named {name!r}.")
+    (only,) = table.columns if len(table.columns) == 1 else ("",)
+    separator = next((one for one in SEPARATORS if one in str(only)), None)
+    if separator is not None:
+        hint = f" Its header is one column: are its fields separated by {SEPARATORS[separator]}?"
+    columns = [str(column) for column in table.columns]
     raise DataError(
-        f"{path} has no column {' or '.join(map(repr, names))}; its columns are "
-        f"{', '.join(table.columns) or 'none'}.{hint}"
+        f"{where} has no column {' or '.join(map(repr, names))}{suggest(names[0], columns)}; its "
+        f"columns are {', '.join(columns) or 'none'}.{hint}"
     )
 
 
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def _text_fault(column: str, text: object) -> Fault | None:
-    if text is None:
+    if _is_missing(text):
         return Fault("text missing", f"the text in column {column!r} is missing or null")
     if not isinstance(text, str):
         return Fault(
@@ -327,7 +385,7 @@ def _label(task: Task, column: str, value: object, class_names: Sequence[str]) -
     try:
         return task.label_id(value)
     except ValueError as error:
-        if value in (None, "", UNLABELLED, str(UNLABELLED)):
+        if _is_missing(value) or value in ("", UNLABELLED, str(UNLABELLED)):
             return Fault(
                 "no label",
                 f"column {column!r} holds no label but {value!r}; a split without labels is read "

@@ -6,6 +6,7 @@ can stop or continue; a file that is not a table raises a `DataError`.
 
 import codecs
 import csv
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from typing import Any, Literal, NamedTuple
 
 ENDINGS = (".tsv", ".csv", ".jsonl", ".json", ".parquet")  # in order of preference
 ARROW = ".arrow"
+SPREADSHEETS = (".xlsx", ".xls", ".ods")  # not read, but named
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 BadRows = Literal["error", "skip"]  # what to do with rows that cannot be used
 
@@ -32,12 +35,13 @@ class Fault:
     detail: str
 
 
-# The number of the line or the row, from 1, and the values of the requested columns.
-Row = tuple[int, Sequence[Any] | Fault]
+# The number of the line or the row, from 1, and the values of the requested columns. Tables in
+# memory have whatever their rows are called by.
+Row = tuple[Any, Sequence[Any] | Fault]
 
 
 class Table(NamedTuple):
-    """An opened file.
+    """An opened file, or a table in memory.
 
     Attributes:
         columns: All its columns.
@@ -52,7 +56,11 @@ class Table(NamedTuple):
     class_names: Callable[[str], Sequence[str]] = lambda column: ()
 
 
-_NOT_UTF8 = Fault("not UTF-8", "not UTF-8")
+_NOT_UTF8 = Fault(
+    "not UTF-8",
+    "not UTF-8: convert the file, for example with `iconv -f WINDOWS-1252 -t UTF-8`, or save it as "
+    "UTF-8",
+)
 
 
 def is_unicode(text: str) -> bool:
@@ -67,7 +75,24 @@ def is_unicode(text: str) -> bool:
 
 
 def _decoded(path: Path) -> str:
-    return path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
+    """Returns a file's text, with a lone surrogate for each byte that is not UTF-8.
+
+    Raises:
+        DataError: The bytes are a spreadsheet's, or UTF-16.
+    """
+    content = path.read_bytes()
+    if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        raise DataError(f"{path} is an Excel or ZIP file, whatever its name says. {_SAVE_AS_CSV}")
+    head = content[:64]
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or (
+        # Without a mark: every other byte of plain letters is 0.
+        len(head) > 7 and (not any(head[1:8:2]) or not any(head[:8:2])) and any(head[:8])
+    ):
+        raise DataError(
+            f"{path} is UTF-16, not UTF-8: save it as UTF-8, or convert it with "
+            "`iconv -f UTF-16 -t UTF-8`."
+        )
+    return content.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
 
 
 def _lines(text: str) -> list[str]:
@@ -78,48 +103,103 @@ def _lines(text: str) -> list[str]:
     return [line.removesuffix("\r") for line in lines]
 
 
-def _open_tsv(path: Path) -> Table:
-    return _with_header(
-        path,
-        (
-            (number, line.split("\t") if is_unicode(line) else _NOT_UTF8)
-            for number, line in enumerate(_lines(_decoded(path)), 1)
-        ),
-    )
+def _open_tsv(path: Path, quoted: bool | None = False) -> Table:
+    """Opens a tab-separated file.
+
+    Args:
+        path: The file.
+        quoted: Whether fields may be quoted as in CSV, or quotation marks are plain characters. If
+            None, it is what fits: the reading in which fewer rows are wrong.
+    """
+    text = _decoded(path)
+    plain: list[Row] = [
+        (number, line.split("\t") if is_unicode(line) else _NOT_UTF8)
+        for number, line in enumerate(_lines(text), 1)
+    ]
+    # A quotation mark is special only where a field begins.
+    if quoted is False or not (text.startswith('"') or '\t"' in text or '\n"' in text):
+        return _with_header(path, plain)
+    unquoted = _separated(text, "\t", "TSV")
+    if quoted:
+        return _with_header(path, unquoted)
+    wrong = _count_wrong(plain), _count_wrong(unquoted)
+    if wrong == (0, 0) and len(plain) != len(unquoted):
+        number = next(number for number, fields in unquoted if _has_line_end(fields))
+        raise DataError(
+            f"{path}, line {number}: a field begins with a quotation mark that is closed on a "
+            "later line, but each of these lines is a row, too. Say in the task whether its .tsv "
+            "files are quoted as CSV is (quoted_tsv=True) or not (quoted_tsv=False)."
+        )
+    return _with_header(path, plain if wrong[0] < wrong[1] else unquoted)
+
+
+def _has_line_end(fields: Sequence[str] | Fault) -> bool:
+    return not isinstance(fields, Fault) and "\n" in "".join(fields)
+
+
+def _count_wrong(rows: Sequence[Row]) -> int:
+    """Counts the rows that are no rows, or have not as many fields as the first."""
+    width = len(rows[0][1]) if rows and not isinstance(rows[0][1], Fault) else 0
+    return sum(isinstance(row, Fault) or len(row) != width for _, row in _without_blank_end(rows))
 
 
 def _open_csv(path: Path) -> Table:
+    text = _decoded(path)
+    rows = _separated(text, ",", "CSV")
+    if rows and len(rows[0][1] if not isinstance(rows[0][1], Fault) else ()) == 1:
+        # No comma in the header: many programs write semicolons where commas are in numbers.
+        for separator in list(SEPARATORS)[1:]:
+            others = _separated(text, separator, "CSV")
+            if not isinstance(others[0][1], Fault) and len(others[0][1]) > 1:
+                return _with_header(path, others)
+    return _with_header(path, rows)
+
+
+def _separated(text: str, separator: str, kind: str) -> list[Row]:
+    """Splits text into rows of fields, which may be quoted."""
     rows: list[Row] = []
     # This limit is global, so it is raised only while reading: no field is longer than its file.
-    limit = csv.field_size_limit(max(path.stat().st_size, csv.field_size_limit()))
+    limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
     try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            while True:
-                number = reader.line_num + 1
-                try:
-                    fields = next(reader)
-                except StopIteration:
-                    break
-                except csv.Error as error:
-                    rows.append((number, Fault("not CSV", f"not CSV: {error}")))
-                else:
-                    rows.append((number, fields if all(map(is_unicode, fields)) else _NOT_UTF8))
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        while True:
+            number = reader.line_num + 1
+            try:
+                fields = next(reader)
+            except StopIteration:
+                break
+            except csv.Error as error:
+                rows.append((number, Fault(f"not {kind}", f"not {kind}: {error}")))
+            else:
+                rows.append((number, fields if all(map(is_unicode, fields)) else _NOT_UTF8))
     finally:
         csv.field_size_limit(limit)
-    return _with_header(path, iter(rows))
+    return rows
 
 
-def _with_header(path: Path, records: Iterator[Row]) -> Table:
+def _without_blank_end(rows: Sequence[Row]) -> Sequence[Row]:
+    """Leaves out blank lines at the end, unless they may be empty texts of a single column."""
+    if not rows or isinstance(rows[0][1], Fault) or len(rows[0][1]) < 2:
+        return rows
+    end = len(rows)
+    while end > 1:
+        fields = rows[end - 1][1]
+        if isinstance(fields, Fault) or "".join(fields).strip():
+            break
+        end -= 1
+    return rows[:end]
+
+
+def _with_header(path: Path, records: Sequence[Row]) -> Table:
     """Makes a table of rows of strings; the first row names the columns."""
-    _, header = next(records, (1, []))
+    _, header = records[0] if records else (1, [])
     if isinstance(header, Fault):
         raise DataError(f"{path}, line 1: the header is {header.detail}.")
     names = list(header)
 
     def rows(columns: Sequence[str]) -> Iterator[Row]:
         places = [names.index(column) for column in columns]
-        for number, fields in records:
+        for number, fields in _without_blank_end(records)[1:]:
             if isinstance(fields, Fault):
                 yield number, fields
             elif len(fields) != len(names):
@@ -133,7 +213,10 @@ def _with_header(path: Path, records: Iterator[Row]) -> Table:
 
 
 def _open_json_lines(path: Path) -> Table:
-    return _of_objects(path, map(_parsed, _lines(_decoded(path))), "line")
+    lines = _lines(_decoded(path))
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return _of_objects(path, map(_parsed, lines), "line")
 
 
 def _open_json(path: Path) -> Table:
@@ -262,20 +345,25 @@ def _class_names(schema: Any, column: str) -> Sequence[str]:
         return ()
 
 
-_OPENERS = dict(
-    zip(
-        (*ENDINGS, ARROW),
-        (_open_tsv, _open_csv, _open_json_lines, _open_json, _open_parquet, _open_arrow),
-        strict=True,
-    )
-)
+_SAVE_AS_CSV = "Save it as CSV in UTF-8 (in Excel: Save As, `CSV UTF-8`)."
+
+_OPENERS: dict[str, Callable[[Path], Table]] = {
+    ".tsv": _open_tsv,
+    ".csv": _open_csv,
+    ".jsonl": _open_json_lines,
+    ".json": _open_json,
+    ".parquet": _open_parquet,
+    ARROW: _open_arrow,
+}
 
 
-def open_table(path: Path) -> Table:
+def open_table(path: Path, *, quoted_tsv: bool | None = False) -> Table:
     """Opens a file in the format given by its ending.
 
     Args:
         path: A `.tsv`, `.csv`, `.jsonl`, `.json`, `.parquet` or `.arrow` file.
+        quoted_tsv: Whether fields of a `.tsv` file may be quoted as in CSV; if None, that is found
+            out.
 
     Returns:
         Its columns and rows. The rows can be read once.
@@ -284,6 +372,11 @@ def open_table(path: Path) -> Table:
         DataError: The ending is unknown, or the file cannot be read. Reading the rows raises it
             too, if damage is found only there.
     """
-    if path.suffix not in _OPENERS:
+    ending = path.suffix.lower()
+    if ending == ".tsv":
+        return _open_tsv(path, quoted_tsv)
+    if ending in SPREADSHEETS:
+        raise DataError(f"{path} is a spreadsheet, which is not read. {_SAVE_AS_CSV}")
+    if ending not in _OPENERS:
         raise DataError(f"{path} ends in none of {', '.join(_OPENERS)}.")
-    return _OPENERS[path.suffix](path)
+    return _OPENERS[ending](path)

@@ -1,4 +1,4 @@
-"""Predictions for GLUE's test splits, in the format of its submission files."""
+"""Predictions for test splits, in the format of GLUE's submission files."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,21 +1,31 @@
 """Classification tasks as data: their columns, labels, files and metrics.
 
-This module reads no files: `distilbert_tf.data.examples` does, as described by a `Task`.
+This module reads no data: `distilbert_tf.data.examples` does, as described by a `Task`.
 """
 
+import dataclasses
+import difflib
+import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import SupportsIndex
+from pathlib import Path
+from typing import Any, SupportsIndex
 
 METRIC_NAMES = ("accuracy", "f1", "macro_f1", "matthews_correlation")
 
 _INTEGER = re.compile("-?[0-9]+")
+_WHOLE = re.compile(r"(-?[0-9]+)\.0+")  # how an integer is written once a column has become floats
 
 
 def _usual_splits() -> dict[str, tuple[str, ...]]:
-    return {"train": ("train",), "validation": ("dev", "validation"), "test": ("test",)}
+    return {
+        "train": ("train", "training"),
+        "validation": ("dev", "validation", "val", "valid"),
+        "test": ("test",),
+    }
 
 
 @dataclass(frozen=True)
@@ -27,29 +37,36 @@ class Task:
         text_columns: The column of the text, or the two columns of a pair.
         label_columns: Possible names of the label's column; the first one present is used. A single
             column or metric may be a string.
-        labels: Label names, ordered by id.
+        labels: Label names, ordered by id. If not given, `find_labels` finds them in the training
+            data; `finetune` does so itself.
         label_values: How each label is written in the files, in the same order; `labels` if not
             given.
-        splits: Possible names of each split's file, without the ending; the first one found is
-            read. A single name may be a string. By default GLUE's names and the hub's.
+        splits: Possible names of each split's file, with or without the ending; the first one
+            found is read. A single name may be a string. By default the usual names.
         folder: GLUE's own name for the task's directory.
         aliases: Alternative names of text columns, each with the name in `text_columns`.
         metrics: What models are evaluated by, names in `METRIC_NAMES`. The first one chooses the
             best checkpoint. `"f1"` is the F1 score of label 1, of two labels.
-        submission: For each split that GLUE scores, the name of its submission file.
+        submission: For each split that GLUE scores, the name of its submission file; by default
+            that of `test` is named after the task.
         hub_dataset: The dataset's repository on the hub; none if empty.
         hub_config: The task's directory in that repository; `name` if not given.
+        validation_share: Of the training rows, how many `finetune` holds out for validation if
+            there is no validation split.
+        validation_seed: Which rows these are.
+        quoted_tsv: Whether fields of `.tsv` files may be quoted as in CSV; if None, each file shows
+            it. GLUE's are not: quotation marks in them are plain characters.
 
     Example:
         tickets = Task("tickets", ("subject", "body"), ("queue",), ("billing", "network"))
         tickets.label_id("network")  # 1
-        tickets.splits["validation"]  # ("dev", "validation")
+        tickets.splits["validation"]  # ("dev", "validation", "val", "valid")
     """
 
     name: str
     text_columns: tuple[str, ...]
     label_columns: tuple[str, ...]
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] = ()
     label_values: tuple[str, ...] = ()
     splits: dict[str, tuple[str, ...]] = field(default_factory=_usual_splits)
     folder: str = ""
@@ -58,6 +75,9 @@ class Task:
     submission: dict[str, str] = field(default_factory=dict)
     hub_dataset: str = ""
     hub_config: str = ""
+    validation_share: float = 0.1
+    validation_seed: int = 42
+    quoted_tsv: bool | None = None
 
     def __post_init__(self) -> None:
         splits = {
@@ -72,6 +92,8 @@ class Task:
             object.__setattr__(self, name, self._read_labels(name))
         object.__setattr__(self, "label_values", self.label_values or self.labels)
         object.__setattr__(self, "hub_config", self.hub_config or self.name)
+        if not self.submission and "test" in self.splits:
+            object.__setattr__(self, "submission", {"test": f"{self.name}.tsv"})
         for complaint in self._complaints():
             raise ValueError(f"Task {self.name!r} {complaint}.")
 
@@ -95,7 +117,7 @@ class Task:
         for name in (*self.text_columns, *self.label_columns):
             if not isinstance(name, str):
                 yield f"has a column {name!r}; names of columns are strings"
-        if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
+        if self.labels and (len(self.labels) < 2 or len(set(self.labels)) != len(self.labels)):
             yield f"needs two or more different labels; got {self.labels}"
         if len(self.label_values) != len(self.labels):
             yield f"has {len(self.labels)} labels, but {len(self.label_values)} label_values"
@@ -115,7 +137,7 @@ class Task:
                 yield f"has an alias for {column!r}, which is not one of its text columns {columns}"
         if not self.metrics or set(self.metrics) - set(METRIC_NAMES):
             yield f"needs metrics out of {', '.join(METRIC_NAMES)}; got {self.metrics}"
-        if "f1" in self.metrics and len(self.labels) != 2:
+        if "f1" in self.metrics and self.labels and len(self.labels) != 2:
             yield (
                 f"has {len(self.labels)} labels, but the metric 'f1' is that of label 1 of two; "
                 "'macro_f1' is for more"
@@ -123,6 +145,9 @@ class Task:
         for split in self.submission:
             if split not in self.splits:
                 yield f"has a submission file for {split!r}, which is not one of its splits"
+        share = self.validation_share
+        if not isinstance(share, int | float) or not 0 < share < 1:
+            yield f"needs a validation_share between 0 and 1; got {share!r}"
 
     @property
     def is_pair(self) -> bool:
@@ -153,7 +178,8 @@ class Task:
 
         A label is written as one of `label_values` or `labels`, exactly, or as its id: an integer
         or its digits. Where labels are themselves numbers (ratings from 1 to 5), an integer means
-        the label that is written like it, and never an id.
+        the label that is written like it, and never an id. A float without a fraction is its
+        integer: columns of integers become floats where a value is missing.
 
         Args:
             value: The value in the file.
@@ -164,15 +190,93 @@ class Task:
         Raises:
             ValueError: The value is not a label; the message lists what is allowed.
         """
-        written: str | None = None
-        if isinstance(value, str):
-            written = value
-        elif isinstance(value, SupportsIndex) and not isinstance(value, bool):
-            # JSON and Parquet have integers, which are looked up by their digits. True is not 1.
-            written = str(value.__index__())
-        if written is None or written not in self._ids:
-            raise ValueError(f"the label {value!r} is none of {', '.join(self._ids)}")
-        return self._ids[written]
+        for written in _spellings(value):
+            if written in self._ids:
+                return self._ids[written]
+        raise ValueError(
+            f"the label {value!r} is none of {', '.join(self._ids)}{suggest(str(value), self._ids)}"
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Returns the fields that were given, as JSON has them: see `read_task`."""
+        usual = Task(self.name, self.text_columns, self.label_columns, self.labels)
+        given = {
+            one.name: value
+            for one in dataclasses.fields(self)
+            if (value := getattr(self, one.name)) != getattr(usual, one.name)
+            or one.name in ("name", "text_columns", "label_columns", "labels")
+        }
+        return json.loads(json.dumps(given))
+
+
+def _spellings(value: object) -> tuple[str, ...]:
+    """Returns how a value may be written in `labels`, the likeliest first."""
+    if isinstance(value, str):
+        whole = _WHOLE.fullmatch(value)
+        return (value, whole[1]) if whole else (value,)
+    if isinstance(value, bool):
+        return (str(value),)  # not 1
+    if isinstance(value, SupportsIndex):  # as JSON and Parquet have
+        return (str(value.__index__()),)
+    if isinstance(value, float) and math.isfinite(value):
+        return _spellings(str(value))
+    return ()
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Returns a part of a message: which known name was perhaps meant, or nothing."""
+    by_key = {one.strip().casefold(): one for one in reversed(list(known))}
+    found = difflib.get_close_matches(name.strip().casefold(), by_key, 1, 0.75)
+    return f" (did you mean {by_key[found[0]]!r}?)" if found else ""
+
+
+def choose_labels(values: Iterable[tuple[object, object]]) -> tuple[str, ...]:
+    """Finds the label names in a column.
+
+    Args:
+        values: Where each value stands, and the value; empty ones are no labels.
+
+    Returns:
+        The labels: numbers by size, others in the order of their characters.
+
+    Raises:
+        ValueError: There are fewer than two labels, or as good as one for each row; or two of them
+            differ in capitals or blanks alone.
+    """
+    places: dict[str, object] = {}
+    rows = 0
+    for place, value in values:
+        if spellings := _spellings(value) if value != "" else ():
+            places.setdefault(spellings[0], place)
+            rows += 1
+    numbers = {match[1] if (match := _WHOLE.fullmatch(label)) else label for label in places}
+    if all(_INTEGER.fullmatch(number) and str(int(number)) == number for number in numbers):
+        return _checked(tuple(sorted(numbers, key=int)), rows)
+    alike: dict[str, str] = {}
+    for label, place in places.items():
+        other = alike.setdefault(label.strip().casefold(), label)
+        if other != label:
+            raise ValueError(
+                f"has the labels {other!r} (first in {places[other]}) and {label!r} (first in "
+                f"{place}): write them alike, or list all labels (labels, --labels)"
+            )
+        if label != label.strip():
+            raise ValueError(
+                f"has blanks around the label {label!r} (first in {place}): did you mean "
+                f"{label.strip()!r}? Take them out, or list all labels (labels, --labels)"
+            )
+    return _checked(tuple(sorted(places)), rows)
+
+
+def _checked(labels: tuple[str, ...], rows: int) -> tuple[str, ...]:
+    if len(labels) < 2:
+        raise ValueError(f"has {labels[0]!r} as its only label" if labels else "has no labels")
+    if len(labels) > max(20, rows // 2):
+        raise ValueError(
+            f"has {len(labels):,} different values in {rows:,} rows, such as {labels[0]!r} and "
+            f"{labels[1]!r}: is that the column of the labels? If so, list them (labels, --labels)"
+        )
+    return labels
 
 
 GLUE_ON_THE_HUB = "nyu-mll/glue"
@@ -189,6 +293,7 @@ TASKS = {
             folder="SST-2",
             submission={"test": "SST-2.tsv"},
             hub_dataset=GLUE_ON_THE_HUB,
+            quoted_tsv=False,
         ),
         Task(
             name="mnli",
@@ -206,6 +311,7 @@ TASKS = {
             aliases={"premise": "sentence1", "hypothesis": "sentence2"},
             submission={"test": "MNLI-m.tsv", "test_mismatched": "MNLI-mm.tsv"},
             hub_dataset=GLUE_ON_THE_HUB,
+            quoted_tsv=False,
         ),
         Task(
             name="qqp",
@@ -217,19 +323,71 @@ TASKS = {
             metrics=("accuracy", "f1"),
             submission={"test": "QQP.tsv"},
             hub_dataset=GLUE_ON_THE_HUB,
+            quoted_tsv=False,
         ),
     )
 }
 
 
-def get_task(task: str | Task) -> Task:
-    """Looks up a task by name; returns a `Task` unchanged.
+def read_task(record: Mapping[str, Any], where: object, name: str | None = None) -> Task:
+    """Makes a task of its fields in JSON.
+
+    Args:
+        record: Fields of `Task`, as `Task.record` returns them.
+        where: Where they stand, for messages.
+        name: The task's name if the record has none.
+
+    Returns:
+        The task.
 
     Raises:
-        ValueError: There is no task of that name.
+        ValueError: A field is unknown, missing or impossible.
+
+    Example:
+        read_task({"name": "mood", "text_columns": ["remark"], "label_columns": ["mood"]}, "here")
+    """
+    known = [one.name for one in dataclasses.fields(Task)]
+    if not isinstance(record, Mapping):
+        raise ValueError(f"{where} is not a JSON object with the fields of a task: {known}.")
+    fields = {"name": name, **record} if name else dict(record)
+    for one in fields:
+        if one not in known:
+            raise ValueError(
+                f"{where} has the field {one!r}{suggest(one, known)}; a task's are "
+                f"{', '.join(known)}."
+            )
+    if missing := [one for one in known[:3] if not fields.get(one)]:
+        raise ValueError(f"{where} has no {missing[0]}, which a task needs.")
+    return Task(**fields)
+
+
+def get_task(task: str | Task) -> Task:
+    """Looks up a task by name, or reads one from a JSON file; returns a `Task` unchanged.
+
+    Args:
+        task: A name in `TASKS`, or a file that ends in `.json`, with fields of `Task`:
+            `{"text_columns": ["subject", "body"], "label_columns": ["queue"]}`. Its name is that
+            of the file, unless it has one.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: There is no task of that name, or the file does not hold one.
     """
     if isinstance(task, Task):
         return task
-    if task not in TASKS:
-        raise ValueError(f"There is no task {task!r}; known are {', '.join(TASKS)}.")
-    return TASKS[task]
+    if task in TASKS:
+        return TASKS[task]
+    if not str(task).endswith(".json"):
+        raise ValueError(
+            f"There is no task {task!r}; known are {', '.join(TASKS)}{suggest(task, TASKS)}. For "
+            "one of your own, name its columns (--text_columns and --label_column, or a Task), or "
+            "a .json file with them."
+        )
+    path = Path(task).expanduser()
+    try:
+        record = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no task file {path}.") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from error
+    return read_task(record, path, path.stem)

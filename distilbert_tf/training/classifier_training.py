@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+from absl import logging
 
-from distilbert_tf.data.examples import Examples, load_examples
+from distilbert_tf.data.examples import Examples, find_labels
 from distilbert_tf.data.sampler import EpochSampler
+from distilbert_tf.data.splits import load_training_splits
 from distilbert_tf.data.tasks import Task, get_task
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.training.batches import (
@@ -156,23 +158,32 @@ def parse_tasks(task: str | Task | Sequence[str | Task]) -> list[Task]:
     return tasks
 
 
-def load_splits(tasks: Sequence[Task], data: str | Path, options: FinetuneOptions) -> Splits:
-    """Reads training and validation data, and whatever else of validation data is there."""
+def load_splits(
+    tasks: Sequence[Task], data: Any, options: FinetuneOptions
+) -> tuple[list[Task], Splits]:
+    """Reads training and validation data, and whatever else of validation data is there.
+
+    Args:
+        tasks: The tasks.
+        data: See `load_examples`; for several tasks, it may be a dict of such by task.
+        options: The run's settings.
+
+    Returns:
+        The tasks, with the labels that were found, and their examples.
+    """
     splits: Splits = {}
+    completed = []
     for task in tasks:
-        found = {}
-        for split in task.splits:
-            if split != "train" and not split.startswith(VALIDATION):
-                continue
-            try:
-                found[split] = load_examples(task, data, split, bad_rows=options.bad_rows)
-            except FileNotFoundError:
-                if split in ("train", VALIDATION):
-                    raise
+        is_by_task = len(tasks) > 1 and isinstance(data, Mapping) and task.name in data
+        own = data[task.name] if is_by_task else data
+        completed.append(find_labels(task, own))
+        if not task.labels:
+            logging.info("The labels of %s: %s.", task.name, ", ".join(completed[-1].labels))
+        found = load_training_splits(completed[-1], own, bad_rows=options.bad_rows)
         if options.max_train_examples is not None:
             found["train"] = found["train"].take(options.max_train_examples)
         splits[task.name] = found
-    return splits
+    return completed, splits
 
 
 def choose_teacher(

@@ -1,19 +1,22 @@
 """Classifiers for tasks, from checkpoints whose labels fit."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import logging
+from transformers import DistilBertConfig
 
 from distilbert_tf.checkpoints.config import load_config
 from distilbert_tf.checkpoints.hub import CONFIG, find_checkpoint
 from distilbert_tf.checkpoints.tensor_files import CheckpointError, read_tensors
-from distilbert_tf.data.tasks import Task
+from distilbert_tf.data.tasks import TASKS, Task, get_task, read_task
 from distilbert_tf.models.encoder import TFDistilBertModel
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.models.weight_names import load_tensors
 from distilbert_tf.training.options import FinetuneOptions
+from distilbert_tf.training.run_directory import find_task_directories
 
 
 def task_checkpoint(model: str | Path, task: Task) -> str | Path:
@@ -22,6 +25,72 @@ def task_checkpoint(model: str | Path, task: Task) -> str | Path:
     if not (parent / CONFIG).exists() and (parent / task.name / CONFIG).exists():
         return parent / task.name
     return model
+
+
+def recorded_task(model: str | Path, name: str | None = None) -> Task:
+    """Returns the task that a checkpoint was fine-tuned for, as its configuration records it.
+
+    Args:
+        model: Directory or hub name of a classifier, or the directory of a run on several tasks.
+        name: Which of these tasks.
+
+    Raises:
+        FileNotFoundError: No such checkpoint.
+        ValueError: It records no task, or another one, or there are several.
+    """
+    parent = Path(model).expanduser()
+    if not (parent / CONFIG).exists() and (several := find_task_directories(parent)):
+        names = [path.name for path in several]
+        if name not in names:
+            raise ValueError(
+                f"{model} holds several tasks; name one of {', '.join(names)} (--task)."
+            )
+        model = parent / name
+    config, _ = load_config(find_checkpoint(model).config)
+    task = configured_task(config, model)
+    if name not in (None, task.name):
+        raise ValueError(
+            f"There is no task {name!r}; known are {', '.join(TASKS)}, and {model} is for "
+            f"{task.name!r}."
+        )
+    return task
+
+
+def configured_task(config: DistilBertConfig, where: object) -> Task:
+    """Returns the task that a configuration records.
+
+    Raises:
+        ValueError: It records none; names `where` it should.
+    """
+    if record := getattr(config, "task", None):
+        return read_task(record, f"The task in the configuration of {where}")
+    if (name := getattr(config, "task_name", None)) in TASKS:
+        return TASKS[name]
+    raise ValueError(
+        f"{where} does not record which task it is for: name the task (--task), or its columns "
+        "(--text_columns and --label_column)."
+    )
+
+
+def choose_task(task: str | Task | None, model: str | Path) -> Task:
+    """Returns the task that is named, or else the checkpoint's own, with labels.
+
+    Args:
+        task: A task, the name of one or of its file, or None.
+        model: Directory or hub name of a classifier, or the directory of a run on several tasks.
+
+    Raises:
+        FileNotFoundError: No such checkpoint or file.
+        ValueError: There is no such task, or the checkpoint records none.
+    """
+    if task is None or (isinstance(task, str) and task not in TASKS and task[-5:] != ".json"):
+        return recorded_task(model, task)
+    found = get_task(task)
+    if not found.labels:
+        config, _ = load_config(find_checkpoint(task_checkpoint(model, found)).config)
+        labels = tuple(config.id2label[number] for number in sorted(config.id2label))
+        return dataclasses.replace(found, labels=labels)
+    return found
 
 
 def load_classifier(model: str | Path, task: Task) -> TFDistilBertForSequenceClassification:
@@ -57,7 +126,8 @@ def start_classifiers(
         dtype: Keras dtype or policy.
 
     Returns:
-        Classifiers by task. Their configurations have `task_name` and `text_pair`.
+        Classifiers by task. Their configurations have `task_name`, `text_pair` and `task`, which
+        `recorded_task` reads.
 
     Raises:
         CheckpointError: The checkpoint has a classifier for other labels.
@@ -76,6 +146,7 @@ def start_classifiers(
     for task in tasks:
         config, _ = load_config(files.config, id2label=task.id2label)
         config.task_name, config.text_pair = task.name, task.is_pair
+        config.task = task.record()
         classifier = TFDistilBertForSequenceClassification(config, encoder=encoder, dtype=dtype)
         if encoder is None:
             encoder = classifier.distilbert

@@ -14,12 +14,18 @@ import tensorflow as tf
 from distilbert_tf.data.datasets import make_dataset
 from distilbert_tf.data.examples import load_examples
 from distilbert_tf.data.file_formats import BadRows
+from distilbert_tf.data.splits import load_split
 from distilbert_tf.data.submission import write_submission
 from distilbert_tf.data.tasks import Task, get_task
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.training.batches import collect_rows, evaluation_batches
-from distilbert_tf.training.classifiers import load_classifier, task_checkpoint
+from distilbert_tf.training.classifiers import (
+    choose_task,
+    configured_task,
+    load_classifier,
+    task_checkpoint,
+)
 from distilbert_tf.training.multitask import MultiTaskModel
 
 
@@ -46,17 +52,47 @@ class Scores:
 
 
 def evaluate(
-    model: TFDistilBertForSequenceClassification, dataset: tf.data.Dataset
+    model: TFDistilBertForSequenceClassification | str | Path,
+    data: Any,
+    tokenizer: DistilBertTokenizer | None = None,
+    *,
+    task: str | Task | None = None,
+    **options: Any,
 ) -> dict[str, float]:
-    """Scores a classifier on every row of a dataset.
+    """Scores a classifier on every row of a dataset, or of a task's data.
 
     Args:
-        model: A classifier; compiled here if it is not yet.
-        dataset: Batches of inputs and label ids, as `make_dataset` returns.
+        model: A classifier, compiled here if it is not yet; or the directory or hub name of one.
+        data: Batches of inputs and label ids, as `make_dataset` returns; or, with a tokenizer or
+            for a saved classifier, what `load_examples` takes, such as a data frame.
+        tokenizer: That of a classifier in memory, to score it on texts.
+        task: Says what the columns are; what the classifier was fine-tuned for if not given.
+        **options: `split`, `batch_size`, `max_length`, `bad_rows`: see `score_pretrained`.
 
     Returns:
-        `loss` and `accuracy`, or what the model was compiled with.
+        `loss` and `accuracy`, or what the model was compiled with; of texts, `loss` and the task's
+        metrics.
+
+    Raises:
+        TypeError: Texts without a tokenizer.
+        ValueError: The classifier records no task, and none is given.
+
+    Example:
+        mood = Task("mood", ("remark",), ("mood",), ("dull", "good"))
+        model = TFDistilBertForSequenceClassification.from_pretrained("demo", num_labels=2)
+        tokenizer = DistilBertTokenizer.from_pretrained("demo")
+        evaluate(model, {"remark": ["Fine."], "mood": ["good"]}, tokenizer, task=mood)
     """
+    if isinstance(model, str | Path):
+        return score_pretrained(model, task, data, **options).values
+    if tokenizer is not None:
+        found = get_task(task) if task else configured_task(model.config, "The classifier")
+        return _score(model, tokenizer, found, data, **options).values
+    if not hasattr(data, "element_spec") and not isinstance(data, keras.utils.PyDataset):
+        raise TypeError(
+            f"evaluate takes batches of token ids (`make_dataset`); for {type(data).__name__} it "
+            "needs the tokenizer, too: evaluate(model, data, tokenizer)."
+        )
     if not model.compiled:
         model.compile(
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -65,7 +101,7 @@ def evaluate(
         )
     return {
         name: float(value)
-        for name, value in model.evaluate(dataset, verbose=0, return_dict=True).items()
+        for name, value in model.evaluate(data, verbose=0, return_dict=True).items()
     }
 
 
@@ -95,8 +131,8 @@ def score_tasks(model: MultiTaskModel, batches: Any, steps: int) -> dict[str, Sc
 
 def score_pretrained(
     model: str | Path,
-    task: str | Task = "sst2",
-    data: str | Path = "demo",
+    task: str | Task | None = None,
+    data: Any = "demo",
     *,
     split: str = "validation",
     batch_size: int = 32,
@@ -107,9 +143,12 @@ def score_pretrained(
 
     Args:
         model: Directory or hub name of a classifier, or the directory of a run on several tasks.
-        task: A task or its name.
-        data: Directory with the task's files, `"hub"` or `"demo"`.
-        split: Name of the split.
+        task: A task, its name, or a JSON file of it; the one that the checkpoint records if not
+            given.
+        data: Directory with the task's files, a file, a table in memory, `"hub"` or `"demo"`: see
+            `load_examples`.
+        split: Name of the split. A validation split that is not there is held out of the training
+            data, as in the training.
         batch_size: Rows per step.
         max_length: Longest row in tokens; the tokenizer's `model_max_length`, which is that of
             the fine-tuning, if not given.
@@ -123,10 +162,27 @@ def score_pretrained(
         FileNotFoundError: No such checkpoint or data.
         DataError: A file is not as the task needs it.
     """
-    task = get_task(task)
+    task = choose_task(task, model)
     classifier = load_classifier(model, task)
     tokenizer = DistilBertTokenizer.from_pretrained(task_checkpoint(model, task))
-    examples = load_examples(task, data, split, bad_rows=bad_rows)
+    return _score(
+        classifier, tokenizer, task, data,
+        split=split, batch_size=batch_size, max_length=max_length, bad_rows=bad_rows,
+    )  # fmt: skip
+
+
+def _score(
+    classifier: TFDistilBertForSequenceClassification,
+    tokenizer: DistilBertTokenizer,
+    task: Task,
+    data: Any,
+    *,
+    split: str = "validation",
+    batch_size: int = 32,
+    max_length: int | None = None,
+    bad_rows: BadRows = "error",
+) -> Scores:
+    examples = load_split(task, data, split, bad_rows=bad_rows)
     rows = collect_rows([examples], tokenizer.as_layer(max_length=max_length))
     scored = MultiTaskModel({task.name: classifier}, {task.name: task.metrics})
     scored.compile()
@@ -152,19 +208,19 @@ def predict_labels(
 
 def predict_submission(
     model: str | Path,
-    task: str | Task,
-    data: str | Path,
+    task: str | Task | None,
+    data: Any,
     directory: str | Path,
     *,
     batch_size: int = 32,
     max_length: int | None = None,
 ) -> list[Path]:
-    """Answers GLUE's unlabelled test splits of a task, in the files that its server takes.
+    """Answers the unlabelled test splits of a task, in files as GLUE's server takes them.
 
     Args:
         model: See `score_pretrained`.
-        task: A task with `submission` files, or its name.
-        data: Directory with the task's files, or `"hub"`.
+        task: A task or its name; the checkpoint's if None.
+        data: See `score_pretrained`.
         directory: Where the files go.
         batch_size: Rows per step.
         max_length: See `score_pretrained`.
@@ -173,13 +229,13 @@ def predict_submission(
         The files, one for each test split.
 
     Raises:
-        ValueError: GLUE has no test split of the task.
+        ValueError: The task has no test split.
         CheckpointError: The checkpoint has no classifier, or one for other labels.
         FileNotFoundError: No such checkpoint or data.
     """
-    task = get_task(task)
+    task = choose_task(task, model)
     if not task.submission:
-        raise ValueError(f"Task {task.name!r} has no split that GLUE scores.")
+        raise ValueError(f"Task {task.name!r} has no test split to answer.")
     classifier = load_classifier(model, task)
     tokenizer = DistilBertTokenizer.from_pretrained(task_checkpoint(model, task))
     tokenize = tokenizer.as_layer(max_length=max_length)

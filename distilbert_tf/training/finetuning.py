@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from distilbert_tf.data.places import describe_place
 from distilbert_tf.data.tasks import Task
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
@@ -85,7 +86,7 @@ class FinetuneResult:
 def finetune(
     task: str | Task | Sequence[str | Task] = "sst2",
     model: str | Path = "demo",
-    data: str | Path = "demo",
+    data: Any = "demo",
     output_dir: str | Path | None = None,
     *,
     teacher: str | Path | None = None,
@@ -105,10 +106,14 @@ def finetune(
     row once, before the training.
 
     Args:
-        task: A task or its name; or several of them, which are then trained together.
+        task: A task, its name, or a JSON file of it (see `get_task`); or several of them, which are
+            then trained together. A task without labels gets those that the training data has.
         model: Checkpoint to start from: directory, hub name or `"demo"`. Of a classifier for the
             task's labels the head is kept.
-        data: Directory with the tasks' files, `"hub"` or `"demo"`.
+        data: Directory with the tasks' files, `"hub"` or `"demo"`; a file or a table of training
+            rows (such as a data frame), or a dict of these with a key for each split: see
+            `load_examples`. For several tasks, it may be a dict of such by task. Without validation
+            data, a share of the training rows is held out: see `split_examples`.
         output_dir: Where the result goes; `runs/<task>` if not given. Of several tasks, each has a
             directory of its own in it. There are the checkpoint and its tokenizer, `run.json`,
             `metrics.json`, learning curves, confusion matrices and a model card; TensorBoard's
@@ -147,10 +152,11 @@ def finetune(
     directory = RunDirectory(output_dir, names)
     for checkpoint in (model, *(() if teacher is None else (teacher,))):
         directory.check(checkpoint, overwrite=overwrite)
-    splits = load_splits(tasks, data, settings)
+    tasks, splits = load_splits(tasks, data, settings)
     found_teacher = choose_teacher(teacher, tasks, settings)
     identity = {
         "tasks": list(names),
+        "task_records": [one.record() for one in tasks],
         "model": str(model),
         "teacher": found_teacher and found_teacher.record(),
         "options": settings.recipe(),
@@ -164,7 +170,7 @@ def finetune(
         identity,
         state,
         overwrite=overwrite,
-        about={"data": str(data)},
+        about={"data": describe_place(data)},
         callbacks=callbacks,
     )
     scores: dict[str, dict[str, Scores]] = {name: {} for name in names}

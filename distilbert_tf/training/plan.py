@@ -76,7 +76,7 @@ class Plan:
 def plan_finetuning(
     task: str | Task | Sequence[str | Task] = "sst2",
     model: str | Path = "demo",
-    data: str | Path = "demo",
+    data: Any = "demo",
     *,
     teacher: str | Path | None = None,
     **options: Any,
@@ -98,7 +98,7 @@ def plan_finetuning(
     """
     settings = FinetuneOptions(**options)
     tasks = parse_tasks(task)
-    splits = load_splits(tasks, data, settings)
+    tasks, splits = load_splits(tasks, data, settings)
     found_teacher = choose_teacher(teacher, tasks, settings)
     training = set_up_finetuning(tasks, model, splits, settings, found_teacher)
     lengths = training.rows.lengths()

@@ -17,6 +17,7 @@ from table_files import (
 
 from distilbert_tf.checkpoints import hub
 from distilbert_tf.data.examples import load_examples
+from distilbert_tf.data.file_formats import DataError
 from distilbert_tf.data.tasks import TASKS, Task
 
 SST2, MNLI, QQP = TASKS["sst2"], TASKS["mnli"], TASKS["qqp"]
@@ -99,12 +100,49 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         assert part in message
     with pytest.raises(FileNotFoundError, match="no data directory"):
         load_examples(SST2, tmp_path / "nowhere", "train")
-    with pytest.raises(FileNotFoundError, match=r"notes\.txt is a file; give the directory"):
+    with pytest.raises(DataError, match=r"notes\.txt ends in none of \.tsv, "):
         load_examples(SST2, tmp_path / "notes.txt", "train")
     with pytest.raises(ValueError, match="has no split 'dev'"):
         load_examples(SST2, tmp_path, "dev")
     with pytest.raises(FileNotFoundError, match="no demo data for the task 'notes'"):
         load_examples(NOTES, "demo", "train")
+
+
+@pytest.mark.parametrize("name", ["train", "training"])
+def test_the_usual_names_of_training_files(tmp_path: Path, name: str) -> None:
+    write_json_lines(tmp_path / f"{name}.jsonl", [{"note": "A lid.", "kind": "fact"}])
+    assert load_examples(NOTES, tmp_path, "train").texts == (("A lid.",),)
+
+
+@pytest.mark.parametrize("name", ["dev", "validation", "val", "valid"])
+def test_the_usual_names_of_validation_files(tmp_path: Path, name: str) -> None:
+    write_json_lines(tmp_path / f"{name}.jsonl", [{"note": "A lid.", "kind": "fact"}])
+    assert load_examples(NOTES, tmp_path, "validation").texts == (("A lid.",),)
+
+
+def test_a_file_may_be_named_with_its_ending_and_anywhere(tmp_path: Path) -> None:
+    write_json_lines(tmp_path / "elsewhere/notes 2024.jsonl", [{"note": "A", "kind": "wish"}])
+    write_json_lines(tmp_path / "data/notes.v2.jsonl", [{"note": "B", "kind": "wish"}])
+    named = Task(
+        "notes", ("note",), ("kind",), ("fact", "wish"),
+        splits={
+            "train": str(tmp_path / "elsewhere/notes 2024.jsonl"), "test": "notes.v2.jsonl"
+        },
+    )  # fmt: skip
+    assert load_examples(named, tmp_path / "data", "train").texts == (("A",),)
+    assert load_examples(named, tmp_path / "data", "test").texts == (("B",),)
+
+
+def test_a_single_file_is_the_split_itself(tmp_path: Path) -> None:
+    write_json_lines(tmp_path / "any.jsonl", [{"note": "A lid.", "kind": "fact"}])
+    for split in ("train", "test"):
+        assert load_examples(NOTES, tmp_path / "any.jsonl", split).labels.tolist() == [0]
+
+
+def test_a_spreadsheet_is_found_and_named(tmp_path: Path) -> None:
+    write(tmp_path / "train.xlsx", b"PK")
+    with pytest.raises(DataError, match=r"train\.xlsx is a spreadsheet.* Save it as CSV in UTF-8"):
+        load_examples(NOTES, tmp_path, "train")
 
 
 def test_a_split_is_downloaded_from_the_hub(tmp_path: Path, monkeypatch) -> None:

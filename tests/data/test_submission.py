@@ -60,7 +60,7 @@ def test_what_cannot_be_submitted_is_refused(
     assert list(tmp_path.iterdir()) == [earlier]
 
 
-def test_a_task_that_glue_does_not_score_says_so(tmp_path: Path) -> None:
-    own = Task("own", ("text",), ("label",), ("no", "yes"))
+def test_a_task_without_a_test_split_says_so(tmp_path: Path) -> None:
+    own = Task("own", ("text",), ("label",), ("no", "yes"), splits={"train": "train"})
     with pytest.raises(ValueError, match="it has one for: none"):
         write_submission(own, "test", None, [0], tmp_path)

@@ -1,9 +1,11 @@
+import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from distilbert_tf.data.tasks import TASKS, Task, get_task
+from distilbert_tf.data.tasks import TASKS, Task, choose_labels, get_task, read_task
 
 SST2, MNLI, QQP = TASKS["sst2"], TASKS["mnli"], TASKS["qqp"]
 VALID = {
@@ -46,8 +48,81 @@ def test_labels_given_as_integers_are_their_digits() -> None:
 
 
 def test_unknown_task_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="no task 'sst3'; known are sst2, mnli, qqp"):
+    with pytest.raises(
+        ValueError, match=r"no task 'sst3'; known are sst2, mnli, qqp \(did you mean 'sst2'\?\)\. "
+    ):
         get_task("sst3")
+
+
+def test_a_task_comes_back_from_its_record(tmp_path: Path) -> None:
+    own = Task(
+        "tickets", ("subject", "body"), ("queue", "team"), ("billing", "network"), ("b", "n"),
+        splits={"train": "2023"}, metrics=("macro_f1",), validation_share=0.25,
+        aliases={"title": "subject"}, quoted_tsv=True,
+    )  # fmt: skip
+    for task in (own, *TASKS.values(), Task("bare", ("text",), ("label",))):
+        assert read_task(json.loads(json.dumps(task.record())), "here") == task
+    bare = {"text_columns": ["text"], "label_columns": ["label"]}
+    (tmp_path / "bare.json").write_text(json.dumps(bare))
+    assert get_task(str(tmp_path / "bare.json")) == Task("bare", ("text",), ("label",))
+    assert Task("bare", ("text",), ("label",)).record() == {"name": "bare", **bare, "labels": []}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"text_columns": ["a"], "label_column": ["b"]}', "'label_column' .*mean 'label_columns'"),
+        ('{"text_columns": ["a"]}', "has no label_columns, which a task needs"),
+        ('{"text_columns": ["a", "b", "c"], "label_columns": ["d"]}', "one text column or two"),
+        ("[]", "is not a JSON object with the fields of a task"),
+        ("{", "is not JSON: "),
+    ],
+)
+def test_files_that_hold_no_task_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "task.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        get_task(str(path))
+    with pytest.raises(FileNotFoundError, match=r"no task file .*other\.json"):
+        get_task(str(tmp_path / "other.json"))
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        (["b", "a", "b", "", None], ("a", "b")),
+        (["10", "9", 1, "-1"], ("-1", "1", "9", "10")),
+        (["1.0", 0.0, "1", 2], ("0", "1", "2")),
+        ([1.0, 1.5], ("1.0", "1.5")),
+        (["01", "02"], ("01", "02")),
+        ([True, False, True], ("False", "True")),
+        ([float("nan"), "x", "y"], ("x", "y")),
+    ],
+)
+def test_labels_are_found_in_a_column(values: list, labels: tuple[str, ...]) -> None:
+    assert choose_labels(enumerate(values)) == labels
+    found = Task("own", ("text",), ("label",), labels)
+    for value in values:
+        if value not in ("", None) and value == value:
+            assert found.labels[found.label_id(value)] in (str(value), str(value).split(".")[0])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["x", "x"], "has 'x' as its only label"),
+        (["", None], "has no labels"),
+        (
+            ["Billing", "network", "billing"],
+            r"'Billing' \(first in 0\) and 'billing' \(first in 2\)",
+        ),
+        (["a", "b ", "c"], r"blanks around the label 'b ' \(first in 1\): did you mean 'b'\?"),
+        (list(map(str, range(30))), "has 30 different values in 30 rows, .*--labels"),
+    ],
+)
+def test_columns_that_hold_no_labels_are_refused(values: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        choose_labels(enumerate(values))
 
 
 @pytest.mark.parametrize(
@@ -68,9 +143,23 @@ def test_labels_are_known_in_all_their_forms(task: Task, value: object, expected
     assert task.label_id(value) == expected
 
 
+@pytest.mark.parametrize("value", ["Neutral", " neutral", "neutral ", "netural"])
+def test_labels_that_are_almost_right_are_named(value: str) -> None:
+    message = "contradiction, 0, 1, 2 (did you mean 'neutral'?)"
+    with pytest.raises(ValueError, match=f"^the label '{value}' is .*{re.escape(message)}$"):
+        MNLI.label_id(value)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(1.0, 1), ("1.0", 1), ("2.00", 2), (0.0, 0)])
+def test_integers_may_be_written_as_floats(value: object, expected: int) -> None:
+    assert MNLI.label_id(value) == expected
+    halves = Task("halves", ("text",), ("stars",), ("1.0", "1.5", "2.0"))
+    assert halves.label_id("1.0") == halves.label_id(1.0) == 0
+    assert halves.label_id(1.5) == 1
+
+
 @pytest.mark.parametrize(
-    "value",
-    ["Neutral", " neutral", "neutral ", "3", 3, -1, "-1", "00", "", "-", None, True, 1.0, b"1"],
+    "value", ["3", 3, -1, "-1", "00", "", "-", None, True, 1.5, "1.5", float("nan"), b"1"]
 )
 def test_labels_are_matched_exactly(value: object) -> None:
     message = f"the label {value!r} is none of entailment, neutral, contradiction, 0, 1, 2"
@@ -107,6 +196,7 @@ def test_labels_that_are_numbers_are_never_taken_for_ids() -> None:
         ({"label_values": ("yes", "no")}, "reads 'no' as label 1 and as label 0"),
         ({"splits": {"train": ()}}, "names no file for the split 'train'"),
         ({"aliases": {"body": "txt"}}, "an alias for 'txt', which is not one of its text"),
+        ({"validation_share": 1.0}, "a validation_share between 0 and 1; got 1.0"),
         ({"metrics": ()}, "needs metrics out of accuracy, f1, macro_f1, matthews_correlation"),
         ({"metrics": ("accuracy", "auc")}, r"got \('accuracy', 'auc'\)"),
         ({"labels": ("a", "b", "c"), "metrics": ("f1",)}, "has 3 labels, .* 'macro_f1' is for"),

@@ -1,5 +1,6 @@
 """Scores of saved classifiers, against scikit-learn's on the labels that they predict."""
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -212,7 +213,20 @@ def test_a_submission_of_pairs(run: Path, tmp_path: Path) -> None:
     assert answers == [[str(i), str(label)] for i, label in enumerate(expected)]
 
 
-def test_a_task_that_glue_does_not_score_has_no_submission(run: Path, data: Path) -> None:
-    with pytest.raises(ValueError, match="Task 'mood' has no split that GLUE scores"):
-        predict_submission(run, MOOD, data, run / "answers")
+def test_a_task_of_ones_own_is_answered_in_its_labels(run: Path, tmp_path: Path) -> None:
+    texts = ["the film was rude .", "a sweet book", "what a cold meal", "warm walk"]
+    (tmp_path / "test.csv").write_text("remark\n" + "\n".join(texts) + "\n")
+    (path,) = predict_submission(run, MOOD, tmp_path, tmp_path)
+    assert path == tmp_path / "mood.tsv"
+    tokenizer = DistilBertTokenizer.from_pretrained(run / "mood")
+    logits = load_classifier(run, MOOD)(tokenizer(texts, padding=True, return_tensors="tf"))
+    expected = [MOOD.labels[i] for i in logits.numpy().argmax(axis=1)]
+    rows = [f"{i}\t{label}" for i, label in enumerate(expected)]
+    assert path.read_text().splitlines() == ["index\tprediction", *rows]
+
+
+def test_a_task_without_a_test_split_has_no_submission(run: Path, data: Path) -> None:
+    untested = dataclasses.replace(MOOD, splits={"train": "train"}, submission={})
+    with pytest.raises(ValueError, match="Task 'mood' has no test split"):
+        predict_submission(run, untested, data, run / "answers")
     assert not (run / "answers").exists()

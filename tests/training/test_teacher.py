@@ -175,7 +175,7 @@ def test_weights_and_labels_are_digested(root: Path, tmp_path: Path) -> None:
 
 def test_a_plan_names_the_teacher(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = [f"--model={root / 'student'}", f"--data={root / 'data'}", "--max_length=12"]
-    cli.main(["finetune", f"--teacher={root / 'teachers'}", "--dry_run", *flags])
+    cli.main(["finetune", "--task=sst2", f"--teacher={root / 'teachers'}", "--dry_run", *flags])
     assert f"teacher: {root / 'teachers'}, which computes its logits" in capsys.readouterr().out
 
 

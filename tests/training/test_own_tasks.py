@@ -1,0 +1,225 @@
+"""Tasks of one's own: from a file or a table to a classifier that knows its task."""
+
+import csv
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from comparing import near, roundings
+from interruptions import StopOnce
+from tiny_task import BAD, CONFIG, GOOD, THINGS, tiny_checkpoint, tiny_classifier
+
+from distilbert_tf import cli
+from distilbert_tf.commands import training as commands
+from distilbert_tf.data.splits import load_training_splits
+from distilbert_tf.data.tasks import Task
+from distilbert_tf.training.classifiers import recorded_task
+from distilbert_tf.training.evaluation import evaluate, score_pretrained
+from distilbert_tf.training.finetuning import finetune
+from distilbert_tf.training.interruption import InterruptedRunError
+
+COUNT = roundings(CONFIG)
+QUEUES = ("complaints", "praise", "questions")
+COLUMNS = ["--text_columns=subject,body", "--label_column=queue"]
+SETTINGS = ["--epochs=1", "--batch_size=8", "--learning_rate=1e-3", "--max_length=12"]
+BARE = Task("tickets", ("subject", "body"), ("queue",))
+
+
+def ticket(number: int) -> dict[str, str]:
+    random = np.random.default_rng(number)
+    queue = number % 3
+    word = random.choice((BAD, GOOD, THINGS)[queue])
+    subject, body = f"the {random.choice(THINGS)}", f"what a {word} {random.choice(THINGS)}"
+    return {"subject": subject, "body": body, "queue": QUEUES[queue]}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "encoder")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "tickets"
+    root.mkdir()
+    with (root / "train.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["queue", "body", "subject"], delimiter=";")
+        writer.writeheader()
+        writer.writerows(map(ticket, range(40)))
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(encoder: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("run") / "out"
+    cli.main(["finetune", f"--model={encoder}", f"--data={data}", f"--output={output}", *COLUMNS,
+              "--metrics=macro_f1,accuracy", *SETTINGS])  # fmt: skip
+    return output
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    cli.main(words)
+    return json.loads(capsys.readouterr().out)
+
+
+def fails(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    return capsys.readouterr().err
+
+
+def test_the_command_line_finds_labels_and_makes_a_validation_split(run: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    assert config["id2label"] == {str(i): queue for i, queue in enumerate(QUEUES)}
+    task = Task("tickets", BARE.text_columns, BARE.label_columns, QUEUES,
+                metrics=("macro_f1", "accuracy"))  # fmt: skip
+    assert recorded_task(run) == task
+    found = json.loads((run / "run.json").read_text())["data_files"]["tickets"]
+    assert [found[split]["rows"] for split in ("train", "validation")] == [36, 4]
+
+
+def test_a_checkpoint_knows_its_task_and_its_data(
+    run: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = json.loads((run / "metrics.json").read_text())["scores"]["tickets"]["validation"]
+    expected = {name: saved[name] for name in ("loss", "macro_f1", "accuracy")}
+    for words in ([], [f"--data={data}"], ["--task=tickets"]):
+        scores = printed(capsys, "evaluate", f"--model={run}", *words)
+        assert scores == near(expected, COUNT, size=1.0)
+    whole = score_pretrained(run, data=data / "train.csv")
+    assert whole.rows == 40
+    held_out = printed(capsys, "evaluate", f"--model={run}", "--metrics=accuracy")
+    assert list(held_out) == ["loss", "accuracy"]
+    message = fails(capsys, "evaluate", f"--model={run}", "--task=mails")
+    assert "no task 'mails'; known are sst2, mnli, qqp, and" in message
+    assert "is for 'tickets'" in message
+
+
+def test_the_test_split_is_answered_in_the_tasks_labels(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pd.DataFrame([ticket(i) for i in range(5)]).to_csv(tmp_path / "new.csv", index=False)
+    cli.main(["submit", f"--model={run}", f"--data={tmp_path}", "--test_file=new.csv",
+              f"--output={tmp_path}"])  # fmt: skip
+    header, *rows = (tmp_path / "tickets.tsv").read_text().splitlines()
+    assert header == "index\tprediction"
+    assert {row.split("\t")[1] for row in rows} <= set(QUEUES)
+    assert len(rows) == 5
+
+
+def test_a_task_in_a_file_and_a_run_that_is_resumed_by_its_directory_alone(
+    encoder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "help desk.json"
+    file.write_text(json.dumps({**BARE.record(), "name": "desk", "validation_share": 0.2}))
+    options = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "max_length": 12}
+    with pytest.raises(InterruptedRunError):
+        finetune(str(file), encoder, data, tmp_path / "out", **options,
+                 callbacks=[StopOnce(3, signal.SIGTERM)])  # fmt: skip
+    file.unlink()
+    cli.main(["finetune", f"--output={tmp_path / 'out'}"])
+    assert "desk, validation, 8 rows" in capsys.readouterr().out
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    assert (run["resumed_at_step"], run["steps"]) == (3, 8)
+    with pytest.raises(FileExistsError, match="already holds a finished run"):
+        finetune(BARE, encoder, data, tmp_path / "out")
+
+
+def test_an_interrupted_run_on_other_columns_is_another_run(
+    encoder: Path, data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InterruptedRunError):
+        finetune(BARE, encoder, data, tmp_path / "out", batch_size=8, max_length=12,
+                 callbacks=[StopOnce(1, signal.SIGTERM)])  # fmt: skip
+    swapped = Task("tickets", ("body", "subject"), ("queue",))
+    with pytest.raises(
+        FileExistsError, match=r"another run .*task_records was .*'subject', 'body'"
+    ):
+        finetune(swapped, encoder, data, tmp_path / "out", batch_size=8, max_length=12)
+
+
+def test_a_data_frame_is_split_trained_on_and_scored(encoder: Path, tmp_path: Path) -> None:
+    frame = pd.DataFrame([ticket(i) for i in range(40)])
+    result = finetune(BARE, encoder, frame, tmp_path / "out", epochs=1, batch_size=8, max_length=12)
+    assert {split: scores.rows for split, scores in result.scores["tickets"].items()} == {
+        "validation": 4
+    }
+    assert result.run["data"] is None
+    held_out = load_training_splits(recorded_task(tmp_path / "out"), frame)["validation"]
+    for found in (
+        evaluate(tmp_path / "out", {"train": frame}),
+        evaluate(result.model, held_out, result.tokenizer),
+    ):
+        assert found == near(result.metrics, COUNT, size=1.0)
+    with pytest.raises(TypeError, match=r"it needs the tokenizer, too: evaluate\(model, data, tok"):
+        evaluate(result.model, frame)
+    with pytest.raises(FileExistsError, match="already holds a finished run"):
+        finetune(BARE, encoder, frame, tmp_path / "out")
+
+
+def test_several_tasks_in_memory(encoder: Path, tmp_path: Path) -> None:
+    rows = [ticket(i) for i in range(24)]
+    tone = Task("tone", ("body",), ("tone",), ("cold", "warm"))
+    tones = {"body": [row["body"] for row in rows], "tone": [i % 2 for i in range(24)]}
+    result = finetune(
+        [BARE, tone], encoder, {"tickets": rows, "tone": {"train": tones}}, tmp_path / "out",
+        epochs=1, batch_size=8, max_length=12,
+    )  # fmt: skip
+    assert result.classifiers["tickets"].config.id2label == dict(enumerate(QUEUES))
+    assert recorded_task(tmp_path / "out", "tone") == tone
+    with pytest.raises(ValueError, match=r"several tasks; name one of tickets, tone \(--task\)"):
+        recorded_task(tmp_path / "out")
+
+
+def test_a_classifier_of_someone_elses_is_scored_on_the_columns_that_are_named(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_classifier(tmp_path / "model", encoder, {0: "LABEL_0", 1: "LABEL_1"})
+    pd.DataFrame({"remark": ["kind tea", "rude walk"], "mood": [1, 0]}).to_csv(
+        tmp_path / "all.csv", index=False
+    )
+    words = ["evaluate", f"--model={tmp_path / 'model'}", f"--data={tmp_path / 'all.csv'}"]
+    message = fails(capsys, *words)
+    assert "does not record which task it is for: name the task (--task), or its col" in message
+    scores = printed(capsys, *words, "--text_columns=remark", "--label_column=mood")
+    assert scores["accuracy"] in (0.0, 0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "which task? Give --task=sst2, mnli, qqp or a .json file; or, for one of your"),
+        (["--data={data}"], "train.csv has the columns queue, body, subject)"),
+        (["--data={data}", "--text_columns=body"], "needs both --text_columns and --label_column"),
+        (["--task=sst2,mnli", "--text_columns=body"], "describe one task, not several"),
+        (["--data={data}", "--text_columns=body", "--label_column=Queue"], "did you mean 'queue'?"),
+        (COLUMNS, "no demo data for the task 'demo': name the directory with its files"),
+        ([*COLUMNS, "--data={data}", "--labels=complaints,Praise,questions"],
+         "line 3: column 'queue': the label 'praise' is none of complaints, Praise, questions, "),
+        ([*COLUMNS, "--data={data}", "--train_file=tickets.csv"], "(--train_file)"),
+        ([*COLUMNS, "--data={data}", "--label_column=subject", "--validation_share=2"], "0 and 1"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_said(
+    data: Path, encoder: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    given = [word.format(data=data) for word in words]
+    assert message in fails(capsys, "finetune", f"--model={encoder}", *given)
+
+
+def test_workers_get_the_flags_of_the_task(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    monkeypatch.setattr(commands, "launch", lambda *arguments: calls.append(arguments))
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        cli.main(["finetune", f"--data={data}", *COLUMNS, "--labels=b,a", "--num_workers=2"])
+    ((words, count, logs),) = calls
+    assert {*COLUMNS, "--labels=b,a", f"--data={data}"} <= set(words)
+    assert (count, logs) == (2, Path("runs/tickets/logs"))
