@@ -31,6 +31,7 @@ from distilbert_tf.training.run_directory import VALIDATION, RunDirectory
 from distilbert_tf.training.soft_targets import SoftTargets
 from distilbert_tf.training.teacher import Teacher, find_teacher
 
+LOSS = "loss"
 Splits = dict[str, dict[str, Examples]]  # by task and split
 
 
@@ -118,8 +119,14 @@ class Finetuning(Training):
         return self.split_batches(VALIDATION)
 
     def score(self, logs: Mapping[str, float]) -> float:
-        """Returns the mean of the tasks' main metrics."""
-        names = [log_prefix(task.name, len(self.tasks)) + task.metrics[0] for task in self.tasks]
+        """Returns the mean of the tasks' metrics that choose the checkpoint."""
+        metric = self.options.metric_for_best_model
+        if metric == LOSS:
+            return -float(logs[LOSS])
+        names = [
+            log_prefix(task.name, len(self.tasks)) + (metric or task.metrics[0])
+            for task in self.tasks
+        ]
         return sum(float(logs[name]) for name in names) / len(names)
 
     def score_split(self, split: str) -> dict[str, Scores]:
@@ -204,6 +211,21 @@ def choose_teacher(
     return None
 
 
+def check_metric(tasks: Sequence[Task], options: FinetuneOptions) -> None:
+    """Checks that all tasks have the metric that is to choose the checkpoint.
+
+    Raises:
+        ValueError: One does not.
+    """
+    metric = options.metric_for_best_model
+    for task in tasks:
+        if metric not in (None, LOSS, *task.metrics):
+            raise ValueError(
+                f"metric_for_best_model is {metric!r}, which {task.name} does not have: choose one "
+                f"of {', '.join((*task.metrics, LOSS))}."
+            )
+
+
 def choose_label_losses(
     tasks: Sequence[Task], splits: Splits, options: FinetuneOptions
 ) -> dict[str, LabelLoss]:
@@ -248,8 +270,11 @@ def set_up_finetuning(
             has no head.
         FileNotFoundError: No such checkpoint.
         ValueError: The batch cannot be shared evenly, there are too few positions or examples, or
-            not as many layers as are to be frozen; the teacher has another tokenizer.
+            not as many layers as are to be frozen; the teacher has another tokenizer; a setting
+            names a metric or label that a task does not have.
     """
+    check_metric(tasks, options)
+    label_losses = choose_label_losses(tasks, splits, options)
     strategy = start_training(options)
     tokenizer = DistilBertTokenizer.from_pretrained(model)
     tokenizer.model_max_length = options.max_length  # evaluation and export truncate alike
@@ -262,9 +287,7 @@ def set_up_finetuning(
         )
         freeze_layers(next(iter(classifiers.values())).distilbert, options)
         metrics = {task.name: task.metrics for task in tasks}
-        trainer = MultiTaskModel(
-            classifiers, metrics, soft_targets, choose_label_losses(tasks, splits, options)
-        )
+        trainer = MultiTaskModel(classifiers, metrics, soft_targets, label_losses)
     positions = trainer.distilbert.config.max_position_embeddings
     if options.max_length > positions:
         raise ValueError(

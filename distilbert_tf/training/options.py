@@ -125,6 +125,10 @@ class FinetuneOptions(TrainingOptions):
     distill_temperature: float = option(
         2.0, "softens teacher's and student's distributions", minimum=1e-3
     )
+    metric_for_best_model: str | None = option(
+        None,
+        "which of the tasks' metrics, or loss, chooses the checkpoint; their first if not given",
+    )
     label_smoothing_factor: float = option(
         0.0, "share of a label's probability that is spread over all labels", minimum=0.0,
         maximum=0.99,

@@ -61,8 +61,13 @@ class Progress:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The first of the evaluations with the best score; None before the first."""
-        return max(self.evaluations, key=lambda found: found["score"], default=None)
+        """The evaluation with the best score, of equal ones that with the least loss, or the first.
+
+        None before the first evaluation.
+        """
+        return max(
+            self.evaluations, key=lambda found: (found["score"], -found["loss"]), default=None
+        )
 
     def advance(self, batch: int) -> None:
         """Counts the steps of an execution up to one of this number within its epoch, from 0."""

@@ -1,6 +1,7 @@
 """The callbacks of a run, each by itself."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -59,11 +60,12 @@ class Scripted:
         )
         self.saver.set_model(self.model)
 
-    def play(self, accuracies: list[float]) -> int:
-        for epoch, accuracy in enumerate(accuracies):
+    def play(self, accuracies: list[float], losses: Sequence[float] = (0.5,) * 6) -> int:
+        for epoch, (accuracy, loss) in enumerate(zip(accuracies, losses, strict=False)):
             self.classifier.classifier.bias.assign([epoch + 1.0, -epoch])
             self.progress.advance(2)
-            self.saver.on_epoch_end(epoch, {"loss": 1.0, "val_accuracy": accuracy})
+            logs = {"loss": 1.0, "val_accuracy": accuracy, "val_loss": loss}
+            self.saver.on_epoch_end(epoch, logs)
             if self.model.stop_training:
                 break
         self.saver.on_train_end()
@@ -84,6 +86,14 @@ def test_save_best_keeps_the_first_best_epoch(
     assert script.classifier.classifier.bias.numpy().tolist() == [best, -(best - 1)]
     saved = TFDistilBertForSequenceClassification.from_pretrained(tmp_path)
     assert saved.classifier.bias.numpy().tolist() == [best, -(best - 1)]
+
+
+def test_of_equal_scores_the_least_loss_is_the_best(encoder: Path, tmp_path: Path) -> None:
+    script = Scripted(encoder, tmp_path)
+    script.play([0.5, 0.8, 0.8, 0.8, 0.7], [0.9, 0.935, 0.794, 0.8, 0.1])
+    assert script.progress.best is not None
+    assert script.progress.best["epoch"] == 3
+    assert script.classifier.classifier.bias.numpy().tolist() == [3, -2]
 
 
 @pytest.mark.parametrize(("patience", "epochs"), [(1, 3), (2, 4), (None, 6)])

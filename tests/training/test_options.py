@@ -112,6 +112,7 @@ def test_options_without_a_value_have_no_limits() -> None:
         "early_stopping_patience",
         "frozen_layers",
         "class_weight",
+        "metric_for_best_model",
     }
 
 

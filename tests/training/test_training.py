@@ -71,7 +71,9 @@ def test_the_record_is_complete(result: FinetuneResult, paths: tuple[Path, Path]
     assert {name: own[name] for name in result.metrics} == result.metrics
     assert own["confusion"] == result.scores["sst2"]["validation"].confusion.tolist()
     assert [epoch["val_loss"] for epoch in metrics["epochs"]] == result.history["val_loss"]
-    assert metrics["best"] == max(metrics["evaluations"], key=lambda found: found["score"])
+    assert metrics["best"] == max(
+        metrics["evaluations"], key=lambda found: (found["score"], -found["loss"])
+    )
     run = json.loads((result.output_dir / "run.json").read_text())
     assert run == result.run
     assert run["status"] == "finished"
@@ -89,6 +91,16 @@ def test_the_record_is_complete(result: FinetuneResult, paths: tuple[Path, Path]
         assert (result.output_dir / name).read_bytes().startswith(b"\x89PNG")
     assert list((result.output_dir / "tensorboard" / "train").glob("events.*"))
     assert not (result.output_dir / "checkpoints").exists()
+
+
+def test_another_metric_can_choose_the_checkpoint(paths: tuple[Path, Path], tmp_path: Path) -> None:
+    options = {"epochs": 3, "batch_size": 8, "learning_rate": 1e-2, "max_length": 12}
+    result = finetune("sst2", *paths, tmp_path / "out", metric_for_best_model="loss", **options)
+    losses = result.history["val_loss"]
+    assert result.run["best"]["score"] == -min(losses)
+    assert result.run["best"]["epoch"] == losses.index(min(losses)) + 1
+    with pytest.raises(ValueError, match="'f1', which sst2 does not have: .* accuracy, loss"):
+        finetune("sst2", *paths, tmp_path / "other", metric_for_best_model="f1", **options)
 
 
 @pytest.mark.parametrize(
