@@ -46,9 +46,25 @@ class Scores:
         """How many rows were scored."""
         return int(self.confusion.sum())
 
+    @property
+    def by_label(self) -> dict[str, list[float]]:
+        """Precision, recall and F1 of each label; 0 where there is nothing to divide by."""
+        right = np.diag(self.confusion)
+        predicted, true = self.confusion.sum(axis=0), self.confusion.sum(axis=1)
+        return {
+            "precision": (right / np.maximum(predicted, 1)).tolist(),
+            "recall": (right / np.maximum(true, 1)).tolist(),
+            "f1": (2 * right / np.maximum(predicted + true, 1)).tolist(),
+        }
+
     def record(self) -> dict[str, Any]:
         """Returns all of it as JSON takes it."""
-        return {**self.values, "rows": self.rows, "confusion": self.confusion.tolist()}
+        return {
+            **self.values,
+            "rows": self.rows,
+            "by_label": self.by_label,
+            "confusion": self.confusion.tolist(),
+        }
 
 
 def evaluate(

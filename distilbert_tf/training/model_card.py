@@ -1,6 +1,7 @@
 """The model card of a classifier: text for people, and metadata that the Hugging Face hub reads."""
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,14 @@ from distilbert_tf.data.places import HUB
 from distilbert_tf.data.tasks import GLUE_ON_THE_HUB, Task
 from distilbert_tf.files import replacing
 from distilbert_tf.training.evaluation import Scores
+from distilbert_tf.training.options import FinetuneOptions
 from distilbert_tf.training.run_directory import CARD, CONFUSION, CURVES
 
+# Settings that the card names in a sentence.
+_NAMED = (
+    "epochs", "batch_size", "learning_rate", "warmup_ratio", "weight_decay", "seed", "max_length",
+    "dtype", "distill_alpha", "distill_temperature",
+)  # fmt: skip
 _TEMPLATE = """
 # {title}
 
@@ -25,6 +32,8 @@ A DistilBERT classifier of {texts}, fine-tuned from `{model}` with distilbert-tf
 
 Measured on the data below at the end of the run. The weights are those of the best evaluation on
 the validation split, so its scores are slightly optimistic.
+
+{scores_by_label}
 
 ![confusion matrix]({confusion})
 
@@ -61,6 +70,9 @@ def write_card(
         texts=" and ".join(f"`{column}`" for column in task.text_columns),
         model=run["model"],
         scores=_score_table(scores),
+        scores_by_label="\n\n".join(
+            _label_table(task, split, found) for split, found in scores.items()
+        ),
         confusion=CONFUSION,
         curves=CURVES,
         training=_describe_training(task, run),
@@ -131,8 +143,21 @@ def _score_table(scores: Mapping[str, Scores]) -> str:
     return "\n".join(lines)
 
 
+def _label_table(task: Task, split: str, scores: Scores) -> str:
+    lines = [f"| {split}: label | rows | precision | recall | F1 |", "|---|---:|---:|---:|---:|"]
+    columns = zip(*scores.by_label.values(), strict=True)
+    for label, rows, values in zip(task.labels, scores.confusion.sum(axis=1), columns, strict=True):
+        lines.append(f"| {label} | {rows:,} | {' | '.join(f'{value:.4f}' for value in values)} |")
+    return "\n".join(lines)
+
+
 def _describe_training(task: Task, run: Mapping[str, Any]) -> str:
     options, versions = run["options"], run["versions"]
+    others = [
+        f"{field.name}={options[field.name]}"
+        for field in dataclasses.fields(FinetuneOptions)
+        if field.name not in _NAMED and options.get(field.name, field.default) != field.default
+    ]
     lines = []
     if len(run["tasks"]) > 1:
         lines += [f"One encoder, trained for {', '.join(run['tasks'])} together.", ""]
@@ -152,6 +177,7 @@ def _describe_training(task: Task, run: Mapping[str, Any]) -> str:
         f"{options['learning_rate']:g}, warmup ratio {options['warmup_ratio']:g}, weight decay "
         f"{options['weight_decay']:g}, seed {options['seed']}, at most {options['max_length']} "
         "tokens.",
+        *([f"- Other settings: {', '.join(others)}."] if others else []),
         f"- {run['train_time_s']:.0f} s, {run['examples_per_s']:.1f} examples/s on "
         f"{'; '.join(run['devices'])} ({run['replicas']} replica(s), {run['dtype']}).",
     ]

@@ -179,6 +179,7 @@ def test_a_record_of_scores_is_plain_json() -> None:
     scores = Scores({"loss": 0.5, "accuracy": 0.75}, np.array([[2, 1], [0, 1]]))
     assert scores.record() == {
         "loss": 0.5, "accuracy": 0.75, "rows": 4, "confusion": [[2, 1], [0, 1]],
+        "by_label": {"precision": [1, 0.5], "recall": [2 / 3, 1], "f1": [0.8, 2 / 3]},
     }  # fmt: skip
     assert type(scores.record()["rows"]) is int
 

@@ -15,10 +15,17 @@ SST2, MNLI = TASKS["sst2"], TASKS["mnli"]
 TRAIN = {"files": ["train.tsv"], "sha256": "ab12", "rows": 67349, "skipped": 0}
 DEV = {"files": ["dev-0.csv", "dev-1.csv"], "sha256": "cd34", "rows": 1234, "skipped": 1017}
 MATCHED = Scores({"loss": 0.31249, "accuracy": 0.91}, np.array([[1200, 10], [14, 10]]))
+THREE = Scores({"loss": 1.5, "accuracy": 0.75}, np.diag([2, 1, 0]) + np.eye(3, k=2, dtype=int))
 OTHER = Scores({"loss": 1.5, "accuracy": 2 / 3}, np.array([[1, 0], [1, 1]]))
 
 
-def card_of(path: Path, task: Task, scores: dict[str, Scores], **changes: Any) -> ModelCard:
+def card_of(
+    path: Path,
+    task: Task,
+    scores: dict[str, Scores],
+    settings: dict[str, Any] | None = None,
+    **changes: Any,
+) -> ModelCard:
     """Writes a card with as much of a run as it tells, and reads it as the hub does."""
     run = {
         "model": "distilbert-base-uncased",
@@ -28,7 +35,7 @@ def card_of(path: Path, task: Task, scores: dict[str, Scores], **changes: Any) -
         "options": {
             "epochs": 4, "batch_size": 24, "learning_rate": 3e-5, "warmup_ratio": 0.06,
             "weight_decay": 0.02, "seed": 77, "max_length": 96, "distill_alpha": 0.75,
-            "distill_temperature": 4.0,
+            "distill_temperature": 4.0, **(settings or {}),
         },
         "steps_per_epoch": 2806,
         "train_time_s": 1520.6,
@@ -65,10 +72,26 @@ def test_people_read_what_was_measured_and_how(tmp_path: Path) -> None:
         assert part in text
     assert "together" not in text
     assert "agreement" not in text
+    assert "Other settings" not in text
+
+
+def test_scores_by_label_and_settings_that_are_not_the_usual_ones(tmp_path: Path) -> None:
+    """Precisions 1200 / 1214 and 10 / 20, recalls 1200 / 1210 and 10 / 24."""
+    run = card_of(tmp_path, SST2, {"validation": MATCHED, "test": OTHER}, settings={
+        "lr_scheduler_type": "cosine", "frozen_layers": 2, "fresh_head": False,
+    }).text  # fmt: skip
+    for part in (
+        "| validation: label | rows | precision | recall | F1 |\n|---|---:|---:|---:|---:|\n"
+        "| negative | 1,210 | 0.9885 | 0.9917 | 0.9901 |\n"
+        "| positive | 24 | 0.5000 | 0.4167 | 0.4545 |\n\n"
+        "| test: label | rows |",
+        "- Other settings: lr_scheduler_type=cosine, frozen_layers=2.\n",
+    ):
+        assert part in run
 
 
 def test_a_pair_task_among_others(tmp_path: Path) -> None:
-    text = card_of(tmp_path, MNLI, {"validation": OTHER}, tasks=["sst2", "mnli"]).text
+    text = card_of(tmp_path, MNLI, {"validation": THREE}, tasks=["sst2", "mnli"]).text
     assert "A DistilBERT classifier of `sentence1` and `sentence2`," in text
     assert "One encoder, trained for sst2, mnli together." in text
     assert 'classify({"text": "...", "text_pair": "..."})' in text
@@ -85,7 +108,8 @@ def test_a_teacher_is_named_with_its_digest(tmp_path: Path) -> None:
 
 
 def test_the_hub_reads_scores_on_its_own_data(tmp_path: Path) -> None:
-    scores = {"validation": MATCHED, "validation_mismatched": OTHER}
+    matched, other = Scores({"accuracy": 0.91}, np.eye(3)), Scores({"accuracy": 2 / 3}, np.eye(3))
+    scores = {"validation": matched, "validation_mismatched": other}
     data = card_of(tmp_path, MNLI, scores, data="hub").data
     assert (data.language, data.license, data.base_model) == (
         "en", "apache-2.0", "distilbert-base-uncased",
@@ -94,15 +118,15 @@ def test_the_hub_reads_scores_on_its_own_data(tmp_path: Path) -> None:
     assert (data.datasets, data.metrics) == (["nyu-mll/glue"], ["accuracy"])
     assert data.tags == ["distilbert", "tensorflow"]
     assert data.model_name == "distilbert-mnli"
-    matched, other = data.eval_results
-    assert (matched.dataset_type, matched.dataset_config) == ("nyu-mll/glue", "mnli")
-    assert (matched.dataset_split, other.dataset_split) == (
+    on_matched, on_other = data.eval_results
+    assert (on_matched.dataset_type, on_matched.dataset_config) == ("nyu-mll/glue", "mnli")
+    assert (on_matched.dataset_split, on_other.dataset_split) == (
         "validation_matched", "validation_mismatched",
     )  # fmt: skip
     assert [(one.metric_type, one.metric_value) for one in data.eval_results] == [
         ("accuracy", 0.91), ("accuracy", 2 / 3),
     ]  # fmt: skip
-    assert matched.dataset_args == {"files": DEV["files"], "sha256": "cd34", "rows": 1234}
+    assert on_matched.dataset_args == {"files": DEV["files"], "sha256": "cd34", "rows": 1234}
 
 
 def test_other_data_does_not_go_by_the_hubs_name(tmp_path: Path) -> None:
