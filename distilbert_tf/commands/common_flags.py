@@ -51,7 +51,7 @@ def split_pair(text: str) -> tuple[str, str]:
     """Splits at the first tab."""
     first, tab, second = text.partition("\t")
     if not tab:
-        raise UsageError(f"--pair expects two texts separated by a tab; got {text[:60]!r}")
+        raise UsageError(f"two texts separated by a tab are expected; got {text[:60]!r}")
     return first, second
 
 

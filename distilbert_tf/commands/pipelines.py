@@ -35,19 +35,24 @@ def run_predict(values: flags.FlagValues, words: Sequence[str]) -> None:
     def as_pair(text: str) -> dict[str, str]:
         return dict(zip(("text", "text_pair"), split_pair(text), strict=True))
 
-    _run("text-classification", values, words, as_pair if values.pair else str)
+    _run("text-classification", values, words, as_pair)
 
 
 def _run(
     task: str,
     values: flags.FlagValues,
     words: Sequence[str],
-    as_input: Callable[[str], Any] = str,
+    as_pair: Callable[[str], Any] = str,
 ) -> None:
     from distilbert_tf.pipelines import pipeline
 
     options = {} if values.top_k is None else {"top_k": values.top_k}
     predict = pipeline(task, model=required(values, "model"), **options)
+    # A checkpoint that was fine-tuned on pairs says so: a single text would get a wild answer.
+    is_pair = task == "text-classification" and (
+        values.pair or getattr(predict.model.config, "text_pair", False)
+    )
+    as_input = as_pair if is_pair else str
     for text in read_texts(words):
         answers = predict(as_input(text))
         say(json.dumps({"text": text, "answers": answers}, ensure_ascii=False))

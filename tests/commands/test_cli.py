@@ -76,7 +76,7 @@ def test_each_command_explains_its_flags(capsys: pytest.CaptureFixture[str], nam
         (
             ("query", "--pair", "one text"),
             2,
-            "expects two texts separated by a tab; got 'one text'",
+            "two texts separated by a tab are expected; got 'one text'",
         ),
         (("serve",), 2, "distilbert-tf serve: --model_base_path is required"),
         (("finetune", "--task=cola"), 1, "ValueError: There is no task 'cola'; known are sst2"),

@@ -155,7 +155,7 @@ def test_pairs_and_tasks(query, servicer):
     ("content", "flags", "message", "answers"),
     [
         (b"a\tb\nc\td\nalone\ne\tf\n", ["--pair", "--signature=mnli"],
-         "line 3: --pair expects two texts separated by a tab; got 'alone'", 2),
+         "line 3: two texts separated by a tab are expected; got 'alone'", 2),
         (b"fine\nbad \xff\n", [], "line 2 is not UTF-8: invalid start byte at byte 4", 1),
         (b"\xff\n", [], "line 1 is not UTF-8", 0),
         (b"fine\nfine\n%b\nfine\n" % LONG, ["--batch_size=2"],

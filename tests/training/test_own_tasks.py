@@ -99,6 +99,15 @@ def test_a_checkpoint_knows_its_task_and_its_data(
     assert "is for 'tickets'" in message
 
 
+def test_a_classifier_of_pairs_takes_no_single_texts(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = printed(capsys, "predict", f"--model={run}", "the tea\twhat a rude talk")
+    assert any(queue in json.dumps(answer) for queue in QUEUES)
+    message = fails(capsys, "predict", f"--model={run}", "what a rude talk")
+    assert "two texts separated by a tab are expected; got 'what a rude talk'" in message
+
+
 def test_the_test_split_is_answered_in_the_tasks_labels(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
