@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from distilbert_tf.commands.common_flags import define_flag, required
+from distilbert_tf.commands.common_flags import UsageError, define_flag, required
 
 
 class _Setting(NamedTuple):
@@ -75,6 +75,28 @@ def define_serve(values: flags.FlagValues) -> None:
             minimum=setting.minimum,
             maximum=setting.maximum,
         )
+    _define_tls(values)
+
+
+def _define_tls(values: flags.FlagValues) -> None:
+    define_flag(values, "tls_key", None, "PEM file: the gRPC port's private key", kind=str)
+    define_flag(values, "tls_cert", None, "PEM file: its certificate", kind=str)
+    text = "PEM file: who must have signed the certificates of clients (mutual TLS)"
+    define_flag(values, "tls_client_ca", None, text, kind=str)
+
+
+def _read_tls(values: flags.FlagValues) -> Any:
+    """Returns the `SSLConfig` of the flags, whichever way they give it; None without TLS."""
+    from distilbert_serving.tf_serving.ssl_config import make_ssl_config, read_ssl_config
+
+    key, certificate, authority = values.tls_key, values.tls_cert, values.tls_client_ca
+    if not (key or certificate or authority):
+        return read_ssl_config(values.ssl_config_file) if values.ssl_config_file else None
+    if values.ssl_config_file:
+        raise UsageError("--ssl_config_file holds keys and certificates, as do --tls_...: pass one")
+    if not (key and certificate):
+        raise UsageError("TLS needs both --tls_key and --tls_cert")
+    return make_ssl_config(key, certificate, authority)
 
 
 def run_serve(values: flags.FlagValues, words: Sequence[str]) -> None:
@@ -97,7 +119,7 @@ def read_server_settings(values: flags.FlagValues) -> dict[str, Any]:
         OSError: A file cannot be read.
         ConfigError: A file is wrong.
     """
-    from distilbert_serving.tf_serving import batching_parameters, serving_config, ssl_config
+    from distilbert_serving.tf_serving import batching_parameters, serving_config
 
     readers = {
         "models": serving_config.read_model_config,
@@ -105,9 +127,9 @@ def read_server_settings(values: flags.FlagValues) -> dict[str, Any]:
         "monitoring_path": lambda path: serving_config.metrics_path_of(
             serving_config.read_monitoring_config(path)
         ),
-        "ssl_config": ssl_config.read_ssl_config,
     }
     settings = {name: values[setting.name or name].value for name, setting in _SETTINGS.items()}
     for name, read in readers.items():
         settings[name] = read(settings[name]) if settings[name] else None
+    settings["ssl_config"] = _read_tls(values)
     return {**settings, "rest_port": settings["rest_port"] or None}

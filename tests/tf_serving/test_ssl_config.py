@@ -2,17 +2,25 @@
 
 import certificates
 import pytest
+from absl import flags
 from distilbert_serving.tf_serving import ssl_config
 from distilbert_serving.tf_serving.config_protos import SSLConfig
 from google.protobuf import text_format
+
+from distilbert_tf.commands.common_flags import UsageError
+from distilbert_tf.commands.serve import define_serve, read_server_settings
 
 pytestmark = certificates.needs_openssl
 
 
 @pytest.fixture(scope="module")
-def pem(tmp_path_factory):
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("pem")
+
+
+@pytest.fixture(scope="module")
+def pem(directory):
     """Keys and certificates, by file name: an authority, a server, and a stranger."""
-    directory = tmp_path_factory.mktemp("pem")
     authority = certificates.make_authority(directory, "ca")
     certificates.make_authority(directory, "stranger")
     certificates.make_certificate(directory, "server", authority)
@@ -64,3 +72,36 @@ def test_a_file_that_is_none(tmp_path, text, gist):
 def test_what_cannot_work_is_said_at_the_start(pem, changes, gist):
     with pytest.raises(ValueError, match=gist):
         ssl_config.server_credentials(make_config(pem, **changes))
+
+
+def read_flags(directory, **files):
+    values = flags.FlagValues()
+    define_serve(values)
+    values(["serve", *(f"--{name}={directory / file}" for name, file in files.items())])
+    return read_server_settings(values)["ssl_config"]
+
+
+def test_the_flags_of_serve_take_the_files_themselves(pem, directory):
+    one_way = read_flags(directory, tls_key="server.key", tls_cert="server.crt")
+    assert one_way == make_config(pem)
+    both = {"tls_key": "server.key", "tls_cert": "server.crt", "tls_client_ca": "ca.crt"}
+    assert read_flags(directory, **both) == make_config(pem, custom_ca="ca.crt", client_verify=True)
+
+
+@pytest.mark.parametrize(
+    ("files", "gist"),
+    [
+        ({"tls_key": "server.key"}, "needs both --tls_key and --tls_cert"),
+        ({"tls_client_ca": "ca.crt"}, "needs both --tls_key and --tls_cert"),
+        (
+            {"tls_key": "server.key", "tls_cert": "server.crt", "ssl_config_file": "x"},
+            "--ssl_config_file holds keys and certificates, as do --tls_...: pass one",
+        ),
+        ({"tls_key": "stranger.key", "tls_cert": "server.crt"}, "server.crt: server_key does not"),
+        ({"tls_key": "server.csr.der", "tls_cert": "server.crt"}, "der is not PEM text"),
+    ],
+)
+def test_flags_that_cannot_work(pem, directory, files, gist):
+    (directory / "server.csr.der").write_bytes(b"0\x82\x01\x22")
+    with pytest.raises((ValueError, UsageError), match=gist):
+        read_flags(directory, **files)

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 import grpc
 
-from distilbert_serving.tf_serving.config_files import errors_name, read_config
+from distilbert_serving.tf_serving.config_files import ConfigError, errors_name, read_config
 from distilbert_serving.tf_serving.config_protos import SSLConfig
 
 
@@ -34,6 +34,36 @@ def read_ssl_config(path: str | os.PathLike[str]) -> Any:
     """
     config = read_config(path, SSLConfig())
     with errors_name(path):
+        server_credentials(config)
+    return config
+
+
+def make_ssl_config(
+    key: str | os.PathLike[str],
+    certificate: str | os.PathLike[str],
+    client_authority: str | os.PathLike[str] | None = None,
+) -> Any:
+    """Makes an `SSLConfig` of PEM files, and checks that it can be used.
+
+    Args:
+        key: The server's private key.
+        certificate: Its certificate, followed by those that link it to an authority.
+        client_authority: Who must have signed a client's certificate (mutual TLS); clients need
+            none if not given.
+
+    Raises:
+        OSError: A file cannot be read.
+        ConfigError: A file is not PEM text, or the key is not the certificate's.
+    """
+    paths = {"server_key": key, "server_cert": certificate, "custom_ca": client_authority}
+    config = SSLConfig(client_verify=client_authority is not None)
+    for name, path in paths.items():
+        if path is not None:
+            content = pathlib.Path(path).read_bytes()
+            if b"-----BEGIN " not in content or not content.isascii():
+                raise ConfigError(f"{os.fspath(path)} is not PEM text, which has -----BEGIN in it.")
+            setattr(config, name, content.decode())
+    with errors_name(certificate):
         server_credentials(config)
     return config
 
