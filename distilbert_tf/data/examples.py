@@ -176,6 +176,25 @@ def find_labels(task: Task, data: Any) -> Task:
         raise DataError(f"{', '.join(places)}: column {column!r} {error}.") from error
 
 
+def has_labels(task: Task, data: Any, split: str) -> bool:
+    """Returns whether a split that is there has a column of labels, with one in its first row.
+
+    Args:
+        task: The task.
+        data: See `load_examples`.
+        split: A name in `task.splits`.
+    """
+    source = find_source(task, data, split) or Source()
+    if isinstance(source.table, Examples):
+        return bool((source.table.labels != UNLABELLED).any())
+    for _, table in _open_all(source, task):
+        columns = [name for name in task.label_columns if name in table.columns]
+        for _, row in table.rows(columns[:1]):
+            if not isinstance(row, Fault):
+                return bool(columns) and not _is_no_label(task, row[0])
+    return False
+
+
 def list_columns(data: Any) -> tuple[str, list[str]]:
     """Returns the name of the first table of training data, and its columns.
 
@@ -357,6 +376,12 @@ def _column(where: str, table: Table, names: Sequence[str], hint: str = "") -> s
     )
 
 
+def _is_no_label(task: Task, value: object) -> bool:
+    """Returns whether a value says that there is no label: -1, unless the task has such a one."""
+    unlabelled = (UNLABELLED, str(UNLABELLED))
+    return _is_missing(value) or value == "" or (value in unlabelled and "-1" not in task.labels)
+
+
 def _is_missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
@@ -385,7 +410,7 @@ def _label(task: Task, column: str, value: object, class_names: Sequence[str]) -
     try:
         return task.label_id(value)
     except ValueError as error:
-        if _is_missing(value) or value in ("", UNLABELLED, str(UNLABELLED)):
+        if _is_no_label(task, value):
             return Fault(
                 "no label",
                 f"column {column!r} holds no label but {value!r}; a split without labels is read "

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from distilbert_tf.data.examples import Examples, load_examples
+from distilbert_tf.data.examples import Examples, has_labels, load_examples
 from distilbert_tf.data.file_formats import BadRows
-from distilbert_tf.data.places import as_training_data, find_source
+from distilbert_tf.data.places import HUB, as_training_data, find_source
 from distilbert_tf.data.tasks import Task
 
 TRAIN, VALIDATION = "train", "validation"
@@ -68,7 +68,7 @@ def _key(texts: tuple[str, ...], seed: int) -> bytes:
 def load_training_splits(
     task: Task, data: Any, *, bad_rows: BadRows = "error"
 ) -> dict[str, Examples]:
-    """Reads the training and the validation splits of a task.
+    """Reads the splits of a task that have labels.
 
     Args:
         task: The task.
@@ -76,8 +76,9 @@ def load_training_splits(
         bad_rows: What to do with rows that cannot be used.
 
     Returns:
-        `train`, `validation`, and what else of validation data there is. If there is no validation
-        split, `task.validation_share` of the training rows is held out: see `split_examples`.
+        `train`, `validation`, and what else there is, such as a test split with labels. If there is
+        no validation split, `task.validation_share` of the training rows is held out: see
+        `split_examples`.
 
     Raises:
         FileNotFoundError: There is no training data.
@@ -87,8 +88,15 @@ def load_training_splits(
     data = as_training_data(task, data)
     found = {TRAIN: load_examples(task, data, TRAIN, bad_rows=bad_rows)}
     for split in task.splits:
-        if split.startswith(VALIDATION) and find_source(task, data, split) is not None:
+        # GLUE's test splits on the hub have no labels: they need not be downloaded to see that.
+        if split == TRAIN or (str(data) == HUB and not split.startswith(VALIDATION)):
+            continue
+        if find_source(task, data, split) is None:
+            continue
+        if split.startswith(VALIDATION) or has_labels(task, data, split):
             found[split] = load_examples(task, data, split, bad_rows=bad_rows)
+        else:
+            logging.info("The %s split of %s has no labels, so it is not scored.", split, task.name)
     if VALIDATION not in found:
         found[TRAIN], found[VALIDATION] = split_examples(
             found[TRAIN], task.validation_share, task.validation_seed

@@ -168,7 +168,7 @@ def parse_tasks(task: str | Task | Sequence[str | Task]) -> list[Task]:
 def load_splits(
     tasks: Sequence[Task], data: Any, options: FinetuneOptions
 ) -> tuple[list[Task], Splits]:
-    """Reads training and validation data, and whatever else of validation data is there.
+    """Reads training and validation data, and what else there is that has labels.
 
     Args:
         tasks: The tasks.

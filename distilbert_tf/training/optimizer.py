@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from absl import logging
 
 from distilbert_tf.training.options import SCHEDULES
 
@@ -64,6 +65,11 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
             left = tf.ones_like(left)
         return self.peak * tf.clip_by_value(tf.minimum(rising, left), 0.0, 1.0)
 
+    @property
+    def end(self) -> float:
+        """The step from which on the rate is 0; infinite if it stays."""
+        return math.inf if self.kind == "constant_with_warmup" else self.total_steps
+
     def get_config(self) -> dict[str, Any]:
         """Describes the schedule for Keras' files."""
         return {
@@ -105,6 +111,19 @@ class AdamW(keras.optimizers.AdamW):
 
     def _rate_factor(self, path: str) -> float:
         return next((factor for part, factor in self.rate_factors.items() if part in path), 1.0)
+
+    def finalize_variable_values(self, var_list: Any) -> None:
+        """Ends a `fit`; says so if its last steps had no rate any more."""
+        super().finalize_variable_values(var_list)
+        schedule, taken = self._learning_rate, int(tf.convert_to_tensor(self.iterations))
+        if isinstance(schedule, WarmupSchedule) and taken > schedule.end:
+            logging.warning(
+                "%d steps were taken, but the learning rate is 0 after %d, the total_steps of the "
+                "optimizer: what came later changed no weight. Make it for all steps of all epochs "
+                "(create_optimizer(..., total_steps=epochs * len(dataset))).",
+                taken,
+                schedule.total_steps,
+            )
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Updates one variable and its two moments."""

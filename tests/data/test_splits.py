@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from table_files import write_csv
 
 from distilbert_tf.data.examples import Examples, load_examples
+from distilbert_tf.data.file_formats import DataError
 from distilbert_tf.data.splits import load_split, load_training_splits, split_examples
 from distilbert_tf.data.tasks import Task
 
@@ -87,6 +88,40 @@ def test_validation_data_that_is_there_is_taken(tmp_path: Path) -> None:
     found = load_training_splits(MOOD, tmp_path)
     assert [len(part) for part in found.values()] == [70, 3]
     assert len(load_split(MOOD, tmp_path, "train")) == 70
+
+
+@pytest.mark.parametrize(
+    ("columns", "is_scored"),
+    [
+        ({"remark": ["a", "b"], "mood": ["even", "merry"]}, True),
+        ({"remark": ["a", "b"]}, False),
+        ({"remark": ["a", "b"], "mood": ["", ""]}, False),
+        ({"remark": ["a", "b"], "mood": [-1, -1]}, False),
+        ({"remark": ["a", "b"], "mood": [None, None]}, False),
+    ],
+)
+def test_test_splits_are_read_if_they_have_labels(columns: dict, is_scored: bool) -> None:
+    found = load_training_splits(MOOD, {"train": ROWS, "test": columns})
+    assert ("test" in found) == is_scored
+    if is_scored:
+        assert found["test"].labels.tolist() == [1, 2]
+
+
+def test_a_label_of_minus_one_is_a_label_if_the_task_has_it() -> None:
+    task = Task("tone", ("remark",), ("mood",), ("-1", "0", "1"))
+    rows = {"remark": ["a", "b", "c"], "mood": [-1, 1, 0]}
+    assert load_training_splits(task, {"train": ROWS_OF_TONES, "test": rows})[
+        "test"
+    ].labels.tolist() == [0, 2, 1]
+
+
+ROWS_OF_TONES = [{"remark": f"remark {i}", "mood": i % 3 - 1} for i in range(30)]
+
+
+def test_a_test_split_with_a_label_that_is_wrong_is_refused() -> None:
+    rows = {"remark": ["a", "b"], "mood": ["even", "sad"]}
+    with pytest.raises(DataError, match="index 1: column 'mood': the label 'sad' is none of"):
+        load_training_splits(MOOD, {"train": ROWS, "test": rows})
 
 
 def test_a_single_table_is_the_training_data_of_a_training_and_all_of_a_scoring() -> None:

@@ -61,6 +61,19 @@ def test_impossible_schedules_are_refused(warmup: int, total: int) -> None:
         WarmupSchedule(1.0, total, warmup)
 
 
+@pytest.mark.parametrize(
+    ("steps", "kind", "is_said"),
+    [(4, "linear", False), (5, "linear", True), (5, "cosine", True),
+     (5, "constant_with_warmup", False)],
+)  # fmt: skip
+def test_steps_without_a_rate_are_said(steps: int, kind: str, is_said: bool, caplog) -> None:
+    model = keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(1)])
+    model.compile(create_optimizer(0.1, total_steps=4, lr_scheduler_type=kind), "mse")
+    model.fit(np.ones((steps, 1)), np.zeros((steps, 1)), batch_size=1, verbose=0)
+    said = "5 steps were taken, but the learning rate is 0 after 4, the total_steps" in caplog.text
+    assert said == is_said
+
+
 def test_no_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="total_steps must be at least 1"):
         create_optimizer(1e-3, total_steps=0)

@@ -50,6 +50,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer = csv.DictWriter(file, ["queue", "body", "subject"], delimiter=";")
         writer.writeheader()
         writer.writerows(map(ticket, range(40)))
+    pd.DataFrame(map(ticket, range(50, 61))).to_json(
+        root / "test.jsonl", orient="records", lines=True
+    )
     return root
 
 
@@ -79,7 +82,9 @@ def test_the_command_line_finds_labels_and_makes_a_validation_split(run: Path) -
                 metrics=("macro_f1", "accuracy"))  # fmt: skip
     assert recorded_task(run) == task
     found = json.loads((run / "run.json").read_text())["data_files"]["tickets"]
-    assert [found[split]["rows"] for split in ("train", "validation")] == [36, 4]
+    assert {split: one["rows"] for split, one in found.items()} == {
+        "train": 36, "validation": 4, "test": 11,
+    }  # fmt: skip
 
 
 def test_a_checkpoint_knows_its_task_and_its_data(
@@ -92,6 +97,11 @@ def test_a_checkpoint_knows_its_task_and_its_data(
         assert scores == near(expected, COUNT, size=1.0)
     whole = score_pretrained(run, data=data / "train.csv")
     assert whole.rows == 40
+    test = json.loads((run / "metrics.json").read_text())["scores"]["tickets"]["test"]
+    scores = printed(capsys, "evaluate", f"--model={run}", "--split=test")
+    assert scores == near({name: test[name] for name in expected}, COUNT, size=1.0)
+    assert test["rows"] == 11
+    assert "| test | 11 |" in (run / "README.md").read_text()
     held_out = printed(capsys, "evaluate", f"--model={run}", "--metrics=accuracy")
     assert list(held_out) == ["loss", "accuracy"]
     message = fails(capsys, "evaluate", f"--model={run}", "--task=mails")
