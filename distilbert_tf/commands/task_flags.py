@@ -63,7 +63,11 @@ def read_task(
         given["label_columns"] = (values.label_column,)
     if values.validation_share is not None:
         given["validation_share"] = values.validation_share
-    files = {split: (name,) for split in _FILES if (name := values[f"{split}_file"].value)}
+    files = {
+        split: (_place(name, values.data),)
+        for split in _FILES
+        if (name := values[f"{split}_file"].value)
+    }
     if not given and not files:
         return values.task
     if values.task and "," in values.task:
@@ -74,7 +78,8 @@ def read_task(
     if values.task in TASKS or str(values.task).endswith(".json"):
         base = get_task(values.task)
     elif is_own:
-        name = values.task or Path(values.data or "task").resolve().stem
+        place = values.data if values["data"].present else values.train_file or "task"
+        name = values.task or Path(place).resolve().stem
         base = Task(name, given["text_columns"], given["label_columns"])
     elif find is not None:
         base = find()
@@ -85,3 +90,10 @@ def read_task(
     if "text_columns" in given:
         given["aliases"] = {}
     return dataclasses.replace(base, **given, splits={**base.splits, **files})
+
+
+def _place(name: str, data: str | None) -> str:
+    """Returns a file's name as the data directory has it, or else its whole path."""
+    path = Path(name).expanduser()
+    is_in_data = data is not None and (Path(data).expanduser() / path).is_file()
+    return str(path.resolve()) if path.is_file() and not is_in_data else name

@@ -163,7 +163,7 @@ def find_labels(task: Task, data: Any) -> Task:
     names, values, column, places = set(), [], "", []
     for where, table in _open_all(source, task):
         places.append(where)
-        column = _column(where, table, task.label_columns, _LABEL_HINT)
+        column = _column(where, table, task.label_columns)
         names.add(tuple(table.class_names(column)))
         for number, row in table.rows([column]):
             if not isinstance(row, Fault):
@@ -393,7 +393,7 @@ def _text_fault(column: str, text: object) -> Fault | None:
         return Fault(
             "text is not a string",
             f"the text in column {column!r} is {text!r}, of type {type(text).__name__}, not a "
-            "string",
+            "string: write it as one",
         )
     if not is_unicode(text):
         return Fault(

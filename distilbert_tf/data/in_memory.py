@@ -34,7 +34,7 @@ def read_table(data: Any) -> Table:
     """
     if isinstance(data, Mapping):
         return _of_columns(data)
-    if hasattr(data, "iloc"):  # pandas
+    if hasattr(data, "iloc") and hasattr(data, "columns"):  # pandas
         return Table(
             list(data.columns),
             lambda columns: zip(

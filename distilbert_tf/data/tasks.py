@@ -271,10 +271,11 @@ def choose_labels(values: Iterable[tuple[object, object]]) -> tuple[str, ...]:
 def _checked(labels: tuple[str, ...], rows: int) -> tuple[str, ...]:
     if len(labels) < 2:
         raise ValueError(f"has {labels[0]!r} as its only label" if labels else "has no labels")
-    if len(labels) > max(20, rows // 2):
+    if len(labels) > max(20, rows // 5):
         raise ValueError(
-            f"has {len(labels):,} different values in {rows:,} rows, such as {labels[0]!r} and "
-            f"{labels[1]!r}: is that the column of the labels? If so, list them (labels, --labels)"
+            f"has {len(labels):,} different values in {rows:,} rows, such as "
+            f"{labels[0][:60]!r} and {labels[1][:60]!r}: is that the column of the labels? If so, "
+            "list them (labels, --labels)"
         )
     return labels
 
@@ -361,7 +362,7 @@ def read_task(record: Mapping[str, Any], where: object, name: str | None = None)
     return Task(**fields)
 
 
-def get_task(task: str | Task) -> Task:
+def get_task(task: str | Path | Task) -> Task:
     """Looks up a task by name, or reads one from a JSON file; returns a `Task` unchanged.
 
     Args:
@@ -371,13 +372,20 @@ def get_task(task: str | Task) -> Task:
 
     Raises:
         FileNotFoundError: There is no such file.
+        TypeError: It is neither a name nor a task.
         ValueError: There is no task of that name, or the file does not hold one.
     """
     if isinstance(task, Task):
         return task
+    if not isinstance(task, str | Path):
+        raise TypeError(
+            f"A task is a Task, a name ({', '.join(TASKS)}) or a .json file; got "
+            f"{type(task).__name__}. A table of examples is passed as data."
+        )
+    task = str(task)
     if task in TASKS:
         return TASKS[task]
-    if not str(task).endswith(".json"):
+    if not task.endswith(".json"):
         raise ValueError(
             f"There is no task {task!r}; known are {', '.join(TASKS)}{suggest(task, TASKS)}. For "
             "one of your own, name its columns (--text_columns and --label_column, or a Task), or "

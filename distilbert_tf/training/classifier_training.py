@@ -154,11 +154,13 @@ def parse_tasks(task: str | Task | Sequence[str | Task]) -> list[Task]:
     """Reads `"sst2"`, `"sst2,mnli"`, a task, or several of them.
 
     Raises:
+        TypeError: Something that is no task.
         ValueError: An unknown task, or one twice.
     """
     if isinstance(task, str):
         task = task.split(",")
-    tasks = [get_task(one) for one in ([task] if isinstance(task, Task) else task)]
+    several: Sequence[Any] = task if isinstance(task, list | tuple) else [task]
+    tasks = [get_task(one) for one in several]
     names = [one.name for one in tasks]
     if not tasks or len(set(names)) != len(names):
         raise ValueError(f"One or more different tasks are needed; got {', '.join(names) or None}.")

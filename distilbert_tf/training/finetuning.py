@@ -19,7 +19,7 @@ from distilbert_tf.training.classifier_training import (
     set_up_finetuning,
 )
 from distilbert_tf.training.evaluation import Scores
-from distilbert_tf.training.options import FinetuneOptions
+from distilbert_tf.training.options import read_finetune_options
 from distilbert_tf.training.report import describe_data, write_results
 from distilbert_tf.training.run import end_run, find_state, run_training
 from distilbert_tf.training.run_directory import VALIDATION, RunDirectory, default_output_dir
@@ -145,7 +145,7 @@ def finetune(
         finetune("sst2", "distilbert-base-uncased", "DIR", "OUT", epochs=3).metrics
         finetune("sst2", "STUDENT", "DIR", "SMALL", teacher="OUT", distill_alpha=0.9).metrics
     """
-    settings = FinetuneOptions(**options)
+    settings = read_finetune_options(options)
     tasks = parse_tasks(task)
     names = tuple(one.name for one in tasks)
     output_dir = default_output_dir(",".join(names)) if output_dir is None else Path(output_dir)

@@ -14,7 +14,7 @@ from distilbert_tf.data.tasks import GLUE_ON_THE_HUB, Task
 from distilbert_tf.files import replacing
 from distilbert_tf.training.evaluation import Scores
 from distilbert_tf.training.options import FinetuneOptions
-from distilbert_tf.training.run_directory import CARD, CONFUSION, CURVES
+from distilbert_tf.training.run_directory import CARD, CONFUSION, CURVES, VALIDATION
 
 # Settings that the card names in a sentence.
 _NAMED = (
@@ -181,11 +181,14 @@ def _describe_training(task: Task, run: Mapping[str, Any]) -> str:
         f"- {run['train_time_s']:.0f} s, {run['examples_per_s']:.1f} examples/s on "
         f"{'; '.join(run['devices'])} ({run['replicas']} replica(s), {run['dtype']}).",
     ]
-    for split, found in run["data_files"][task.name].items():
+    files = run["data_files"][task.name]
+    for split, found in files.items():
         skipped = f" ({found['skipped']:,} skipped)" if found["skipped"] else ""
+        if split == VALIDATION and found["files"] and found["sha256"] == files["train"]["sha256"]:
+            skipped += f", held out of the training rows ({task.validation_share:g} of each label)"
+        names = ", ".join(found["files"]) or "in memory"
         lines.append(
-            f"- {split}: {', '.join(found['files'])}, {found['rows']:,} rows{skipped}, sha256 "
-            f"`{found['sha256']}`"
+            f"- {split}: {names}, {found['rows']:,} rows{skipped}, sha256 `{found['sha256']}`"
         )
     lines.append(
         f"- TensorFlow {versions['tensorflow']}, Keras {versions['keras']}, distilbert-tf "

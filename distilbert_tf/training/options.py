@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distilbert_tf.data.file_formats import BadRows
+from distilbert_tf.data.tasks import suggest
 
 SCHEDULES = ("linear", "cosine", "constant_with_warmup")
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
@@ -156,6 +157,24 @@ class FinetuneOptions(TrainingOptions):
             text = json.dumps(dict(self.class_weight), ensure_ascii=False)
             object.__setattr__(self, "class_weight", text)
         super().__post_init__()
+
+
+def read_finetune_options(options: Mapping[str, Any]) -> FinetuneOptions:
+    """Makes the settings of a fine-tuning of keyword arguments.
+
+    Raises:
+        TypeError: There is no such setting; also see `FinetuneOptions`.
+        ValueError: See there.
+    """
+    known = [field.name for field in dataclasses.fields(FinetuneOptions)]
+    for name in options:
+        if name not in known:
+            raise TypeError(
+                f"There is no setting {name!r}{suggest(name, known)}; there are "
+                f"{', '.join(known)}. Validation data is part of data: "
+                '{"train": ..., "validation": ...}.'
+            )
+    return FinetuneOptions(**options)
 
 
 def option_type(field: dataclasses.Field[Any]) -> type:

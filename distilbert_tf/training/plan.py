@@ -17,7 +17,7 @@ from distilbert_tf.training.classifier_training import (
     parse_tasks,
     set_up_finetuning,
 )
-from distilbert_tf.training.options import FinetuneOptions
+from distilbert_tf.training.options import FinetuneOptions, read_finetune_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ def plan_finetuning(
     Raises:
         ValueError: And all else that `finetune` raises before it trains.
     """
-    settings = FinetuneOptions(**options)
+    settings = read_finetune_options(options)
     tasks = parse_tasks(task)
     tasks, splits = load_splits(tasks, data, settings)
     found_teacher = choose_teacher(teacher, tasks, settings)

@@ -101,7 +101,9 @@ def test_a_checkpoint_knows_its_task_and_its_data(
     scores = printed(capsys, "evaluate", f"--model={run}", "--split=test")
     assert scores == near({name: test[name] for name in expected}, COUNT, size=1.0)
     assert test["rows"] == 11
-    assert "| test | 11 |" in (run / "README.md").read_text()
+    card = (run / "README.md").read_text()
+    assert "| test | 11 |" in card
+    assert "- validation: train.csv, 4 rows, held out of the training rows (0.1 of each" in card
     held_out = printed(capsys, "evaluate", f"--model={run}", "--metrics=accuracy")
     assert list(held_out) == ["loss", "accuracy"]
     message = fails(capsys, "evaluate", f"--model={run}", "--task=mails")
@@ -168,6 +170,7 @@ def test_a_data_frame_is_split_trained_on_and_scored(encoder: Path, tmp_path: Pa
         "validation": 4
     }
     assert result.run["data"] is None
+    assert "- train: in memory, 36 rows, sha256" in (tmp_path / "out/README.md").read_text()
     held_out = load_training_splits(recorded_task(tmp_path / "out"), frame)["validation"]
     for found in (
         evaluate(tmp_path / "out", {"train": frame}),
@@ -178,6 +181,21 @@ def test_a_data_frame_is_split_trained_on_and_scored(encoder: Path, tmp_path: Pa
         evaluate(result.model, frame)
     with pytest.raises(FileExistsError, match="already holds a finished run"):
         finetune(BARE, encoder, frame, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [
+        (pd.DataFrame({"subject": ["a"]}), {}, r"or a \.json file; got DataFrame. A table of"),
+        (BARE, {"num_epochs": 2}, r"no setting 'num_epochs' \(did you mean 'epochs'\?\)"),
+        (BARE, {"validation_data": []}, r"Validation data is part of data: \{\"train\": \.\.\., "),
+    ],
+)
+def test_calls_that_are_almost_right(
+    encoder: Path, tmp_path: Path, task: Any, settings: dict, message: str
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        finetune(task, encoder, [ticket(i) for i in range(9)], tmp_path / "out", **settings)
 
 
 def test_several_tasks_in_memory(encoder: Path, tmp_path: Path) -> None:
@@ -192,6 +210,20 @@ def test_several_tasks_in_memory(encoder: Path, tmp_path: Path) -> None:
     assert recorded_task(tmp_path / "out", "tone") == tone
     with pytest.raises(ValueError, match=r"several tasks; name one of tickets, tone \(--task\)"):
         recorded_task(tmp_path / "out")
+
+
+def test_a_file_is_looked_for_where_the_data_is_and_then_here(
+    data: Path, encoder: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pd.DataFrame([ticket(i) for i in range(6)]).to_csv("extra.csv", index=False)
+    words = ["finetune", f"--model={encoder}", "--dry_run", *SETTINGS, *COLUMNS]
+    cli.main([*words, f"--data={data}", "--validation_file=extra.csv"])
+    assert "train 40 rows, validation 6 rows, test 11 rows" in capsys.readouterr().out
+    cli.main([*words, f"--data={data}", "--validation_file=test.jsonl"])
+    assert "train 40 rows, validation 11 rows, test 11 rows" in capsys.readouterr().out
+    cli.main([*words, f"--train_file={data / 'train.csv'}", "--validation_share=0.5"])
+    assert "train: train 20 rows, validation 20 rows;" in capsys.readouterr().out
 
 
 def test_a_classifier_of_someone_elses_is_scored_on_the_columns_that_are_named(
@@ -216,7 +248,7 @@ def test_a_classifier_of_someone_elses_is_scored_on_the_columns_that_are_named(
         (["--data={data}", "--text_columns=body"], "needs both --text_columns and --label_column"),
         (["--task=sst2,mnli", "--text_columns=body"], "describe one task, not several"),
         (["--data={data}", "--text_columns=body", "--label_column=Queue"], "did you mean 'queue'?"),
-        (COLUMNS, "no demo data for the task 'demo': name the directory with its files"),
+        (COLUMNS, "no demo data for the task 'task': name the directory with its files"),
         ([*COLUMNS, "--data={data}", "--labels=complaints,Praise,questions"],
          "line 3: column 'queue': the label 'praise' is none of complaints, Praise, questions, "),
         ([*COLUMNS, "--data={data}", "--train_file=tickets.csv"], "(--train_file)"),
