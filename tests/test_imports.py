@@ -15,7 +15,7 @@ HOMES = {"distilbert_tf": ROOT, "distilbert_serving": ROOT / "export"}
 RULES = {
     "distilbert_tf.cli": "commands",
     "distilbert_tf.commands": "pipelines distillation training data tokenizers",
-    "distilbert_tf.pipelines": "models tokenizers",
+    "distilbert_tf.pipelines": "models tokenizers checkpoints",
     "distilbert_tf.distillation": "training data models tokenizers checkpoints",
     "distilbert_tf.training": "data models tokenizers checkpoints version",
     "distilbert_tf.data": "checkpoints",

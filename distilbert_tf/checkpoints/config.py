@@ -1,10 +1,13 @@
 """Reads `config.json` of DistilBERT and BERT checkpoints as a `DistilBertConfig`."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import DistilBertConfig
+from transformers import BertConfig, DistilBertConfig
+
+from distilbert_tf.checkpoints.hub import CONFIG
 
 # BERT's name for a field -> DistilBERT's. `layer_norm_eps` is not in the table: DistilBERT has
 # one fixed value, so it is checked instead.
@@ -56,11 +59,15 @@ def from_bert(fields: dict[str, Any], where: str = "config.json") -> DistilBertC
     return DistilBertConfig.from_dict(kept)
 
 
-def load_config(path: str | Path, **overrides: Any) -> tuple[DistilBertConfig, str]:
+def load_config(
+    path: str | Path, config: Any = None, **overrides: Any
+) -> tuple[DistilBertConfig, str]:
     """Reads a `config.json`.
 
     Args:
         path: The file.
+        config: A configuration to take instead, of DistilBERT or BERT, or the path of its file or
+            directory. The file then only says how tensors are named.
         **overrides: Fields to replace, such as `num_labels=3` or `dropout=0.0`.
 
     Returns:
@@ -68,27 +75,26 @@ def load_config(path: str | Path, **overrides: Any) -> tuple[DistilBertConfig, s
         `"bert"`.
 
     Raises:
-        ValueError: Not JSON, another kind of model, or an unknown field among `overrides`.
+        ValueError: Not JSON, another kind of model, labels that contradict each other, or an
+            unknown field among `overrides`.
+        TypeError: `config` is something else.
     """
-    try:
-        fields = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not a JSON file: {error}") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path} is not a JSON object but {type(fields).__name__}.")
-    family = fields.get("model_type")
-    if family == "distilbert":
-        config = DistilBertConfig.from_dict(fields)
-    elif family == "bert":
-        config = from_bert(fields, str(path))
+    fields = _read_fields(Path(path))
+    family = fields["model_type"]
+    if config is not None:
+        fields, path = _given_fields(config), "config"
+    if overrides.keys() & {"id2label", "label2id"}:
+        fields.pop("num_labels", None)
+        fields["id2label"] = fields["label2id"] = None
+    _check_labels(fields, str(path))
+    if fields["model_type"] == "bert":
+        loaded = from_bert(fields, str(path))
     else:
-        raise ValueError(
-            f"{path} has model_type={family!r}; this package reads 'distilbert' and 'bert'."
-        )
-    if not config.label2id:  # transformers saves null if it was given id2label alone
-        config.label2id = {label: key for key, label in config.id2label.items()}
-    override(config, **overrides)
-    return config, family
+        loaded = DistilBertConfig.from_dict(fields)
+    if not loaded.label2id:  # transformers saves null if it was given id2label alone
+        loaded.label2id = {label: key for key, label in loaded.id2label.items()}
+    override(loaded, **overrides)
+    return loaded, family
 
 
 def override(config: DistilBertConfig, **fields: Any) -> None:
@@ -96,16 +102,84 @@ def override(config: DistilBertConfig, **fields: Any) -> None:
 
     Args:
         config: The configuration to change.
-        **fields: New values. `id2label` sets `label2id` and `num_labels` too.
+        **fields: New values. `id2label`, a mapping or a sequence, sets `label2id` and `num_labels`
+            too, and `label2id` sets the others.
 
     Raises:
-        ValueError: A field that `DistilBertConfig` does not have.
+        ValueError: A field that `DistilBertConfig` does not have, or labels that contradict each
+            other.
     """
-    labels = fields.pop("id2label", None)
+    names, ids = fields.pop("id2label", None), fields.pop("label2id", None)
+    if names is None and ids is not None:
+        names = {key: label for label, key in dict(ids).items()}
+    if names is not None:
+        names = dict(names) if isinstance(names, Mapping) else dict(enumerate(names))
+        given = {"id2label": names, "label2id": ids, "num_labels": fields.pop("num_labels", None)}
+        _check_labels(given, "from_pretrained")
     for name, value in fields.items():
         if not hasattr(config, name):
             raise ValueError(f"DistilBertConfig has no field {name!r}.")
         setattr(config, name, value)
-    if labels is not None:
-        config.id2label = {int(key): label for key, label in dict(labels).items()}
+    if names is not None:
+        config.id2label = {int(key): names[key] for key in sorted(names, key=int)}
         config.label2id = {label: key for key, label in config.id2label.items()}
+
+
+def _read_fields(path: Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not a JSON file: {error}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} is not a JSON object but {type(fields).__name__}.")
+    if fields.get("model_type") not in ("distilbert", "bert"):
+        raise ValueError(
+            f"{path} has model_type={fields.get('model_type')!r}; this package reads 'distilbert' "
+            "and 'bert'."
+        )
+    return fields
+
+
+def _given_fields(config: Any) -> dict[str, Any]:
+    """Returns the fields of a configuration that takes the place of the file's."""
+    if isinstance(config, str | Path):
+        path = Path(config).expanduser()
+        return _read_fields(path / CONFIG if path.is_dir() else path)
+    if isinstance(config, DistilBertConfig | BertConfig):
+        return config.to_dict()
+    raise TypeError(
+        f"config must be a DistilBertConfig or a BertConfig, or its path; got "
+        f"{type(config).__name__}."
+    )
+
+
+def _check_labels(fields: Mapping[str, Any], where: str) -> None:
+    """Checks that `id2label`, `label2id` and `num_labels` say the same, and ids count from 0."""
+    names, ids, count = (fields.get(name) for name in ("id2label", "label2id", "num_labels"))
+    if not names:
+        return
+    remedy = "Correct it there, or pass id2label={0: ..., 1: ...} to from_pretrained."
+    shown = json.dumps(names, ensure_ascii=False)
+    shown = shown if len(shown) < 200 else f"{shown[:200]}..."
+    try:
+        by_id = {int(key): label for key, label in names.items()}
+        own_ids = {label: int(key) for label, key in (ids or {}).items()}
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{where} has id2label {shown} or label2id with an id that is no "
+            f"number: {error}. {remedy}"
+        ) from error
+    if sorted(by_id) != list(range(len(by_id))):
+        raise ValueError(
+            f"{where} has id2label {shown}, whose ids do not count from 0 to {len(by_id) - 1}: "
+            f"logits have no such places. {remedy}"
+        )
+    if count is not None and count != len(by_id):
+        raise ValueError(
+            f"{where} has num_labels {count}, but id2label with {len(by_id)}: {shown}. {remedy}"
+        )
+    if ids and own_ids != {label: key for key, label in by_id.items()}:
+        raise ValueError(
+            f"{where} has id2label {shown}, but label2id {json.dumps(ids, ensure_ascii=False)}, "
+            f"which is not its reverse. {remedy}"
+        )

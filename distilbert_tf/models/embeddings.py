@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from transformers import DistilBertConfig
 
-from distilbert_tf.models.layers import Dropout, LayerNorm
+from distilbert_tf.models.layers import Dropout, LayerNorm, resize_weight
 from distilbert_tf.models.slot import Slot
 
 
@@ -84,6 +84,11 @@ class Embedding(keras.layers.Embedding):
         table = tf.convert_to_tensor(self.embeddings)
         rows = gather_with_dense_gradient(table, ids, self.padding_id)
         return tf.cast(rows, self.compute_dtype)
+
+    def resize(self, rows: int) -> None:
+        """Changes the number of rows, in place; new ones are drawn as the layer's first were."""
+        resize_weight(self, "_embeddings", rows, self.embeddings_initializer)
+        self.input_dim = rows
 
     def slots(self) -> dict[str, Slot]:
         """Returns the table."""

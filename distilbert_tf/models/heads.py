@@ -15,7 +15,7 @@ from transformers import BatchEncoding, DistilBertConfig
 from distilbert_tf.models.activations import get_activation
 from distilbert_tf.models.encoder import TFDistilBertModel
 from distilbert_tf.models.inputs import ATTENTION_MASK, INPUT_IDS, ModelInputs, split_inputs
-from distilbert_tf.models.layers import Dropout, LayerNorm, Linear
+from distilbert_tf.models.layers import Dropout, LayerNorm, Linear, resize_weight
 from distilbert_tf.models.outputs import HeadOutput
 from distilbert_tf.models.pretrained import PreTrainedModel
 from distilbert_tf.models.slot import Slot
@@ -54,6 +54,13 @@ class _ModelWithHead(PreTrainedModel):
                     logging.WARNING,
                     "model(encoding) returns the logits themselves, so [0] is the first row. "
                     "model(**encoding) returns an output as transformers does, whose [0] is all.",
+                    1,
+                )
+            if self.asks_for_states and "training" not in kwargs:
+                logging.log_first_n(
+                    logging.WARNING,
+                    "To one argument, a model with a head returns its logits alone. Pass the "
+                    "inputs by name for the states that its configuration asks for.",
                     1,
                 )
             # For those who expect an output. (As eager tensors do not wait for Python's cyclic
@@ -233,6 +240,14 @@ class VocabProjector(keras.layers.Layer):
         scores = tf.matmul(x, tf.cast(kernel, x.dtype), transpose_b=True)
         return tf.nn.bias_add(scores, self.bias)
 
+    def resize(self, vocab_size: int) -> None:
+        """Changes the number of words, in place; new ones get a bias of 0."""
+        resize_weight(self, "bias", vocab_size, "zeros")
+        if not self.tied:
+            normal = keras.initializers.RandomNormal(stddev=self.stddev)
+            resize_weight(self, "kernel", vocab_size, normal)
+        self.vocab_size = vocab_size
+
     def slots(self) -> dict[str, Slot]:
         """Returns the bias, and the kernel if it is not shared."""
         slots = {"bias": Slot(self.bias)}
@@ -352,6 +367,10 @@ class TFDistilBertForMaskedLM(_ModelWithHead):
         scores = tf.cast(self.vocab_projector(states, tf.convert_to_tensor(words)), tf.float32)
         shape = [tf.shape(hidden)[i] if n is None else n for i, n in enumerate(hidden.shape[:-1])]
         return tf.reshape(scores, [*shape, self.config.vocab_size])
+
+    def _resize(self, vocab_size: int) -> None:
+        super()._resize(vocab_size)
+        self.vocab_projector.resize(vocab_size)
 
     def transform_states(self, hidden: tf.Tensor) -> tf.Tensor:
         """Applies the head up to its last product, which `word_weights` are the weights of.

@@ -7,9 +7,11 @@ Models build their layers from the top down (`model.build()` in the constructor)
 exists as soon as the model does, and its path tells where it is.
 """
 
+from contextlib import ExitStack
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from transformers import DistilBertConfig
 
@@ -22,6 +24,34 @@ if keras.backend.backend() != "tensorflow":
     )
 
 LAYER_NORM_EPSILON = 1e-12  # not a field of DistilBertConfig: the reference fixes it too
+
+
+def resize_weight(layer: keras.layers.Layer, name: str, rows: int, initializer: Any) -> None:
+    """Changes the number of rows of a weight, in place; the first ones stay.
+
+    Args:
+        layer: Its layer.
+        name: Its attribute.
+        rows: How many it shall have.
+        initializer: What initializes new ones.
+    """
+    old = getattr(layer, name)
+    *scopes, leaf = old.path.split("/")
+    layer._untrack_variable(old)
+    layer._tracker.unlock()  # as Keras' own layers do that change their weights once built
+    with ExitStack() as stack:
+        for scope in scopes:
+            stack.enter_context(keras.name_scope(scope))
+        new = layer.add_weight(
+            name=leaf,
+            shape=(rows, *old.shape[1:]),
+            initializer=initializer,
+            trainable=old.trainable,
+        )
+    setattr(layer, name, new)
+    layer._tracker.lock()
+    kept = min(rows, old.shape[0])
+    new.assign(np.concatenate([old.numpy()[:kept], new.numpy()[kept:]]))
 
 
 class Linear(keras.layers.Dense):

@@ -3,19 +3,23 @@
 Shapes: B rows, T tokens in a row.
 """
 
+import math
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import keras
-from transformers import DistilBertConfig
+from huggingface_hub import HfApi
+from transformers import BatchEncoding, DistilBertConfig
 
 from distilbert_tf.checkpoints.config import load_config
-from distilbert_tf.checkpoints.hub import CONFIG, SAFETENSORS, find_checkpoint
+from distilbert_tf.checkpoints.hub import CONFIG, SAFETENSORS, find_checkpoint, take_hub_options
 from distilbert_tf.checkpoints.tensor_files import read_tensors, write_safetensors
 from distilbert_tf.files import replacing
 from distilbert_tf.models.distributed import DistributedTraining
+from distilbert_tf.models.embeddings import Embedding
 from distilbert_tf.models.inputs import (
     ATTENTION_MASK,
     INPUT_IDS,
@@ -24,7 +28,12 @@ from distilbert_tf.models.inputs import (
     collect_inputs,
 )
 from distilbert_tf.models.outputs import EncoderOutput, HeadOutput
-from distilbert_tf.models.weight_names import export_tensors, load_tensors
+from distilbert_tf.models.weight_names import (
+    export_tensors,
+    list_slots,
+    load_tensors,
+    to_distilbert,
+)
 
 FROZEN_WEIGHTS = "TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"
 
@@ -45,6 +54,30 @@ def refuse_frozen_weights() -> None:
         )
 
 
+# Options of transformers: those without effect here, and those whose effect is had otherwise.
+_WITHOUT_EFFECT = ("from_pt", "from_tf", "low_cpu_mem_usage", "resume_download", "use_safetensors")
+_OTHERWISE = {
+    "attn_implementation": "attention has one implementation; leave it out",
+    "device_map": "TensorFlow places a model: load it under `tf.device` or in a strategy's scope",
+    "from_flax": "Flax weights are not read; save them with PyTorch transformers first",
+    "ignore_mismatched_sizes": "pass fresh_head=True, which starts with a new head",
+    "output_loading_info": "loading is strict: whatever does not fit is an error",
+    "proxies": "set HTTPS_PROXY in the environment",
+    "quantization_config": "weights are quantized by export_saved_model(weights='int8')",
+    "torch_dtype": "pass dtype, a dtype or policy of Keras' such as 'mixed_bfloat16'",
+    "trust_remote_code": "no code of a repository is ever run; leave it out",
+}
+
+
+def _refuse_options(options: dict[str, Any]) -> None:
+    """Removes options of transformers that change nothing, and refuses those that would."""
+    for name in _WITHOUT_EFFECT:
+        options.pop(name, None)
+    for name, remedy in _OTHERWISE.items():
+        if options.pop(name, None):
+            raise TypeError(f"from_pretrained has no {name}: {remedy}.")
+
+
 class PreTrainedModel(DistributedTraining, keras.Model):
     """Base of all models: calls, configuration, strict loading and saving.
 
@@ -57,7 +90,8 @@ class PreTrainedModel(DistributedTraining, keras.Model):
     `evaluate`, `predict` and functional models need: there `logits[0]` is the first row. To inputs
     by name, `labels` or `return_dict` it returns a `HeadOutput`, with hidden states and attentions
     if the configuration asks for them: there `output[0]` is the loss if there are labels, and else
-    the logits. The encoder always returns an `EncoderOutput`.
+    the logits. So it does to an encoding if the configuration asks. The encoder always returns an
+    `EncoderOutput`.
 
     By default padding and masked tokens are not computed (unpadding), which saves most of the work
     for short and uneven texts. With `skip_padding=False` every position is computed, in shapes that
@@ -89,6 +123,11 @@ class PreTrainedModel(DistributedTraining, keras.Model):
         """Whether calls leave out padding and masked tokens, unless they say otherwise."""
         return self._skip_padding
 
+    @property
+    def asks_for_states(self) -> bool:
+        """Whether the configuration asks for hidden states or attentions."""
+        return self.config.output_hidden_states or self.config.output_attentions
+
     def __call__(
         self,
         inputs: Any = None,
@@ -103,7 +142,12 @@ class PreTrainedModel(DistributedTraining, keras.Model):
         by_name = {name: kwargs.pop(name) for name in known if name in kwargs}
         if attention_mask is not None:
             by_name[ATTENTION_MASK] = attention_mask
-        as_transformers = bool(by_name) or labels is not None or return_dict is not None
+        as_transformers = (
+            bool(by_name)
+            or labels is not None
+            or return_dict is not None
+            or (self.asks_for_states and isinstance(inputs, BatchEncoding))
+        )
         if as_transformers:
             for name in ("output_hidden_states", "output_attentions"):
                 if kwargs.get(name) is None:
@@ -151,8 +195,10 @@ class PreTrainedModel(DistributedTraining, keras.Model):
         return super().make_train_function(force)
 
     @classmethod
-    def from_config(cls: type[Model], config: dict[str, Any], custom_objects: Any = None) -> Model:
-        """Makes a model from what `get_config` returned."""
+    def from_config(cls: type[Model], config: Any, custom_objects: Any = None) -> Model:
+        """Makes a model from what `get_config` returned, or from a configuration."""
+        if isinstance(config, DistilBertConfig):
+            return cls(config)
         config = dict(config)
         return cls(DistilBertConfig.from_dict(config.pop("config")), **config)
 
@@ -161,11 +207,12 @@ class PreTrainedModel(DistributedTraining, keras.Model):
         cls: type[Model],
         name_or_path: str | Path,
         *,
+        config: Any = None,
         fresh_head: bool | None = None,
         revision: str | None = None,
         dtype: Any = None,
         skip_padding: bool = True,
-        **config_overrides: Any,
+        **options: Any,
     ) -> Model:
         """Loads a DistilBERT checkpoint, or a BERT checkpoint as a DistilBERT of its depth.
 
@@ -173,14 +220,16 @@ class PreTrainedModel(DistributedTraining, keras.Model):
             name_or_path: A directory with `config.json` and weights (`model.safetensors`,
                 single or sharded, or transformers' old `tf_model.h5`), `"demo"`, or a
                 repository on the hub.
+            config: A configuration to take instead of the checkpoint's, or its path.
             fresh_head: Whether the head starts with new weights. By default a classifier gets them
                 if the checkpoint has no classifier (and the log says so), while a masked-LM model
                 must find its head.
             revision: Branch, tag or commit on the hub.
             dtype: Keras dtype or policy of the model.
             skip_padding: See the class.
-            **config_overrides: Fields of the configuration to replace, such as `num_labels=3`,
-                `id2label={0: "no", 1: "yes"}` or `dropout=0.0`.
+            **options: How the hub is read, with the names of `HubOptions` (`token`, `cache_dir`,
+                `local_files_only`, `subfolder`, ...); and fields of the configuration to replace,
+                such as `num_labels=3`, `id2label={0: "no", 1: "yes"}` or `dropout=0.0`.
 
         Returns:
             The model.
@@ -188,20 +237,116 @@ class PreTrainedModel(DistributedTraining, keras.Model):
         Raises:
             FileNotFoundError: There is no such checkpoint within reach, or it lacks a file.
             CheckpointError: A tensor is missing, unexpected or of the wrong shape.
-            ValueError: The configuration is that of another kind of model.
+            ValueError: The configuration is that of another kind of model, or its labels contradict
+                each other.
+            TypeError: An option of transformers has no meaning here; the message says what does.
         """
-        files = find_checkpoint(name_or_path, revision)
-        config, family = load_config(files.config, **config_overrides)
+        hub = take_hub_options(options)
+        _refuse_options(options)
+        files = find_checkpoint(name_or_path, revision, **hub)
+        config, family = load_config(files.config, config, **options)
         tensors = read_tensors(files.weights)
         model = cls(config, dtype=dtype, skip_padding=skip_padding)
         if fresh_head is None:
-            fresh_head = cls._needs_fresh_head(tensors)
+            fresh_head = cls._needs_fresh_head(to_distilbert(tensors, family))
         load_tensors(model, tensors, family=family, fresh_head=fresh_head, where=str(files.weights))
         return model
 
     @classmethod
     def _needs_fresh_head(cls, tensors: Mapping[str, Any]) -> bool:
         return False
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """Counts parameters as PyTorch transformers does: those of a checkpoint, tied ones once.
+
+        Args:
+            only_trainable: Whether to leave out frozen ones.
+            exclude_embeddings: Whether to leave out the embeddings of words and positions.
+        """
+        return sum(
+            math.prod(slot.shape)
+            for name, slot in list_slots(self).items()
+            if (slot.variable.trainable or not only_trainable)
+            and not (exclude_embeddings and name.endswith("_embeddings.weight"))
+        )
+
+    def get_input_embeddings(self) -> Embedding:
+        """Returns the layer of the word embeddings; its `embeddings` are the table (V, D)."""
+        return self._encoder.embeddings.word_embeddings
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None
+    ) -> Embedding:
+        """Changes the size of the vocabulary, in place, as after `tokenizer.add_tokens`.
+
+        New words get new weights. Resize before `compile`, and before making a pipeline, since
+        both hold on to the old weights.
+
+        Args:
+            new_num_tokens: The new size, usually `len(tokenizer)`; the old one if not given.
+            pad_to_multiple_of: What the size is rounded up to a multiple of.
+
+        Returns:
+            The layer of the word embeddings.
+
+        Raises:
+            RuntimeError: The model is compiled.
+        """
+        if self.compiled:
+            raise RuntimeError(
+                "This model is compiled for weights of the old size: resize it before `compile`."
+            )
+        size = self.config.vocab_size if new_num_tokens is None else new_num_tokens
+        if pad_to_multiple_of:
+            size = math.ceil(size / pad_to_multiple_of) * pad_to_multiple_of
+        words = self.get_input_embeddings()
+        if size != words.input_dim:
+            self._resize(size)
+            self.config.vocab_size = self._encoder.config.vocab_size = size
+            self.predict_function = None  # traced with the old weights
+        return words
+
+    @property
+    def _encoder(self) -> Any:
+        return getattr(self, "distilbert", self)
+
+    def _resize(self, vocab_size: int) -> None:
+        self.get_input_embeddings().resize(vocab_size)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Upload model",
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Saves the model to a repository on the hub, which is made if there is none.
+
+        Args:
+            repo_id: The repository, such as `"me/my-classifier"`.
+            commit_message: What the commit says.
+            private: Whether a new repository is private; as the account's default if not given.
+            token: The user's token; by default that of `hf auth login`.
+            revision: The branch; the default one if not given.
+            create_pr: Whether to open a pull request instead of committing.
+
+        Returns:
+            The address of the commit.
+        """
+        hub = HfApi(token=token)
+        repo_id = hub.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as directory:
+            self.save_pretrained(directory)
+            return hub.upload_folder(
+                repo_id=repo_id,
+                folder_path=directory,
+                commit_message=commit_message,
+                revision=revision,
+                create_pr=create_pr,
+            ).commit_url
 
     def save_pretrained(self, directory: str | Path, dtype: str = "float32") -> None:
         """Saves a checkpoint that PyTorch transformers and `from_pretrained` open.

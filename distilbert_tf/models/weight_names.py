@@ -6,7 +6,7 @@ name that BERT gives it. It serves both directions. A new layer needs one row he
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -52,6 +52,9 @@ _DROPPED = {
 }
 _SEGMENTS = "embeddings.token_type_embeddings.weight"
 _BERT_BIAS = "cls.predictions.bias"  # the same tensor as the bias of the decoder
+
+
+MOST_NAMES = 6  # of each kind in an error
 
 
 class MissingHeadError(CheckpointError):
@@ -103,7 +106,9 @@ def list_slots(model: keras.Model) -> dict[str, Slot]:
 def to_distilbert(tensors: Mapping[str, np.ndarray], family: str) -> Tensors:
     """Renames the tensors of a checkpoint to DistilBERT's names without prefix.
 
-    Of a BERT, row 0 of the token-type table is added to every position (DistilBERT has no
+    A prefix that the names of an encoder have in common, because it was saved inside of something
+    else (`module.`, `_orig_mod.`, `model.`), is removed wherever it stands. Of a BERT, row 0 of the
+    token-type table is added to every position (DistilBERT has no
     segments), and the pooler and the next-sentence head are dropped.
 
     Args:
@@ -117,8 +122,9 @@ def to_distilbert(tensors: Mapping[str, np.ndarray], family: str) -> Tensors:
         CheckpointError: Two tensors with different values get the same name.
     """
     renamed: Tensors = {}
+    wrapper = _find_wrapper(tensors, family)
     for name, array in tensors.items():
-        plain = name.removeprefix(f"{family}.")
+        plain = name.removeprefix(wrapper).removeprefix(f"{family}.")
         plain = plain.replace("LayerNorm.gamma", "LayerNorm.weight")
         plain = plain.replace("LayerNorm.beta", "LayerNorm.bias")
         if _DROPPED[family].match(plain):
@@ -135,6 +141,14 @@ def to_distilbert(tensors: Mapping[str, np.ndarray], family: str) -> Tensors:
         if positions in renamed:
             renamed[positions] = renamed[positions] + segments[0]
     return renamed
+
+
+def _find_wrapper(names: Iterable[str], family: str) -> str:
+    """Returns what stands before the names of an encoder, besides the family's own prefix."""
+    table = "embeddings.position_embeddings.weight"  # every encoder has it
+    prefixes = {name.removesuffix(table) for name in names if name.endswith(table)}
+    wrappers = {prefix.removesuffix(f"{family}.") for prefix in prefixes}
+    return wrappers.pop() if len(wrappers) == 1 else ""
 
 
 def _rename_bert(name: str) -> str:
@@ -226,22 +240,39 @@ def _resolve_tie(expected: Mapping[str, Slot], given: Tensors, where: str) -> No
 def _check(
     expected: Mapping[str, Slot], given: Mapping[str, np.ndarray], model: str, where: str
 ) -> None:
-    problems: dict[str, str] = {}
-    for name, slot in expected.items():
-        if name not in given:
-            problems[name] = f"missing: {name} {slot.shape}, which {model} has"
-        elif given[name].shape != slot.shape:
-            shapes = f"{given[name].shape} in {where}, {slot.shape} in {model}"
-            problems[name] = f"shape: {name} is {shapes}"
-    for name in given.keys() - expected.keys():
-        problems[name] = f"extra: {name} {given[name].shape}, which {model} does not have"
-    if not problems:
+    both = [name for name in expected if name in given]
+    problems = {
+        "missing": {
+            name: f"{name} {slot.shape}, which {model} has"
+            for name, slot in expected.items()
+            if name not in given
+        },
+        "extra": {
+            name: f"{name} {array.shape}, which {model} does not have"
+            for name, array in given.items()
+            if name not in expected
+        },
+        "shape": {
+            name: f"{name} is {given[name].shape} in {where}, {expected[name].shape} in {model}"
+            for name in both
+            if given[name].shape != expected[name].shape
+        },
+    }
+    if not any(problems.values()):
         return
-    shown = "\n  ".join(list(problems.values())[:20])
-    more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
-    only_head = all(map(is_head, problems))
-    hint = "\nOnly the head disagrees: fresh_head=True starts with a new one." if only_head else ""
-    raise CheckpointError(f"{where} does not fit {model}:\n  {shown}{more}{hint}")
+    counts = ", ".join(f"{len(found)} {kind}" for kind, found in problems.items() if found)
+    lines = [
+        f"{where} does not fit {model}: of {len(given)} tensors there and {len(expected)} here, "
+        f"{counts}."
+    ]
+    for kind, found in problems.items():
+        lines += [f"{kind}: {text}" for text in list(found.values())[:MOST_NAMES]]
+        if (more := len(found) - MOST_NAMES) > 0:
+            lines.append(f"{kind}: {more} more")
+    hint = ""
+    if all(is_head(name) for found in problems.values() for name in found):
+        hint = "\nOnly the head disagrees: fresh_head=True starts with a new one."
+    raise CheckpointError("\n  ".join(lines) + hint)
 
 
 def export_tensors(model: keras.Model, dtype: Any = "float32") -> Tensors:

@@ -17,6 +17,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from distilbert_tf.checkpoints.hub import take_hub_options
 from distilbert_tf.models.pretrained import PreTrainedModel
 from distilbert_tf.pipelines.fill_mask import FillMaskPipeline
 from distilbert_tf.pipelines.text_classification import TextClassificationPipeline
@@ -45,8 +46,9 @@ def pipeline(
             have the task's head.
         tokenizer: A tokenizer, or its name or directory; by default the model's name.
         revision: Branch, tag or commit of the names on the hub.
-        **options: Options of `FillMaskPipeline` or `TextClassificationPipeline`, such as `top_k`
-            and `batch_size`.
+        **options: How names on the hub are read (`token`, `cache_dir`, ...: see `HubOptions`), and
+            options of `FillMaskPipeline` or `TextClassificationPipeline`, such as `top_k` and
+            `batch_size`.
 
     Returns:
         The pipeline, to be called with texts.
@@ -64,15 +66,14 @@ def pipeline(
     pipeline_class = TASKS.get(ALIASES.get(task, task))
     if pipeline_class is None:
         raise ValueError(f"Unknown task {task!r}; the tasks are {', '.join([*TASKS, *ALIASES])}.")
+    hub = {"revision": revision, **take_hub_options(options)}
     if tokenizer is None:
         if not isinstance(model, (str, Path)):
             raise ValueError("Pass tokenizer= too: a model does not know its tokenizer.")
         tokenizer = model
     if isinstance(tokenizer, (str, Path)):
-        tokenizer = DistilBertTokenizer.from_pretrained(tokenizer, revision=revision)
+        tokenizer = DistilBertTokenizer.from_pretrained(tokenizer, **hub)
     if isinstance(model, (str, Path)):
         # Never with a fresh head: its predictions would be noise.
-        model = pipeline_class.model_class.from_pretrained(
-            model, fresh_head=False, revision=revision
-        )
+        model = pipeline_class.model_class.from_pretrained(model, fresh_head=False, **hub)
     return pipeline_class(model, tokenizer, **options)

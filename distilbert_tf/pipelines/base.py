@@ -12,6 +12,7 @@ import tensorflow as tf
 from transformers import PreTrainedTokenizerBase
 
 from distilbert_tf.models.pretrained import PreTrainedModel
+from distilbert_tf.tokenizers.texts import as_python
 
 Score = TypeVar("Score")
 
@@ -48,26 +49,37 @@ class Pipeline:
         self.batch_size = _checked_batch_size(batch_size)
 
     def _map(
-        self, inputs: Any, batch_size: int | None, apply: Callable[[list[Any], int], list[Any]]
+        self,
+        inputs: Any,
+        batch_size: int | None,
+        encode: Callable[[Any], list[int]],
+        answer: Callable[[list[list[int]], int], list[Any]],
     ) -> Any:
-        """Applies a function from a list of texts to a list of results to any kind of input."""
+        """Answers any kind of input, with a function to ids and one from rows of ids to results."""
         size = self.batch_size if batch_size is None else _checked_batch_size(batch_size)
-        if isinstance(inputs, (str, dict)):
-            return apply([inputs], size)[0]
+        inputs = as_python(inputs)
+        if isinstance(inputs, (str, bytes, dict)):
+            return answer([encode(inputs)], size)[0]
         if isinstance(inputs, (list, tuple)):
-            return apply(list(inputs), size)
+            return answer(_encode_rows(inputs, 0, encode), size)
         if not isinstance(inputs, Iterable):
             raise TypeError(
                 f"{self.task} takes a string, or a list or iterable of them; got "
                 f"{type(inputs).__name__}."
             )
-        return self._stream(iter(inputs), size, apply)
+        return self._stream(iter(inputs), size, encode, answer)
 
     def _stream(
-        self, inputs: Iterator[Any], size: int, apply: Callable[[list[Any], int], list[Any]]
+        self,
+        inputs: Iterator[Any],
+        size: int,
+        encode: Callable[[Any], list[int]],
+        answer: Callable[[list[list[int]], int], list[Any]],
     ) -> Iterator[Any]:
+        first = 0
         while chunk := list(islice(inputs, size)):
-            yield from apply(chunk, size)
+            yield from answer(_encode_rows(chunk, first, encode), size)
+            first += len(chunk)
 
     def _encode(self, text: str, pair: str | None, options: dict[str, Any]) -> list[int]:
         """Tokenizes one text, and checks that the model can take its ids."""
@@ -109,6 +121,19 @@ class Pipeline:
                 mask[b, : len(rows[i])] = 1
             scores.update(zip(batch, score(tf.constant(ids), tf.constant(mask)), strict=True))
         return [scores[i] for i in range(len(rows))]
+
+
+def _encode_rows(
+    texts: Sequence[Any], first: int, encode: Callable[[Any], list[int]]
+) -> list[list[int]]:
+    rows = []
+    for row, text in enumerate(texts, first):
+        try:
+            rows.append(encode(text))
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"Row {row} (from 0): {error}") from error
+    return rows
 
 
 def checked_top_k(top_k: Any) -> int:

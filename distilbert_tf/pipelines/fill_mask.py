@@ -20,6 +20,7 @@ from distilbert_tf.pipelines.base import (
     checked_options,
     checked_top_k,
 )
+from distilbert_tf.tokenizers.texts import describe_fault
 
 
 class FillMaskPipeline(Pipeline):
@@ -100,21 +101,24 @@ class FillMaskPipeline(Pipeline):
         target_ids = self.target_ids if targets is None else self._find_targets(targets)
         options = self.tokenizer_kwargs | checked_options(tokenizer_kwargs or {})
 
-        def fill(texts: list[Any], size: int) -> list[Any]:
-            rows = [self._encode_masked(text, options) for text in texts]
+        def fill(rows: list[list[int]], size: int) -> list[Any]:
             best = self._in_batches(
                 rows, size, lambda ids, mask: self._best(ids, mask, count, target_ids)
             )
             return [self._describe(row, *found) for row, found in zip(rows, best, strict=True)]
 
-        results = self._map(inputs, batch_size, fill)
+        results = self._map(
+            inputs, batch_size, lambda text: self._encode_masked(text, options), fill
+        )
         if isinstance(inputs, (list, tuple)) and len(inputs) == 1:
             return results[0]
         return results
 
     def _encode_masked(self, text: Any, options: dict[str, Any]) -> list[int]:
         if not isinstance(text, str):
-            raise TypeError(f"{self.task} takes strings; got {type(text).__name__}.")
+            raise TypeError(
+                f"{self.task} takes strings; this text {describe_fault(text)}: leave it out."
+            )
         ids = self._encode(text, None, options)
         if self.tokenizer.mask_token_id not in ids:
             raise ValueError(

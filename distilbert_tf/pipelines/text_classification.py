@@ -18,6 +18,7 @@ from distilbert_tf.pipelines.base import (
     checked_options,
     checked_top_k,
 )
+from distilbert_tf.tokenizers.texts import describe_fault
 
 Text = str | dict[str, str]
 
@@ -117,12 +118,13 @@ class TextClassificationPipeline(Pipeline):
         function = _checked_function(function_to_apply) or self.function_to_apply
         options = self.tokenizer_kwargs | checked_options(tokenizer_kwargs)
 
-        def classify(texts: list[Any], size: int) -> list[Any]:
-            rows = [self._encode(*_split_pair(text), options) for text in texts]
+        def classify(rows: list[list[int]], size: int) -> list[Any]:
             logits = self._in_batches(rows, size, lambda *batch: self._score(*batch).numpy())
             return [self._describe(row, count, function) for row in logits]
 
-        results = self._map(inputs, batch_size, classify)
+        results = self._map(
+            inputs, batch_size, lambda text: self._encode(*_split_pair(text), options), classify
+        )
         return [results] if isinstance(inputs, str) and top_k is _NOT_GIVEN else results
 
     def _score_labels(self, ids: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
@@ -149,12 +151,16 @@ def _split_pair(text: Any) -> tuple[str, str | None]:
         return text, None
     if not isinstance(text, dict):
         raise TypeError(
-            f'text-classification takes strings, or pairs as {{"text": ..., "text_pair": ...}}; '
-            f"got {type(text).__name__}."
+            'text-classification takes strings, or pairs as {"text": ..., "text_pair": ...}; this '
+            f"text {describe_fault(text)}: leave it out."
         )
     if "text" not in text or text.keys() - _TEXT_KEYS:
         raise ValueError(f"A pair has the keys 'text' and 'text_pair'; got {sorted(text)}.")
-    return text["text"], text.get("text_pair")
+    first, second = text["text"], text.get("text_pair")
+    for name, value in (("text", first), ("text_pair", "" if second is None else second)):
+        if fault := describe_fault(value):
+            raise TypeError(f"The {name!r} of a pair {fault}: leave the pair out.")
+    return first, second
 
 
 def _checked_limit(top_k: Any) -> int | None:

@@ -3,7 +3,9 @@
 Shapes: B texts, T tokens of the longest row.
 """
 
+import json
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,18 @@ import tensorflow as tf
 import transformers
 from transformers import BatchEncoding
 
-from distilbert_tf.checkpoints.hub import find_tokenizer
+from distilbert_tf.checkpoints.hub import (
+    TOKENIZER_CONFIG,
+    VOCABULARIES,
+    find_tokenizer,
+    take_hub_options,
+)
+from distilbert_tf.files import replacing
+from distilbert_tf.tokenizers.texts import as_python, check_texts, describe_fault
 from distilbert_tf.tokenizers.truncation import Padding, Truncation
 from distilbert_tf.tokenizers.wordpiece import WordPieceTokenizer
 
+VOCAB, TOKENIZER_JSON = VOCABULARIES
 DEFAULT_MAX_LENGTH = 512  # the positions of a pretrained DistilBERT
 # Settings of a directory that are arguments of each call here.
 CALL_SETTINGS = (
@@ -62,7 +72,7 @@ class DistilBertTokenizer(transformers.DistilBertTokenizer):
             pretrained_model_name_or_path: A directory with `vocab.txt` or `tokenizer.json` and, if
                 the defaults do not fit, `tokenizer_config.json`; `"demo"`; or a name on the hub.
             *args: transformers' arguments.
-            **kwargs: transformers' arguments.
+            **kwargs: transformers' arguments; of the hub's, those of `HubOptions`.
 
         Returns:
             The tokenizer.
@@ -70,9 +80,14 @@ class DistilBertTokenizer(transformers.DistilBertTokenizer):
         Raises:
             FileNotFoundError: There is no vocabulary within reach. (transformers would make a
                 tokenizer of five special tokens.)
+            ValueError: The vocabulary lacks a special token. (transformers would give it an id
+                that no model has.)
         """
-        directory = find_tokenizer(os.fspath(pretrained_model_name_or_path), kwargs.get("revision"))
-        return super().from_pretrained(directory, *args, **kwargs)
+        hub = take_hub_options(kwargs)
+        directory = find_tokenizer(os.fspath(pretrained_model_name_or_path), **hub)
+        tokenizer = super().from_pretrained(directory, *args, **kwargs)
+        _check_special_tokens(tokenizer, directory)
+        return tokenizer
 
     def __call__(
         self, *args: Any, return_tensors: str | None = None, **kwargs: Any
@@ -80,7 +95,8 @@ class DistilBertTokenizer(transformers.DistilBertTokenizer):
         """Tokenizes as transformers does; `return_tensors` may also be "tf".
 
         Args:
-            *args: transformers' arguments, such as `text` and `text_pair`.
+            *args: transformers' arguments, such as `text` and `text_pair`. Several texts may also
+                be an array, a column of pandas or a string tensor.
             return_tensors: "tf" for int32 tensors (B, T); B is 1 for a single text.
             **kwargs: transformers' arguments.
 
@@ -88,11 +104,45 @@ class DistilBertTokenizer(transformers.DistilBertTokenizer):
             The encoding.
 
         Raises:
-            ValueError: With "tf", if rows differ in length.
+            TypeError: A text is not a string; the message names its row.
+            ValueError: A text is not Unicode, or, with "tf", rows differ in length.
         """
-        if return_tensors != "tf":
-            return super().__call__(*args, return_tensors=return_tensors, **kwargs)
-        return _to_tensorflow(super().__call__(*args, return_tensors="np", **kwargs))
+        args = (*map(as_python, args[:2]), *args[2:])
+        for name in kwargs.keys() & {"text", "text_pair"}:
+            kwargs[name] = as_python(kwargs[name])
+        form = "np" if return_tensors == "tf" else return_tensors
+        try:
+            encoding = super().__call__(*args, return_tensors=form, **kwargs)
+        except (TypeError, ValueError, IndexError) as error:
+            names = ("text", "text_pair")
+            _explain({**dict(zip(names, args, strict=False)), **kwargs}, error)
+            raise
+        return _to_tensorflow(encoding) if return_tensors == "tf" else encoding
+
+    def encode_plus(self, *args: Any, **kwargs: Any) -> BatchEncoding:
+        """Tokenizes a text, or a pair: an old name of the call."""
+        return self(*args, **kwargs)
+
+    def batch_encode_plus(self, *args: Any, **kwargs: Any) -> BatchEncoding:
+        """Tokenizes texts: an old name of the call."""
+        return self(*args, **kwargs)
+
+    def decode(self, token_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        """Makes text of ids, as transformers does; also of TensorFlow's tensors.
+
+        Args:
+            token_ids: Ids, or rows of ids: lists, arrays or tensors, which may be ragged.
+            *args: transformers' arguments.
+            **kwargs: transformers' arguments, such as `skip_special_tokens`.
+
+        Returns:
+            The text, or a list of texts.
+        """
+        return super().decode(_as_ids(token_ids), *args, **kwargs)
+
+    def batch_decode(self, sequences: Any, *args: Any, **kwargs: Any) -> list[str]:
+        """Makes texts of rows of ids, as transformers does: see `decode`."""
+        return super().batch_decode(_as_ids(sequences), *args, **kwargs)
 
     def encode(self, *args: Any, return_tensors: str | None = None, **kwargs: Any) -> Any:
         """Tokenizes to ids alone, as transformers does; `return_tensors` may also be "tf".
@@ -123,6 +173,29 @@ class DistilBertTokenizer(transformers.DistilBertTokenizer):
         if return_tensors != "tf":
             return super().pad(*args, return_tensors=return_tensors, **kwargs)
         return _to_tensorflow(super().pad(*args, return_tensors="np", **kwargs))
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> tuple[str, ...]:
+        """Saves the tokenizer as transformers does, and `vocab.txt`, which others read.
+
+        Args:
+            save_directory: Where the files go.
+            *args: transformers' arguments.
+            **kwargs: transformers' arguments.
+
+        Returns:
+            The files.
+        """
+        files = super().save_pretrained(save_directory, *args, **kwargs)
+        words = self.backend_tokenizer.get_vocab(with_added_tokens=False)
+        if sorted(words.values()) != list(range(len(words))):
+            return files  # a line of that file is an id
+        path = Path(save_directory) / VOCAB
+        with replacing(path) as temporary:
+            lines = sorted(words, key=lambda word: words[word])
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        return (*files, str(path))
 
     def as_layer(
         self,
@@ -181,6 +254,49 @@ class DistilBertTokenizer(transformers.DistilBertTokenizer):
                 )
             tokens[token.content] = token_id
         return tokens
+
+
+def _check_special_tokens(tokenizer: DistilBertTokenizer, directory: Path) -> None:
+    """Checks that the files of a tokenizer hold its special tokens."""
+    path = directory / (TOKENIZER_JSON if (directory / TOKENIZER_JSON).is_file() else VOCAB)
+    known = set(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False))
+    added: Any = []
+    if path.name == TOKENIZER_JSON:
+        added = json.loads(path.read_text(encoding="utf-8"))["added_tokens"]
+    elif (settings := directory / TOKENIZER_CONFIG).is_file():
+        fields = json.loads(settings.read_text(encoding="utf-8"))
+        added = (fields.get("added_tokens_decoder") or {}).values()
+    known |= {token["content"] for token in added}
+    names = ("unk_token", "cls_token", "sep_token", "pad_token", "mask_token")
+    missing = {
+        name: token for name in names if (token := getattr(tokenizer, name)) not in (None, *known)
+    }
+    if missing:
+        raise ValueError(
+            f"The vocabulary {path} lacks special tokens: {', '.join(missing.values())}. It is "
+            "damaged, or that of another kind of model. For tokens of other names, pass them, such "
+            f"as {next(iter(missing))}='<...>'; a model without masks does without mask_token=None."
+        )
+
+
+def _explain(arguments: dict[str, Any], error: Exception) -> None:
+    """Raises an error that names the text which cannot be tokenized, if there is one."""
+    for name in ("text", "text_pair"):
+        value = arguments.get(name)
+        if value is None and (name == "text_pair" or "text_target" in arguments):
+            continue
+        if isinstance(value, list | tuple):
+            if not value:
+                raise ValueError(f"There is no {name}: the list is empty.") from error
+            check_texts(value, name)
+        elif fault := describe_fault(value):
+            raise TypeError(f"The {name} {fault}.") from error
+
+
+def _as_ids(ids: Any) -> Any:
+    if isinstance(ids, tf.RaggedTensor):
+        return ids.to_list()
+    return ids.numpy().tolist() if isinstance(ids, tf.Tensor) else ids
 
 
 def _to_tensorflow(encoding: BatchEncoding) -> BatchEncoding:

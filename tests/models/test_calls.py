@@ -184,7 +184,7 @@ class TestOutputs:
         assert all(gradient is not None for gradient in gradients)
         assert all(np.any(np.asarray(gradient) != 0) for gradient in gradients)
 
-    def test_configuration_asks_for_states(self, encoding):
+    def test_configuration_asks_for_states(self, encoding, caplog, monkeypatch):
         for name in ("output_hidden_states", "output_attentions"):
             config = make_config(id2label={0: "bad", 1: "fair", 2: "good"}, **{name: True})
             model = randomize(TFDistilBertForSequenceClassification(config), 1)
@@ -195,7 +195,14 @@ class TestOutputs:
             for ours, theirs in zip(output[1], expected[1], strict=True):
                 np.testing.assert_array_equal(ours, theirs)
             assert getattr(model(**encoding, **{name: False}), field) == ()
-            assert tf.is_tensor(model(dict(encoding)))  # as Keras' trainer needs
+            assert len(getattr(model(encoding), field)) == len(output[field])
+            monkeypatch.setattr(logging, "_log_counter_per_token", {})
+            caplog.clear()
+            with caplog.at_level("WARNING", logger="absl"):
+                for options in ({"training": False}, {}, {}):
+                    assert tf.is_tensor(model(dict(encoding), **options))  # as Keras' trainer needs
+            (record,) = caplog.records
+            assert "Pass the inputs by name for the states" in record.getMessage()
             encoder = TFDistilBertModel(config)
             assert len(getattr(encoder(dict(encoding)), field)) == len(output[field])
 

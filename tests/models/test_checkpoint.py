@@ -1,6 +1,7 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import ml_dtypes
@@ -18,6 +19,7 @@ from transformers import DistilBertConfig
 
 from distilbert_tf.checkpoints.config import load_config
 from distilbert_tf.checkpoints.tensor_files import CheckpointError
+from distilbert_tf.models import pretrained
 from distilbert_tf.models.encoder import TFDistilBertModel
 from distilbert_tf.models.heads import (
     TFDistilBertForMaskedLM,
@@ -195,6 +197,36 @@ def test_prefix_does_not_matter(name, change, checkpoint):
     assert_equals_recorded(CLASSES[name].from_pretrained(directory), directory)
 
 
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.module.", "model.", "net.encoder."])
+def test_prefix_of_a_wrapper_is_left_out(name, prefix, checkpoint):
+    directory = checkpoint(name, lambda tensors: {prefix + n: x for n, x in tensors.items()})
+    assert_equals_recorded(CLASSES[name].from_pretrained(directory), directory)
+
+
+def test_prefix_before_the_encoder_alone(checkpoint):
+    directory = checkpoint("classifier", lambda t: with_prefix(without_prefix(t), "bert."))
+    assert_equals_recorded(CLASSES["classifier"].from_pretrained(directory), directory)
+
+
+def test_two_encoders_are_shown(checkpoint):
+    def twice(tensors):
+        return {f"{side}.{n}": x for side in ("query", "answer") for n, x in tensors.items()}
+
+    directory = checkpoint("base", twice)
+    count = len(load_file(directory / "model.safetensors")) // 2
+    with pytest.raises(CheckpointError) as error:
+        TFDistilBertModel.from_pretrained(directory)
+    text = str(error.value)
+    assert (
+        f"of {2 * count} tensors there and {count} here, {count} missing, {2 * count} extra" in text
+    )
+    assert f"extra: answer.{WORDS} (37, 12), which TFDistilBertModel does not have" in text
+    assert f"missing: {WORDS} (37, 12), which TFDistilBertModel has" in text
+    assert f"extra: {2 * count - 6} more" in text
+    assert len(text.splitlines()) == 15
+
+
 @pytest.mark.parametrize("name", ["classifier", "masked_lm", "masked_lm_untied"])
 def test_checkpoint_with_a_head_gives_its_encoder(name, references, absl_log):
     model = TFDistilBertModel.from_pretrained(references / name)
@@ -247,6 +279,116 @@ def test_another_number_of_labels_suggests_a_fresh_head(references, absl_log):
     assert "freshly initialized" in absl_log.text
     stored = load_file(source / "model.safetensors")["pre_classifier.weight"]
     assert not np.any(stored == np.asarray(model.pre_classifier.kernel).T)
+
+
+# What people write for transformers.
+
+
+def test_a_configuration_of_ones_own(references):
+    source = references / "classifier"
+    config = load_config(source / "config.json")[0]
+    config.id2label = {0: "good", 1: "bad", 2: "neither"}
+    config.label2id = {"good": 0, "bad": 1, "neither": 2}
+    config.dropout = 0.5
+    model = TFDistilBertForSequenceClassification.from_pretrained(source, config=config)
+    assert model.config.id2label == {0: "good", 1: "bad", 2: "neither"}
+    assert model.distilbert.embeddings.dropout.rate == 0.5
+    assert model.config is not config
+    assert_equals_recorded(model, source)
+    fresh = TFDistilBertForSequenceClassification.from_config(config)
+    assert fresh.classifier.kernel.shape == (12, 3)
+
+
+def test_options_of_transformers(references):
+    source = references / "base"
+    nothing = {"from_pt": True, "use_safetensors": True, "trust_remote_code": False}
+    assert_equals_recorded(TFDistilBertModel.from_pretrained(source, **nothing), source)
+    for options, message in (
+        ({"trust_remote_code": True}, "no code of a repository is ever run; leave it out"),
+        ({"ignore_mismatched_sizes": True}, "pass fresh_head=True"),
+        ({"torch_dtype": "float16"}, "pass dtype, a dtype or policy of Keras' such as"),
+        ({"device_map": "auto"}, r"under `tf\.device` or in a strategy's scope"),
+    ):
+        with pytest.raises(TypeError, match=f"has no {next(iter(options))}: .*{message}"):
+            TFDistilBertModel.from_pretrained(source, **options)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_number_of_parameters(name, references):
+    model = CLASSES[name].from_pretrained(references / name)
+    tensors = load_file(references / name / "model.safetensors")
+    if name.startswith("bert"):  # what DistilBERT does not have
+        tensors = to_distilbert(tensors, "bert")
+    sizes = {n: x.size for n, x in tensors.items() if n != "cls.predictions.bias"}
+    assert model.num_parameters() == sum(sizes.values())
+    words = {n: size for n, size in sizes.items() if n.endswith("_embeddings.weight")}
+    assert model.num_parameters(exclude_embeddings=True) == sum(sizes.values()) - sum(
+        words.values()
+    )
+    getattr(model, "distilbert", model).embeddings.trainable = False
+    frozen = sum(size for n, size in sizes.items() if "embeddings." in n)
+    assert model.num_parameters(only_trainable=True) == sum(sizes.values()) - frozen
+
+
+@pytest.mark.parametrize("name", ["base", "masked_lm", "masked_lm_untied"])
+@pytest.mark.parametrize("rows", [40, 30])
+def test_resizing_the_vocabulary(name, rows, references, tmp_path):
+    source = references / name
+    model = CLASSES[name].from_pretrained(source)
+    before = {n: slot.read() for n, slot in list_slots(model).items()}
+    paths = [weight.path for weight in model.weights]
+    kept = min(rows, model.config.vocab_size)
+    assert model.get_input_embeddings().embeddings.shape[0] == model.config.vocab_size != rows
+    layer = model.resize_token_embeddings(rows)
+    assert layer is model.get_input_embeddings()
+    assert layer.embeddings.shape[0] == model.config.vocab_size == rows
+    assert sorted(weight.path for weight in model.weights) == sorted(paths)
+    for n, slot in list_slots(model).items():
+        array = slot.read()
+        np.testing.assert_array_equal(array[:kept], before[n][:kept], err_msg=n)
+        if rows > kept and "position" not in n and array.shape[:1] == (rows,):
+            assert np.any(array[kept:]) == (not n.endswith("bias"))
+    last = model(np.array([[rows - 1, 1]]))
+    model.save_pretrained(tmp_path)
+    loaded = CLASSES[name].from_pretrained(tmp_path)
+    again = loaded(np.array([[rows - 1, 1]]))
+    np.testing.assert_array_equal(last[0], again[0])
+    model.compile("adam", "mse")
+    with pytest.raises(RuntimeError, match="resize it before `compile`"):
+        model.resize_token_embeddings(rows + 1)
+
+
+def test_resizing_to_a_multiple(references):
+    model = TFDistilBertModel.from_pretrained(references / "base")
+    model.resize_token_embeddings(pad_to_multiple_of=8)
+    assert model.config.vocab_size == 40
+    before = model.get_input_embeddings().embeddings
+    assert model.resize_token_embeddings(40).embeddings is before
+
+
+def test_push_to_hub(references, monkeypatch):
+    seen = {}
+
+    class Hub:
+        def __init__(self, token):
+            seen["token"] = token
+
+        def create_repo(self, repo_id, *, private, exist_ok):
+            seen["repository"] = (repo_id, private, exist_ok)
+            return SimpleNamespace(repo_id=f"me/{repo_id}")
+
+        def upload_folder(self, *, folder_path, **options):
+            seen["options"] = options
+            seen["model"] = TFDistilBertModel.from_pretrained(folder_path)
+            return SimpleNamespace(commit_url="https://hub/me/mine/commit/1")
+
+    monkeypatch.setattr(pretrained, "HfApi", Hub)
+    model = TFDistilBertModel.from_pretrained(references / "base")
+    url = model.push_to_hub("mine", private=True, token="hf_x", commit_message="First")
+    assert url == "https://hub/me/mine/commit/1"
+    assert (seen["token"], seen["repository"]) == ("hf_x", ("mine", True, True))
+    assert (seen["options"]["repo_id"], seen["options"]["commit_message"]) == ("me/mine", "First")
+    assert_equals_recorded(seen["model"], references / "base")
 
 
 # The projector of masked LM.

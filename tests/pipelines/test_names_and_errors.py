@@ -1,6 +1,8 @@
 """What both pipelines share: names of checkpoints, and errors."""
 
+import numpy as np
 import pytest
+import tensorflow as tf
 from tiny_pipelines import SENTENCES, VOCABULARY, make_config
 
 from distilbert_tf.checkpoints.tensor_files import CheckpointError
@@ -84,7 +86,7 @@ class TestErrors:
         classify = pipeline("text-classification", classifier, tokenizer)
         with pytest.raises(TypeError, match="got int"):
             classify(5)
-        with pytest.raises(TypeError, match=r'"text_pair".*got list'):
+        with pytest.raises(TypeError, match=r'Row 0 .*"text_pair".*of type list, not a string'):
             classify([["Rain again.", "Good soup!"]])
         with pytest.raises(ValueError, match="keys 'text' and 'text_pair'"):
             classify({"text": "Rain again.", "pair": "Good soup!"})
@@ -95,8 +97,40 @@ class TestErrors:
             fill(["the [MASK]", "Rain again."])
         with pytest.raises(TypeError, match="got NoneType"):
             fill(None)
-        with pytest.raises(TypeError, match="got dict"):
+        with pytest.raises(TypeError, match="of type dict, not a string"):
             fill({"text": "the [MASK]"})
+
+    @pytest.mark.parametrize(
+        ("cell", "message"),
+        [
+            (None, "is None, not a string"),
+            (float("nan"), "is NaN, a missing value, not a string"),
+            (5, "is 5, of type int, not a string"),
+            (b"Rain [MASK]", "is bytes, not a string; decode them"),
+            (b"Rain \xff", r"is bytes that are not UTF-8 \(invalid start byte at byte 5\)"),
+        ],
+    )
+    def test_cells_that_are_no_text(self, classifier, filler, tokenizer, cell, message):
+        texts = ["Rain [MASK]", "[MASK] soup", "Good [MASK]", cell]
+        for task, model in (("fill-mask", filler), ("text-classification", classifier)):
+            answer = pipeline(task, model, tokenizer, batch_size=2)
+            with pytest.raises(TypeError, match=rf"^Row 3 \(from 0\): .*{message}: leave it out"):
+                answer(texts)
+            with pytest.raises(TypeError, match=rf"^Row 3 \(from 0\): .*{message}: leave it out"):
+                list(answer(iter(texts)))
+        with pytest.raises(TypeError, match=f"Row 0 .*'text' of a pair {message}: leave the pair"):
+            answer([{"text": cell, "text_pair": "Rain"}])
+        if cell is not None:  # which stands for none
+            with pytest.raises(TypeError, match=f"'text_pair' of a pair {message}: leave the"):
+                answer({"text": "Rain", "text_pair": cell})
+
+    def test_arrays_and_tensors_are_lists(self, classifier, tokenizer):
+        classify = pipeline("text-classification", classifier, tokenizer)
+        expected = classify(SENTENCES)
+        assert classify(np.array(SENTENCES)) == expected
+        assert classify(tf.constant(SENTENCES)) == expected
+        with pytest.raises(ValueError, match="text of row 1 .* not UTF-8"):
+            classify(tf.constant(["Rain", b"\xff"]))
 
     def test_tokenizer_of_another_model(self, tokenizer):
         small = TFDistilBertForSequenceClassification(make_config(vocab_size=20))

@@ -185,3 +185,131 @@ def test_default_max_length(tmp_path):
     assert tokenizer.as_layer(17).max_length == 17
     with pytest.raises(ValueError, match="max_length=0"):
         tokenizer.as_layer(0)
+
+
+def test_old_names_of_the_call(tmp_path):
+    tokenizer = DistilBertTokenizer.from_pretrained(write(tmp_path))
+    single = tokenizer.encode_plus("river", "walk", return_tensors="tf")
+    assert single.input_ids.numpy().tolist() == [[2, 5, 3, 10, 3]]
+    batch = tokenizer.batch_encode_plus(["river", "a a"], padding=True)
+    assert batch["input_ids"] == [[2, 5, 3, 0], [2, 15, 15, 3]]
+
+
+def test_texts_in_arrays_and_tensors(tmp_path):
+    tokenizer = DistilBertTokenizer.from_pretrained(write(tmp_path))
+    expected = tokenizer(TEXTS, TEXTS[::-1], padding=True)
+    for form in (np.array, tf.constant, lambda texts: np.array(texts, object)):
+        assert tokenizer(form(TEXTS), form(TEXTS[::-1]), padding=True) == expected
+        assert tokenizer(text=form(TEXTS), text_pair=form(TEXTS[::-1]), padding=True) == expected
+    assert tokenizer(tf.constant("river")) == tokenizer("river")
+
+
+class TestDecoding:
+    ROWS = ((2, 5, 7, 3), (2, 10, 3, 0))
+
+    @pytest.mark.parametrize(
+        "form", [list, np.array, tf.constant, lambda rows: tf.ragged.constant(rows)]
+    )
+    def test_rows(self, form, tmp_path):
+        tokenizer = DistilBertTokenizer.from_pretrained(write(tmp_path))
+        rows = form(self.ROWS)
+        texts = ["[CLS] river stone [SEP]", "[CLS] walk [SEP] [PAD]"]
+        assert tokenizer.batch_decode(rows) == tokenizer.decode(rows) == texts
+        bare = tokenizer.batch_decode(rows, skip_special_tokens=True)
+        assert bare == ["river stone", "walk"]
+
+    def test_one_row_and_one_id(self, tmp_path):
+        tokenizer = DistilBertTokenizer.from_pretrained(write(tmp_path))
+        for form in (list, np.array, tf.constant):
+            assert tokenizer.decode(form([2, 5, 8, 3])) == "[CLS] riverstone [SEP]"
+        assert tokenizer.decode(tf.constant(5)) == tokenizer.decode(5) == "river"
+
+
+class TestCellsThatAreNoText:
+    CELLS = (
+        (None, TypeError, "is None, not a string"),
+        (float("nan"), TypeError, "is NaN, a missing value, not a string"),
+        (7, TypeError, "is 7, of type int, not a string"),
+        (b"river", ValueError, "is bytes, not a string; decode them"),
+        (b"a\xe9", ValueError, r"is bytes that are not UTF-8 \(unexpected end of data at byte 1\)"),
+        ("a\ud800", ValueError, "is not Unicode, but holds half of a surrogate pair"),
+    )
+
+    @pytest.fixture
+    def tokenizer(self, tmp_path):
+        return DistilBertTokenizer.from_pretrained(write(tmp_path))
+
+    @pytest.mark.parametrize(("cell", "kind", "fault"), CELLS)
+    def test_the_row_is_named(self, cell, kind, fault, tokenizer):
+        message = rf"^The text of row 2 \(from 0\) {fault}: give a string for every row"
+        for texts in (["a", "b", cell], np.array(["a", "b", cell], object), ("a", "b", cell)):
+            with pytest.raises(kind, match=message):
+                tokenizer(texts)
+        message = rf"^The text_pair of row 1 \(from 0\) {fault}"
+        with pytest.raises(kind, match=message):
+            tokenizer(["a", "b"], ["a", cell])
+        with pytest.raises(kind, match=message):
+            tokenizer(text=["a", "b"], text_pair=["a", cell])
+        with pytest.raises(kind, match=rf"^The text of row 1 \(from 0\) {fault}"):
+            tokenizer([("a", "b"), ("a", cell)])
+        with pytest.raises(TypeError, match=rf"^The text {fault}\."):
+            tokenizer(cell)
+
+    @pytest.mark.parametrize(("cell", "kind", "fault"), CELLS[:3])
+    def test_in_the_layer(self, cell, kind, fault, tokenizer):
+        layer = tokenizer.as_layer()
+        for texts in (["a", "b", cell], np.array(["a", "b", cell], object)):
+            with pytest.raises(kind, match=rf"The text of row 2 \(from 0\) {fault}"):
+                layer(texts)
+
+    def test_no_texts(self, tokenizer):
+        with pytest.raises(ValueError, match="There is no text: the list is empty"):
+            tokenizer([])
+
+    def test_bytes_in_a_tensor(self, tokenizer):
+        with pytest.raises(ValueError, match=r"The text of row 1 \(from 0\) is bytes that are not"):
+            tokenizer(tf.constant([b"a", b"a\xe9"]))
+
+
+@pytest.mark.parametrize("missing", SPECIALS)
+def test_a_vocabulary_without_its_special_tokens_is_refused(missing, tmp_path):
+    words = [word for word in (*SPECIALS, *WORDS) if word != missing]
+    directory = write(tmp_path, words)
+    name = {"[UNK]": "unk", "[CLS]": "cls", "[SEP]": "sep", "[PAD]": "pad", "[MASK]": "mask"}
+    message = rf"vocab\.txt lacks special tokens: \{missing}\. .*such as {name[missing]}_token="
+    with pytest.raises(ValueError, match=message):
+        DistilBertTokenizer.from_pretrained(directory)
+    if missing == "[MASK]":
+        tokenizer = DistilBertTokenizer.from_pretrained(directory, mask_token=None)
+        assert len(tokenizer) == len(words)
+    if missing == "[CLS]":
+        tokenizer = DistilBertTokenizer.from_pretrained(directory, cls_token="!")
+        assert tokenizer("a")["input_ids"][0] == words.index("!")
+
+
+def test_a_token_that_was_added_to_the_files_will_do(tmp_path):
+    added = {str(4 + len(WORDS)): {"content": "[MASK]", "special": True}}
+    directory = write(tmp_path, [*SPECIALS[:4], *WORDS], added_tokens_decoder=added)
+    tokenizer = DistilBertTokenizer.from_pretrained(directory)
+    assert tokenizer.mask_token_id == 4 + len(WORDS)
+    tokenizer.save_pretrained(tmp_path / "new")
+    again = DistilBertTokenizer.from_pretrained(tmp_path / "new")
+    assert again("river[MASK]") == tokenizer("river[MASK]")
+
+
+def test_a_saved_directory_holds_the_vocabulary_in_both_formats(tmp_path):
+    directory = write(tmp_path, do_lower_case=False)
+    tokenizer = DistilBertTokenizer.from_pretrained(directory)
+    tokenizer.add_tokens(["<e1>"])
+    files = tokenizer.save_pretrained(tmp_path / "saved")
+    assert str(tmp_path / "saved/vocab.txt") in files
+    saved = (tmp_path / "saved/vocab.txt").read_text(encoding="utf-8")
+    assert saved == (directory / "vocab.txt").read_text(encoding="utf-8")
+    again = DistilBertTokenizer.from_pretrained(tmp_path / "saved")
+    assert again(TEXTS) == tokenizer(TEXTS)
+    (tmp_path / "saved/tokenizer.json").unlink()
+    assert DistilBertTokenizer.from_pretrained(tmp_path / "saved")("River")["input_ids"] == [
+        2,
+        6,
+        3,
+    ]
