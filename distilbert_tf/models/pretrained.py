@@ -272,7 +272,8 @@ class PreTrainedModel(DistributedTraining, keras.Model):
 
     def get_input_embeddings(self) -> Embedding:
         """Returns the layer of the word embeddings; its `embeddings` are the table (V, D)."""
-        return self._encoder.embeddings.word_embeddings
+        encoder: Any = getattr(self, "distilbert", self)
+        return encoder.embeddings.word_embeddings
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None
@@ -302,13 +303,10 @@ class PreTrainedModel(DistributedTraining, keras.Model):
         words = self.get_input_embeddings()
         if size != words.input_dim:
             self._resize(size)
-            self.config.vocab_size = self._encoder.config.vocab_size = size
+            encoder: Any = getattr(self, "distilbert", self)
+            self.config.vocab_size = encoder.config.vocab_size = size
             self.predict_function = None  # traced with the old weights
         return words
-
-    @property
-    def _encoder(self) -> Any:
-        return getattr(self, "distilbert", self)
 
     def _resize(self, vocab_size: int) -> None:
         self.get_input_embeddings().resize(vocab_size)
