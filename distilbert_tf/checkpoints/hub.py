@@ -5,9 +5,11 @@ of its own kind. The hub's library downloads and caches, and the rest of the pac
 files alone.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -26,7 +28,8 @@ SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 TF_HDF5 = "tf_model.h5"
 WEIGHTS = (SAFETENSORS, SAFETENSORS_INDEX, TF_HDF5)  # in order of preference
-VOCABULARIES = ("vocab.txt", "tokenizer.json")
+VOCAB, TOKENIZER_JSON = "vocab.txt", "tokenizer.json"
+VOCABULARIES = (VOCAB, TOKENIZER_JSON)
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILES = (*VOCABULARIES, TOKENIZER_CONFIG, "special_tokens_map.json")
 
@@ -171,6 +174,22 @@ def find_tokenizer(name_or_path: str | Path, revision: str | None = None, **opti
             TOKENIZER_CONFIG,
         )
     return directory
+
+
+def find_preset(name_or_path: str | os.PathLike[str], file: str) -> Path | None:
+    """Returns the directory if that holds a file of a KerasHub preset.
+
+    Args:
+        name_or_path: A name, or a directory.
+        file: `config.json` for a model, `tokenizer.json` for a tokenizer.
+    """
+    directory = Path(name_or_path).expanduser()
+    if (directory / file).is_file():
+        with contextlib.suppress(ValueError):
+            fields = json.loads((directory / file).read_text(encoding="utf-8"))
+            if isinstance(fields, dict) and "registered_name" in fields:
+                return directory
+    return None
 
 
 def find_dataset(name: str, patterns: Sequence[str]) -> Path:

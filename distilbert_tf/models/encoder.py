@@ -3,7 +3,6 @@
 Shapes: B rows, T tokens in a row, D = config.dim, H = config.n_heads, L = config.n_layers.
 """
 
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -16,7 +15,6 @@ from distilbert_tf.models.outputs import EncoderOutput
 from distilbert_tf.models.pretrained import PreTrainedModel
 from distilbert_tf.models.transformer import Transformer
 from distilbert_tf.models.unpadding import LENGTH_GROUPS, make_layout
-from distilbert_tf.models.weight_names import load_tensors
 
 
 @keras.saving.register_keras_serializable(package="distilbert_tf")
@@ -102,59 +100,6 @@ class TFDistilBertModel(PreTrainedModel):
             tuple(map(pad, hidden_states)),
             tuple(weights for (weights,) in attentions),
         )
-
-    @classmethod
-    def from_preset(
-        cls, preset: str | Path, *, dtype: Any = None, **config_overrides: Any
-    ) -> "TFDistilBertModel":
-        """Loads a KerasHub preset of DistilBERT.
-
-        Args:
-            preset: A built-in name such as `"distil_bert_base_en_uncased"`, a handle
-                (`kaggle://`, `hf://`, `gs://`), or a directory that KerasHub wrote.
-            dtype: Keras dtype or policy of the model.
-            **config_overrides: See `from_keras_hub`.
-
-        Returns:
-            The model.
-
-        Raises:
-            FileNotFoundError: The preset is out of reach; the message says what works offline.
-            ValueError: There is no preset of that name, or it is another kind of model.
-        """
-        from distilbert_tf.models.keras_hub import load_preset
-
-        backbone = load_preset(preset, dtype)
-        return cls.from_keras_hub(backbone, dtype=dtype, **config_overrides)
-
-    @classmethod
-    def from_keras_hub(
-        cls, backbone: keras.Model, *, dtype: Any = None, **config_overrides: Any
-    ) -> "TFDistilBertModel":
-        """Copies a KerasHub backbone; the model predicts what the backbone does.
-
-        Args:
-            backbone: A `keras_nlp.models.DistilBertBackbone`.
-            dtype: Keras dtype or policy of the model; the backbone's own if not given.
-            **config_overrides: Fields of the configuration to replace, such as
-                `attention_dropout=0.0` (by default the backbone's one dropout rate).
-
-        Returns:
-            The model.
-
-        Raises:
-            TypeError: Another kind of object.
-            ValueError: The backbone has weights that DistilBERT does not have, or an override
-                names no field.
-            CheckpointError: An override does not fit the backbone's weights.
-        """
-        from distilbert_tf.models.keras_hub import backbone_config, backbone_tensors
-
-        config = backbone_config(backbone, **config_overrides)
-        tensors = backbone_tensors(backbone)
-        model = cls(config, dtype=backbone.dtype_policy if dtype is None else dtype)
-        load_tensors(model, tensors, where="the KerasHub backbone")
-        return model
 
     def to_keras_hub(self) -> keras.Model:
         """Makes a `keras_nlp.models.DistilBertBackbone` that predicts what this model does.

@@ -21,6 +21,7 @@ from distilbert_tf.models.pretrained import PreTrainedModel
 from distilbert_tf.models.slot import Slot
 from distilbert_tf.models.unpadding import make_layout
 from distilbert_tf.models.weight_names import HEADS
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
 MASK_POSITIONS = "mask_positions"  # an input of the masked-LM model
 IGNORED = -100  # a label that does not count
@@ -133,6 +134,8 @@ class TFDistilBertForSequenceClassification(_ModelWithHead):
         `DistilBertForSequenceClassification` of transformers on PyTorch.
     """
 
+    has_classifier = True
+
     def __init__(self, config: DistilBertConfig, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
         self.pre_classifier = Linear(
@@ -196,6 +199,24 @@ class TFDistilBertForSequenceClassification(_ModelWithHead):
         """
         pooled = tf.nn.relu(self.pre_classifier(first_tokens))  # (B, D)
         return tf.cast(self.classifier(self.dropout(pooled, training=training)), tf.float32)
+
+    def to_keras_hub(self, tokenizer: DistilBertTokenizer | None = None) -> keras.Model:
+        """Makes a `keras_nlp.models.DistilBertTextClassifier` that predicts what this model does.
+
+        Args:
+            tokenizer: The model's tokenizer, for a classifier that takes texts; without it, the
+                classifier takes what `DistilBertBackbone` takes.
+
+        Returns:
+            The classifier, whose outputs are logits. `save_to_preset` saves it for KerasHub.
+
+        Raises:
+            ValueError: See `TFDistilBertModel.to_keras_hub`, and
+                `DistilBertTokenizer.to_keras_hub`.
+        """
+        from distilbert_tf.models.keras_hub import make_classifier
+
+        return make_classifier(self, tokenizer)
 
     @classmethod
     def _needs_fresh_head(cls, tensors: Mapping[str, Any]) -> bool:

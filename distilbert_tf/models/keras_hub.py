@@ -1,7 +1,7 @@
-"""Between KerasHub's `DistilBertBackbone` and this package's encoder.
+"""Between KerasHub's `DistilBertBackbone` and `DistilBertTextClassifier` and this package's models.
 
 KerasHub (`keras_nlp`) is imported only when one of these functions is called, which takes many
-seconds. The two encoders compute the same, so their outputs agree, but for what one cannot express:
+seconds. The models compute the same, so their outputs agree, but for what one cannot express:
 
 * KerasHub has one dropout rate, DistilBERT two. From KerasHub, its rate becomes both; to KerasHub,
   an `attention_dropout` of another rate than `dropout` is dropped with a warning. In training
@@ -9,8 +9,11 @@ seconds. The two encoders compute the same, so their outputs agree, but for what
   Neither changes a prediction.
 * KerasHub's activation is always the exact GELU, and its positions are always trained. Other
   configurations are refused.
+* KerasHub has no names of labels, and a classifier of it may end in an activation: here it has
+  logits.
 """
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,6 @@ import tensorflow as tf
 from absl import logging
 from transformers import DistilBertConfig
 
-from distilbert_tf.checkpoints.config import override
 from distilbert_tf.checkpoints.tensor_files import Tensors
 from distilbert_tf.models.weight_names import expand, export_tensors, find_layer
 
@@ -50,11 +52,21 @@ KERAS_HUB_FIELDS = {
     "hidden_dim": "intermediate_dim",
     "dropout": "dropout",
 }
+CLASSIFIER = {"pre_classifier": "pooled_dense", "classifier": "output_dense"}
 EXACT_GELU = ("gelu", "gelu_python")
 
 
-def load_preset(preset: str | Path, dtype: Any = None) -> keras.Model:
-    """Loads a DistilBERT backbone through KerasHub: see `TFDistilBertModel.from_preset`."""
+def load_preset(preset: str | Path, dtype: Any = None, *, with_head: bool = False) -> keras.Model:
+    """Loads a preset through KerasHub: see `PreTrainedModel.from_preset`.
+
+    Args:
+        preset: A name, a handle or a directory.
+        dtype: Keras dtype or policy.
+        with_head: Whether to load a classifier, if the preset has one.
+
+    Returns:
+        A classifier or a backbone.
+    """
     import keras_nlp
 
     offline = (
@@ -65,8 +77,13 @@ def load_preset(preset: str | Path, dtype: Any = None) -> keras.Model:
     options = {} if dtype is None else {"dtype": dtype}
     load = keras_nlp.models.DistilBertBackbone.from_preset
     if Path(preset).is_dir():
+        if with_head and (Path(preset) / "task.json").is_file():
+            load = keras_nlp.models.DistilBertTextClassifier.from_preset
         return load(str(preset), **options)
     try:
+        if with_head:
+            with contextlib.suppress(TypeError):  # for want of num_classes: it has no head
+                return keras_nlp.models.DistilBertTextClassifier.from_preset(str(preset), **options)
         return load(str(preset), **options)
     except (OSError, tf.errors.OpError) as error:
         raise FileNotFoundError(
@@ -80,13 +97,44 @@ def load_preset(preset: str | Path, dtype: Any = None) -> keras.Model:
         ) from error
 
 
-def backbone_config(backbone: keras.Model, **overrides: Any) -> DistilBertConfig:
-    """Makes the configuration of a backbone: see `TFDistilBertModel.from_keras_hub`."""
+def read_model(model: keras.Model, *, with_head: bool) -> tuple[DistilBertConfig, Tensors]:
+    """Reads a model of KerasHub's as a checkpoint.
+
+    Args:
+        model: A backbone, or a classifier if `with_head`.
+        with_head: Whether a head is of use.
+
+    Returns:
+        The configuration, and the tensors for `load_tensors`.
+
+    Raises:
+        TypeError: It is another kind of object.
+        ValueError: It has weights, or a head of a width, that DistilBERT does not have.
+    """
+    import keras_nlp
+
+    if not with_head or not isinstance(model, keras_nlp.models.DistilBertTextClassifier):
+        return backbone_config(model), backbone_tensors(model)
+    config = backbone_config(model.backbone)
+    if model.hidden_dim != config.dim:
+        raise ValueError(
+            f"The KerasHub classifier has a hidden layer of width {model.hidden_dim}, but "
+            f"DistilBERT's has that of the encoder, {config.dim}."
+        )
+    config.num_labels, config.seq_classif_dropout = model.num_classes, model.dropout
+    tensors = backbone_tensors(model.backbone)
+    for ours, theirs in CLASSIFIER.items():
+        layer = getattr(model, theirs)
+        tensors[f"{ours}.weight"] = _as_float32(layer.kernel).T
+        tensors[f"{ours}.bias"] = _as_float32(layer.bias)
+    return config, tensors
+
+
+def backbone_config(backbone: keras.Model) -> DistilBertConfig:
+    """Makes the configuration of a backbone."""
     _check_backbone(backbone)
     fields = {ours: getattr(backbone, theirs) for ours, theirs in KERAS_HUB_FIELDS.items()}
-    config = DistilBertConfig(**fields, attention_dropout=backbone.dropout)
-    override(config, **overrides)
-    return config
+    return DistilBertConfig(**fields, attention_dropout=backbone.dropout)
 
 
 def backbone_tensors(backbone: keras.Model) -> Tensors:
@@ -107,7 +155,7 @@ def backbone_tensors(backbone: keras.Model) -> Tensors:
         )
     tensors = {}
     for name, weight, shape in weights:
-        array = np.asarray(keras.ops.convert_to_numpy(weight), dtype=np.float32).reshape(shape)
+        array = _as_float32(weight).reshape(shape)
         tensors[name] = array.T if _is_kernel(name) else array
     return tensors
 
@@ -141,6 +189,33 @@ def make_backbone(model: keras.Model) -> keras.Model:
         array = tensors[name].T if _is_kernel(name) else tensors[name]
         weight.assign(array.reshape(weight.shape))
     return backbone
+
+
+def make_classifier(model: keras.Model, tokenizer: Any = None) -> keras.Model:
+    """Makes a KerasHub classifier: see `TFDistilBertForSequenceClassification.to_keras_hub`."""
+    import keras_nlp
+
+    preprocessor = None
+    if tokenizer is not None:
+        preprocessor = keras_nlp.models.DistilBertTextClassifierPreprocessor(
+            tokenizer.to_keras_hub(), sequence_length=model.config.max_position_embeddings
+        )
+    classifier = keras_nlp.models.DistilBertTextClassifier(
+        backbone=make_backbone(model.distilbert),
+        num_classes=model.config.num_labels,
+        preprocessor=preprocessor,
+        dropout=model.config.seq_classif_dropout,
+    )
+    tensors = export_tensors(model)
+    for ours, theirs in CLASSIFIER.items():
+        layer = getattr(classifier, theirs)
+        layer.kernel.assign(tensors[f"{ours}.weight"].T)
+        layer.bias.assign(tensors[f"{ours}.bias"])
+    return classifier
+
+
+def _as_float32(weight: keras.Variable) -> np.ndarray:
+    return np.asarray(keras.ops.convert_to_numpy(weight), dtype=np.float32)
 
 
 def _check_backbone(backbone: object) -> None:

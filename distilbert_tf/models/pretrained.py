@@ -14,8 +14,14 @@ import keras
 from huggingface_hub import HfApi
 from transformers import BatchEncoding, DistilBertConfig
 
-from distilbert_tf.checkpoints.config import load_config
-from distilbert_tf.checkpoints.hub import CONFIG, SAFETENSORS, find_checkpoint, take_hub_options
+from distilbert_tf.checkpoints.config import load_config, override
+from distilbert_tf.checkpoints.hub import (
+    CONFIG,
+    SAFETENSORS,
+    find_checkpoint,
+    find_preset,
+    take_hub_options,
+)
 from distilbert_tf.checkpoints.tensor_files import read_tensors, write_safetensors
 from distilbert_tf.files import replacing
 from distilbert_tf.models.distributed import DistributedTraining
@@ -108,6 +114,7 @@ class PreTrainedModel(DistributedTraining, keras.Model):
     """
 
     input_names: ClassVar[tuple[str, ...]] = (INPUT_IDS, ATTENTION_MASK)
+    has_classifier: ClassVar[bool] = False
 
     def __init__(
         self, config: DistilBertConfig, *, skip_padding: bool = True, **kwargs: Any
@@ -218,8 +225,8 @@ class PreTrainedModel(DistributedTraining, keras.Model):
 
         Args:
             name_or_path: A directory with `config.json` and weights (`model.safetensors`,
-                single or sharded, or transformers' old `tf_model.h5`), `"demo"`, or a
-                repository on the hub.
+                single or sharded, or transformers' old `tf_model.h5`) or with a KerasHub preset,
+                `"demo"`, or a repository on the hub.
             config: A configuration to take instead of the checkpoint's, or its path.
             fresh_head: Whether the head starts with new weights. By default a classifier gets them
                 if the checkpoint has no classifier (and the log says so), while a masked-LM model
@@ -243,14 +250,99 @@ class PreTrainedModel(DistributedTraining, keras.Model):
         """
         hub = take_hub_options(options)
         _refuse_options(options)
+        if (preset := find_preset(name_or_path, CONFIG)) is not None:
+            options |= {} if config is None else {"config": config}
+            return cls.from_preset(
+                preset, fresh_head=fresh_head, dtype=dtype, skip_padding=skip_padding, **options
+            )
         files = find_checkpoint(name_or_path, revision, **hub)
         config, family = load_config(files.config, config, **options)
-        tensors = read_tensors(files.weights)
+        tensors = to_distilbert(read_tensors(files.weights), family)
         model = cls(config, dtype=dtype, skip_padding=skip_padding)
         if fresh_head is None:
-            fresh_head = cls._needs_fresh_head(to_distilbert(tensors, family))
+            fresh_head = cls._needs_fresh_head(tensors)
         load_tensors(model, tensors, family=family, fresh_head=fresh_head, where=str(files.weights))
         return model
+
+    @classmethod
+    def from_preset(
+        cls: type[Model],
+        preset: str | Path,
+        *,
+        fresh_head: bool | None = None,
+        dtype: Any = None,
+        skip_padding: bool = True,
+        **config_overrides: Any,
+    ) -> Model:
+        """Loads a KerasHub preset of DistilBERT: its backbone, and its classifier if it has one.
+
+        Args:
+            preset: A built-in name such as `"distil_bert_base_en_uncased"`, a handle
+                (`kaggle://`, `hf://`, `gs://`), or a directory that KerasHub wrote.
+            fresh_head: See `from_pretrained`.
+            dtype: Keras dtype or policy of the model.
+            skip_padding: See the class.
+            **config_overrides: See `from_keras_hub`.
+
+        Returns:
+            The model.
+
+        Raises:
+            FileNotFoundError: The preset is out of reach; the message says what works offline.
+            ValueError: There is no preset of that name, or it is another kind of model.
+        """
+        from distilbert_tf.models.keras_hub import load_preset
+
+        return cls.from_keras_hub(
+            load_preset(preset, dtype, with_head=cls.has_classifier),
+            fresh_head=fresh_head,
+            dtype=dtype,
+            skip_padding=skip_padding,
+            **config_overrides,
+        )
+
+    @classmethod
+    def from_keras_hub(
+        cls: type[Model],
+        model: keras.Model,
+        *,
+        fresh_head: bool | None = None,
+        dtype: Any = None,
+        skip_padding: bool = True,
+        **config_overrides: Any,
+    ) -> Model:
+        """Copies a model of KerasHub's; the copy predicts what the model does.
+
+        Args:
+            model: A `keras_nlp.models.DistilBertBackbone`; for a classifier also a
+                `DistilBertTextClassifier`.
+            fresh_head: See `from_pretrained`.
+            dtype: Keras dtype or policy of the model; KerasHub's if not given.
+            skip_padding: See the class.
+            **config_overrides: Fields of the configuration to replace, such as
+                `attention_dropout=0.0` (by default the backbone's one dropout rate) or `id2label`,
+                since KerasHub has no names of labels.
+
+        Returns:
+            The model.
+
+        Raises:
+            TypeError: Another kind of object.
+            ValueError: It has weights that DistilBERT does not have, or an override names no field.
+            CheckpointError: An override does not fit the weights.
+        """
+        from distilbert_tf.models.keras_hub import read_model
+
+        config, tensors = read_model(model, with_head=cls.has_classifier)
+        override(config, **config_overrides)
+        if dtype is None:
+            dtype = getattr(model, "backbone", model).dtype_policy
+        copy = cls(config, dtype=dtype, skip_padding=skip_padding)
+        if fresh_head is None:
+            fresh_head = cls._needs_fresh_head(tensors)
+        where = f"the KerasHub {'classifier' if hasattr(model, 'backbone') else 'backbone'}"
+        load_tensors(copy, tensors, fresh_head=fresh_head, where=where)
+        return copy
 
     @classmethod
     def _needs_fresh_head(cls, tensors: Mapping[str, Any]) -> bool:

@@ -5,6 +5,7 @@ Shapes: B texts, T tokens of the longest row.
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from transformers import BatchEncoding
 
 from distilbert_tf.checkpoints.hub import (
     TOKENIZER_CONFIG,
-    VOCABULARIES,
+    TOKENIZER_JSON,
+    VOCAB,
+    find_preset,
     find_tokenizer,
     take_hub_options,
 )
@@ -24,7 +27,6 @@ from distilbert_tf.tokenizers.texts import as_python, check_texts, describe_faul
 from distilbert_tf.tokenizers.truncation import Padding, Truncation
 from distilbert_tf.tokenizers.wordpiece import WordPieceTokenizer
 
-VOCAB, TOKENIZER_JSON = VOCABULARIES
 DEFAULT_MAX_LENGTH = 512  # the positions of a pretrained DistilBERT
 # Settings of a directory that are arguments of each call here.
 CALL_SETTINGS = (
@@ -70,7 +72,8 @@ class DistilBertTokenizer(transformers.DistilBertTokenizer):
 
         Args:
             pretrained_model_name_or_path: A directory with `vocab.txt` or `tokenizer.json` and, if
-                the defaults do not fit, `tokenizer_config.json`; `"demo"`; or a name on the hub.
+                the defaults do not fit, `tokenizer_config.json`; that of a KerasHub preset;
+                `"demo"`; or a name on the hub.
             *args: transformers' arguments.
             **kwargs: transformers' arguments; of the hub's, those of `HubOptions`.
 
@@ -83,11 +86,64 @@ class DistilBertTokenizer(transformers.DistilBertTokenizer):
             ValueError: The vocabulary lacks a special token. (transformers would give it an id
                 that no model has.)
         """
+        if (preset := find_preset(pretrained_model_name_or_path, TOKENIZER_JSON)) is not None:
+            return cls.from_preset(preset, **kwargs)
         hub = take_hub_options(kwargs)
         directory = find_tokenizer(os.fspath(pretrained_model_name_or_path), **hub)
         tokenizer = super().from_pretrained(directory, *args, **kwargs)
         _check_special_tokens(tokenizer, directory)
         return tokenizer
+
+    @classmethod
+    def from_preset(cls, preset: str | os.PathLike[str], **kwargs: Any) -> "DistilBertTokenizer":
+        """Loads the tokenizer of a KerasHub preset: see `from_keras_hub`.
+
+        Args:
+            preset: A built-in name such as `"distil_bert_base_en_uncased"`, a handle, or a
+                directory that KerasHub wrote.
+            **kwargs: Settings to replace, such as `model_max_length=512`.
+
+        Returns:
+            The tokenizer.
+        """
+        from distilbert_tf.tokenizers.keras_hub import load_preset
+
+        return cls.from_keras_hub(load_preset(preset), **kwargs)
+
+    @classmethod
+    def from_keras_hub(cls, tokenizer: Any, **kwargs: Any) -> "DistilBertTokenizer":
+        """Makes a tokenizer with the vocabulary of one of KerasHub's.
+
+        It splits text as transformers does, which strips accents where it lowercases.
+
+        Args:
+            tokenizer: A `keras_nlp.models.DistilBertTokenizer`.
+            **kwargs: Settings to replace.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            TypeError: Another kind of object.
+        """
+        from distilbert_tf.tokenizers.keras_hub import write_files
+
+        with tempfile.TemporaryDirectory() as directory:
+            settings = write_files(tokenizer, Path(directory))
+            return cls.from_pretrained(directory, **(settings | kwargs))
+
+    def to_keras_hub(self) -> Any:
+        """Makes a `keras_nlp.models.DistilBertTokenizer` with the same vocabulary and settings.
+
+        Returns:
+            The tokenizer. It splits some Unicode text otherwise than transformers.
+
+        Raises:
+            ValueError: Special tokens have other names than KerasHub's, or there are added ones.
+        """
+        from distilbert_tf.tokenizers.keras_hub import make_tokenizer
+
+        return make_tokenizer(self)
 
     def __call__(
         self, *args: Any, return_tensors: str | None = None, **kwargs: Any

@@ -13,12 +13,17 @@ import keras_nlp
 import numpy as np
 import pytest
 import requests
-from comparing import FEW, assert_close
+from comparing import FEW, assert_close, roundings
+from tiny_pipelines import SENTENCES, VOCABULARY, make_config, make_tokenizer, randomize
 from transformers import DistilBertConfig
 
 from distilbert_tf.models.encoder import TFDistilBertModel
-from distilbert_tf.models.heads import TFDistilBertForMaskedLM
+from distilbert_tf.models.heads import (
+    TFDistilBertForMaskedLM,
+    TFDistilBertForSequenceClassification,
+)
 from distilbert_tf.models.weight_names import CheckpointError, export_tensors
+from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
 # Axes of one size differ in length where they can, so that none are mixed up unseen.
 SIZES = {
@@ -193,6 +198,106 @@ class TestPresets:
     def test_directory_without_a_preset(self, tmp_path):
         with pytest.raises(ValueError, match=r"no config\.json"):
             TFDistilBertModel.from_preset(tmp_path)
+
+
+def make_classifier(**fields) -> TFDistilBertForSequenceClassification:
+    config = make_config(num_labels=3, seq_classif_dropout=0.4, **fields)
+    return randomize(TFDistilBertForSequenceClassification(config), seed=8)
+
+
+def assert_same_logits(model, task) -> None:
+    model, task = in_float64(model), in_float64(task)
+    ids, mask = make_batch(len(VOCABULARY), 30)
+    mask[:, 0] = 1
+    ours = model({"input_ids": ids, "attention_mask": mask})
+    assert_close(ours, task({"token_ids": ids, "padding_mask": mask}), FEW)
+
+
+class TestClassifiers:
+    def test_there_and_back(self, tmp_path):
+        model = make_classifier()
+        task = model.to_keras_hub()
+        assert (task.num_classes, task.dropout) == (3, 0.4)
+        assert_same_logits(model, task)
+        back = TFDistilBertForSequenceClassification.from_keras_hub(task)
+        assert (back.config.num_labels, back.config.seq_classif_dropout) == (3, 0.4)
+        theirs = export_tensors(back)
+        for name, array in export_tensors(model).items():
+            np.testing.assert_array_equal(theirs[name], array, err_msg=name)
+
+    def test_preset_of_a_classifier(self, tmp_path):
+        tokenizer = make_tokenizer(tmp_path)
+        model, preset = make_classifier(), tmp_path / "preset"
+        model.to_keras_hub(tokenizer).save_to_preset(str(preset))
+        task = keras_nlp.models.DistilBertTextClassifier.from_preset(str(preset))
+        again = DistilBertTokenizer.from_pretrained(preset)
+        assert again(SENTENCES) == tokenizer(SENTENCES)
+        encoding = again(SENTENCES, padding=True, return_tensors="np")
+        loaded = TFDistilBertForSequenceClassification.from_pretrained(
+            preset, id2label=["bad", "fair", "good"], skip_padding=False
+        )
+        assert loaded.config.id2label[2] == "good"
+        assert not loaded.skip_padding
+        assert_same_logits(loaded, task)
+        logits = loaded(dict(encoding))
+        assert_close(task.predict(SENTENCES, verbose=0), logits, roundings(model))
+        encoder = TFDistilBertModel.from_pretrained(preset)
+        states = encoder(dict(encoding), skip_padding=False)[0]
+        assert_close(states, loaded.distilbert(dict(encoding))[0], roundings(model))
+        with pytest.raises(CheckpointError, match="no head for TFDistilBertForMaskedLM"):
+            TFDistilBertForMaskedLM.from_pretrained(preset)
+
+    def test_preset_of_a_backbone_gets_a_fresh_head(self, tmp_path, caplog):
+        backbone = make_backbone(SMALL)
+        backbone.save_to_preset(str(tmp_path))
+        with caplog.at_level(logging.WARNING, logger="absl"):
+            model = TFDistilBertForSequenceClassification.from_pretrained(tmp_path, num_labels=5)
+        assert "freshly initialized head" in caplog.text
+        assert model.config.num_labels == 5
+        assert_same_outputs(model.distilbert, backbone, 31, 17)
+
+    def test_head_of_another_width(self):
+        backbone = make_backbone(SMALL)
+        task = keras_nlp.models.DistilBertTextClassifier(backbone, num_classes=2, hidden_dim=9)
+        with pytest.raises(ValueError, match="hidden layer of width 9, but .* encoder, 6"):
+            TFDistilBertForSequenceClassification.from_keras_hub(task)
+
+    def test_keras_hub_reads_what_is_saved_here(self, tmp_path):
+        tokenizer = make_tokenizer(tmp_path)
+        model = make_classifier()
+        model.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        backbone = keras_nlp.models.DistilBertBackbone.from_preset(str(tmp_path))
+        assert_same_outputs(model.distilbert, backbone, len(VOCABULARY), 30)
+        theirs = keras_nlp.models.DistilBertTokenizer.from_preset(str(tmp_path))
+        rows = tokenizer(SENTENCES, add_special_tokens=False)["input_ids"]
+        assert theirs(SENTENCES) == rows
+
+
+class TestTokenizers:
+    def test_there_and_back(self, tmp_path):
+        tokenizer = make_tokenizer(tmp_path)
+        theirs = tokenizer.to_keras_hub()
+        assert (theirs.lowercase, theirs.strip_accents, theirs.split_on_cjk) == (True, True, True)
+        rows = tokenizer(SENTENCES, add_special_tokens=False)["input_ids"]
+        assert theirs(SENTENCES) == rows
+        again = DistilBertTokenizer.from_keras_hub(theirs, model_max_length=64)
+        assert again(SENTENCES) == tokenizer(SENTENCES)
+        assert again("Caf\u00e9") == tokenizer("Caf\u00e9")
+        assert again.model_max_length == 64
+        cased = keras_nlp.models.DistilBertTokenizer(theirs.get_vocabulary(), lowercase=False)
+        assert not DistilBertTokenizer.from_keras_hub(cased).do_lower_case
+
+    def test_what_keras_hub_lacks_is_refused(self, tmp_path):
+        tokenizer = make_tokenizer(tmp_path)
+        tokenizer.add_tokens(["<e1>"])
+        with pytest.raises(ValueError, match=r"added tokens \(<e1>\)"):
+            tokenizer.to_keras_hub()
+        tokenizer.cls_token = "book"
+        with pytest.raises(ValueError, match=r"cls_token is 'book', .* always has '\[CLS\]'"):
+            tokenizer.to_keras_hub()
+        with pytest.raises(TypeError, match="got DistilBertTokenizer"):
+            DistilBertTokenizer.from_keras_hub(tokenizer)
 
 
 class TestWrongObjects:

@@ -250,6 +250,25 @@ def test_exports_a_checkpoint(tiny, tmp_path):
         export_pretrained(tmp_path / "checkpoint", tmp_path / "base")
 
 
+def test_a_head_of_another_kind_is_left_out_with_a_warning(tiny, tmp_path, caplog):
+    model, tokenizer = tiny
+    source = tmp_path / "checkpoint"
+    model.save_pretrained(source)
+    tokenizer.save_pretrained(source)
+    fields = json.loads((source / "config.json").read_text())
+    for kind in ("DistilBertModel", "DistilBertForTokenClassification"):
+        fields["architectures"] = [kind]
+        (source / "config.json").write_text(json.dumps(fields))
+        caplog.clear()
+        version = export_pretrained(source, tmp_path / kind, max_length=9, verify=False)
+        signatures = tf.saved_model.load(version).signatures
+        assert "encode" in signatures
+        assert "classify_text" not in signatures
+        messages = [x.getMessage() for x in caplog.records if "architectures" in x.getMessage()]
+        assert len(messages) == kind.count("For")
+    assert f"{source} is a DistilBertForTokenClassification, whose head is none" in messages[0]
+
+
 @pytest.mark.slow
 def test_demo_encoder(demo, tmp_path):
     keras.utils.set_random_seed(3)  # of a head that tells these sentences apart

@@ -37,7 +37,7 @@ from distilbert_serving.tf_serving.batching_parameters import batching_parameter
 from distilbert_serving.tf_serving.serving_files import write_serving_files
 from distilbert_serving.tf_serving.warmup import EXTRA_ASSETS
 from distilbert_tf.checkpoints.config import load_config
-from distilbert_tf.checkpoints.hub import find_checkpoint
+from distilbert_tf.checkpoints.hub import CONFIG, find_checkpoint
 from distilbert_tf.models.encoder import TFDistilBertModel
 from distilbert_tf.models.heads import (
     TFDistilBertForMaskedLM,
@@ -234,7 +234,8 @@ def export_pretrained(
 ) -> Path:
     """Exports a checkpoint, or several that share an encoder: see `export_saved_model`.
 
-    What it is, `architectures` in its `config.json` says; without that, a classifier.
+    What it is, `architectures` in its `config.json` says; without that, a classifier. Of one with
+    another head, such as question answering, the encoder is exported, with a warning.
 
     Args:
         name_or_path: A directory with the checkpoint and its tokenizer, or a hub repository. For
@@ -276,6 +277,15 @@ def _model_class(source: str) -> type[PreTrainedModel]:
         return TFDistilBertForSequenceClassification
     if "ForMaskedLM" in architecture:
         return TFDistilBertForMaskedLM
+    if "For" in architecture:
+        logging.warning(
+            "%s is a %s, whose head is none of this package's: its encoder alone is exported, with "
+            "the signature encode. (The heads are ForSequenceClassification and ForMaskedLM: see "
+            "architectures in its %s.)",
+            source,
+            architecture,
+            CONFIG,
+        )
     return TFDistilBertModel
 
 
