@@ -38,10 +38,16 @@ setup(
     version=VERSION,
     description="DistilBERT on TensorFlow: fine-tune with Keras, export with the tokenizer inside, "
     "serve with TF Serving.",
-    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    # Without the links to files of the repository, which lead nowhere from the package's page.
+    long_description=re.sub(
+        r"(?<!!)\[([^]]+)\]\((?!https?:|#)[^)]+\)",
+        r"\1",
+        (ROOT / "README.md").read_text(encoding="utf-8"),
+    ),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
-    python_requires=">=3.10",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    python_requires=">=3.11,<3.14",
     packages=[
         *find_packages(include=["distilbert_tf", "distilbert_tf.*"]),
         *find_packages("export"),
@@ -57,34 +63,37 @@ setup(
         "distilbert_serving": [
             "py.typed",
             "inspection/op_registry.zip",
+            "tf_serving.protoset",
             "tf_serving/tf_serving.env",
         ],
     },
     entry_points={"console_scripts": ["distilbert-tf=distilbert_tf.cli:main"]},
-    # Upper bounds stand where releases are tied together (TensorFlow and the serving API), or
-    # where private parts are relied on (Keras layers, KerasHub's sublayers).
+    # Lower bounds are those that `make oldest` tries: before 0.23, tokenizers had an older Unicode
+    # than the in-graph tokenizer. Upper bounds stand where releases are tied together (TensorFlow
+    # and the serving API), or where private parts are relied on (Keras layers, KerasHub's
+    # sublayers).
     install_requires=[
         "absl-py>=2.1",
-        "grpcio>=1.67",
-        "grpcio-health-checking>=1.67",
+        "grpcio>=1.72",
+        "grpcio-health-checking>=1.72",
         "h5py>=3.11",
         "httptools>=0.6",
-        "huggingface-hub>=1.0",
+        "huggingface-hub>=1.5",
         "keras>=3.15,<3.16",
         "keras-nlp>=0.32,<0.33",
         "matplotlib>=3.8",
-        "ml-dtypes>=0.5",
+        "ml-dtypes>=0.5.1",
         "numpy>=1.26",
         "optree>=0.16",
         "prometheus-client>=0.20",
-        "safetensors>=0.5",
+        "safetensors>=0.8",
         "starlette>=0.46",
         "tensorboard>=2.20",
         "tensorflow>=2.21,<2.22",
         "tensorflow-serving-api>=2.21,<2.22",
-        "tokenizers>=0.22",
+        "tokenizers>=0.23",
         "tqdm>=4.66",
-        "transformers>=5.0,<6",
+        "transformers>=5.16,<6",
         "uvicorn>=0.34",
     ],
     extras_require={
@@ -98,8 +107,9 @@ setup(
         "test": TEST + NOTEBOOKS + PARQUET,
     },
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
-        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],

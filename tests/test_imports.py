@@ -35,6 +35,7 @@ SHARED = (
     "examples",
     "output_comparison",
     "protos",
+    "protoset",
     "sample_sentences",
     "signatures",
     "tensors",

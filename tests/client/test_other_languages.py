@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from distilbert_serving import PredictClient
+from distilbert_serving.protoset import PROTOSET
 from distilbert_serving.server import ModelServer
-from distilbert_serving.tf_serving.protoset import make_protoset
 from exporting import TINY_MAX_LENGTH, make_tiny_model
-from google.protobuf import descriptor_pool
+from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import FieldDescriptor
 from processes import finish
 
@@ -30,7 +30,7 @@ TEXTS = ("the film was never boring", "", "très bien")
 def pool() -> descriptor_pool.DescriptorPool:
     """What a reader makes of the descriptor set, in which each file follows those it imports."""
     pool = descriptor_pool.DescriptorPool()
-    for file in make_protoset().file:
+    for file in descriptor_pb2.FileDescriptorSet.FromString(PROTOSET.read_bytes()).file:
         pool.AddSerializedFile(file.SerializeToString())
     return pool
 

@@ -216,7 +216,7 @@ def export_saved_model(
             "max_difference": difference,
             "distilbert_tf": __version__,
             "tensorflow": tf.__version__,
-            "exported_at": datetime.datetime.now(datetime.timezone.utc).isoformat(),
+            "exported_at": datetime.datetime.now(datetime.UTC).isoformat(),
         }
         if isinstance(model, Mapping):
             record["tasks"] = {task: _describe(each) for task, each in served.items()}

@@ -1,10 +1,12 @@
 """The files beside a model that an operator would write: in its version, and for its server."""
 
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from distilbert_serving.protoset import PROTOSET
 from distilbert_serving.tf_serving.batching_parameters import (
     BATCHING_FILE,
     batching_parameters,
@@ -12,7 +14,6 @@ from distilbert_serving.tf_serving.batching_parameters import (
 )
 from distilbert_serving.tf_serving.config_files import ConfigError, write_config
 from distilbert_serving.tf_serving.environment import ENV_FILE
-from distilbert_serving.tf_serving.protoset import PROTOSET_FILE, write_protoset
 from distilbert_serving.tf_serving.serving_config import model_config, monitoring_config
 from distilbert_serving.tf_serving.warmup import SignatureDefs, make_warmup, write_warmup
 from distilbert_serving.version_numbers import find_versions
@@ -123,14 +124,11 @@ def write_server_files(
     _check_versions_exist(Path(model_base_path), wanted)
     directory = Path(output)
     directory.mkdir(parents=True, exist_ok=True)
-    environment = directory / ENV_FILE.name
-    environment.write_bytes(ENV_FILE.read_bytes())
     return [
         write_config(directory / MODELS_FILE, models, _MODELS_COMMENT),
         write_config(directory / BATCHING_FILE, parameters, _SERVER_BATCHING_COMMENT),
         write_config(directory / MONITORING_FILE, monitoring_config(), _MONITORING_COMMENT),
-        environment,
-        write_protoset(directory / PROTOSET_FILE),
+        *(Path(shutil.copyfile(file, directory / file.name)) for file in (ENV_FILE, PROTOSET)),
     ]
 
 
