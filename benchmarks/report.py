@@ -26,7 +26,7 @@ MARKERS = "oosDv^<>PXph8"
 def start(peers: Iterable[Peer], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Begins the results of a run: when, where, how and who; `models` is still empty."""
     return {
-        "started_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "started_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": describe_machine(),
         "settings": dict(settings),
         "peers": {peer.name: peer.describe() for peer in peers},

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     probed = probe_unicode_table()
     if not options.check:
-        np.savez_compressed(options.output, allow_pickle=False, **probed)
+        np.savez_compressed(options.output, **probed)
         print(f"{options.output}: {options.output.stat().st_size:,} bytes")
         return 0
     differing = find_drift(probed)

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -89,6 +90,64 @@ def test_the_wheel_holds_code_and_data(wheel: Path) -> None:
     )
     for extra in (b"beam", b"demo", b"gpu", b"notebooks", b"parity", b"parquet", b"test"):
         assert b"Provides-Extra: " + extra + b"\n" in metadata
+
+
+# What only a checkout is for.
+NOT_SHIPPED = {".ci/run", ".gitignore", "benchmarks/.gitignore"}
+
+
+def test_the_source_archive_holds_what_its_tests_need(tmp_path: Path) -> None:
+    copied = shipped_files(".")
+    for name in copied:
+        (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "source" / name).write_bytes((ROOT / name).read_bytes())
+    build = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
+    run("-c", build, cwd=tmp_path / "source")
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        held = {name.partition("/")[2] for name in file.getnames()}
+        metadata = file.extractfile(f"{archive.name.removesuffix('.tar.gz')}/PKG-INFO").read()
+    assert set(copied) - held == NOT_SHIPPED
+    assert b"License-Expression: Apache-2.0\n" in metadata
+    assert b"\nRequires-Python: <3.14,>=3.11\n" in metadata
+    # The package's page has no files that a link could lead to.
+    links = re.findall(rb"\]\(([^)]+)\)", metadata)
+    assert [link for link in links if not link.startswith((b"http", b"#"))] == []
+
+
+HEAVY = ("keras_nlp", "keras_hub", "kagglehub", "tensorflow_text", "tensorboard", "matplotlib")
+
+
+def test_what_is_heavy_is_imported_only_when_it_is_asked_for(tmp_path: Path) -> None:
+    """Keras imports matplotlib where it finds it, so it must not find any."""
+    code = f"""
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {HEAVY}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+sys.path.insert(0, "tests")
+from pathlib import Path
+import numpy as np
+import tiny_task
+from distilbert_tf import *
+from distilbert_tf.pipelines import pipeline
+
+encoder = tiny_task.tiny_checkpoint(Path(sys.argv[1]) / "encoder")
+tokenizer = DistilBertTokenizer.from_pretrained(encoder)
+model = TFDistilBertForSequenceClassification.from_pretrained(encoder, num_labels=2)
+model.compile(create_optimizer(1e-3, total_steps=2), "sparse_categorical_crossentropy")
+batch = tokenizer(["a kind talk", "stale"], padding=True, return_tensors="np")
+model.fit(dict(batch), np.array([1, 0]), verbose=0)
+model.save_pretrained(Path(sys.argv[1]) / "saved")
+tokenizer.save_pretrained(Path(sys.argv[1]) / "saved")
+print(pipeline("text-classification", model=str(Path(sys.argv[1]) / "saved"))("stale")[0]["label"])
+"""
+    said, _ = run("-c", code, str(tmp_path))
+    assert said.strip() in ("LABEL_0", "LABEL_1")
 
 
 READMES = ("README.md", "export/README.md")

@@ -357,4 +357,4 @@ def end_run(directory: RunDirectory, strategy: tf.distribute.Strategy) -> None:
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
