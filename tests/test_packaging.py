@@ -109,7 +109,7 @@ def test_the_source_archive_holds_what_its_tests_need(tmp_path: Path) -> None:
         metadata = file.extractfile(f"{archive.name.removesuffix('.tar.gz')}/PKG-INFO").read()
     assert set(copied) - held == NOT_SHIPPED
     assert b"License-Expression: Apache-2.0\n" in metadata
-    assert b"\nRequires-Python: <3.14,>=3.11\n" in metadata
+    assert b"\nRequires-Python: >=3.11,<3.14\n" in metadata
     # The package's page has no files that a link could lead to.
     links = re.findall(rb"\]\(([^)]+)\)", metadata)
     assert [link for link in links if not link.startswith((b"http", b"#"))] == []
