@@ -11,6 +11,13 @@ from distilbert_tf.commands.common_flags import UsageError, define_flag
 from distilbert_tf.data.tasks import METRIC_NAMES, TASKS, Task, get_task
 
 _FILES = ("train", "validation", "test")
+_LISTS = {
+    "text_columns": "text_columns",
+    "label_columns": "label_column",
+    "labels": "labels",
+    "metrics": "metrics",
+}
+_METRICS = ", ".join(dict.fromkeys(name for names in METRIC_NAMES.values() for name in names))
 
 
 def define_task(values: flags.FlagValues, text: str, data_text: str, data: str | None) -> None:
@@ -28,11 +35,13 @@ def define_task(values: flags.FlagValues, text: str, data_text: str, data: str |
     help_of = {
         "text_columns": "for a task of your own: the column of the text, or the two of a pair",
         "labels": "its labels, in the order of their ids (default: all in the training data)",
-        "metrics": f"its scores, the first one chooses the checkpoint: {', '.join(METRIC_NAMES)}",
+        "label_column": "its column of labels; of several labels a row, one, or one for each label",
+        "metrics": f"its scores, the first one chooses the checkpoint: {_METRICS}",
     }
     for name, help_text in help_of.items():
         define_flag(values, name, None, help_text, kind=list)
-    define_flag(values, "label_column", None, "its column of labels", kind=str)
+    text = "what the label of a row is: one of the labels, any number of them, or a number"
+    define_flag(values, "problem_type", None, text, kind=str, choices=tuple(METRIC_NAMES))
     for split in _FILES:
         text = f"file of the {split} split, in --data or anywhere, if it has no usual name"
         define_flag(values, f"{split}_file", None, text, kind=str)
@@ -56,17 +65,16 @@ def read_task(
     Raises:
         UsageError: The flags describe no task.
     """
-    lists = {name: tuple(value) for name in ("text_columns", "labels", "metrics")
-             if (value := values[name].value)}  # fmt: skip
-    given: dict[str, Any] = dict(lists)
-    if values.label_column:
-        given["label_columns"] = (values.label_column,)
-    if values.validation_share is not None:
-        given["validation_share"] = values.validation_share
+    given: dict[str, Any] = {
+        field: tuple(value) for field, name in _LISTS.items() if (value := values[name].value)
+    }
+    for name in ("problem_type", "validation_share"):
+        if values[name].value is not None:
+            given[name] = values[name].value
     files = {
-        split: (_place(name, values.data),)
+        split: (_place(file, values.data),)
         for split in _FILES
-        if (name := values[f"{split}_file"].value)
+        if (file := values[f"{split}_file"].value)
     }
     if not given and not files:
         return values.task
@@ -74,13 +82,11 @@ def read_task(
         raise UsageError(
             "--text_columns, --label_column and the like describe one task, not several"
         )
-    is_own = {"text_columns", "label_columns"} <= given.keys()
     if values.task in TASKS or str(values.task).endswith(".json"):
         base = get_task(values.task)
-    elif is_own:
+    elif {"text_columns", "label_columns"} <= given.keys():
         place = values.data if values["data"].present else values.train_file or "task"
-        name = values.task or Path(place).resolve().stem
-        base = Task(name, given["text_columns"], given["label_columns"])
+        base = Task(values.task or Path(place).resolve().stem, **given)
     elif find is not None:
         base = find()
     else:
@@ -89,6 +95,8 @@ def read_task(
         given["label_values"] = ()
     if "text_columns" in given:
         given["aliases"] = {}
+    if "problem_type" in given:
+        given = {"labels": (), "label_values": (), "metrics": (), **given}
     return dataclasses.replace(base, **given, splits={**base.splits, **files})
 
 

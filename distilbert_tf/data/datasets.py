@@ -96,7 +96,7 @@ def make_dataset(
 
     Returns:
         A dataset of pairs of inputs (`input_ids`, `attention_mask`: int32 (B, T)) and labels,
-        int32 (B,), of known cardinality.
+        int32 (B,) or as `Examples` have them, of known cardinality.
 
     Raises:
         ValueError: A row is longer than `width`.

@@ -25,7 +25,14 @@ from distilbert_tf.data.file_formats import (
 )
 from distilbert_tf.data.in_memory import name_table, read_table
 from distilbert_tf.data.places import Source, explain_absence, find_source
-from distilbert_tf.data.tasks import Task, choose_labels, suggest
+from distilbert_tf.data.tasks import (
+    MULTI_LABEL,
+    REGRESSION,
+    SINGLE_LABEL,
+    Task,
+    choose_labels,
+    suggest,
+)
 from distilbert_tf.files import digest_files
 
 ID_COLUMNS = ("index", "id", "idx")
@@ -38,7 +45,8 @@ class Examples:
 
     Attributes:
         texts: One or two tuples of N strings each, one tuple for each text column.
-        labels: int32 (N,), label ids; all -1 if labels were not read.
+        labels: int32 (N,), label ids; all -1 if labels were not read. Of several labels float32
+            (N, C), 1 for each that a row has and 0 for others; of a regression float32 (N,).
         ids: N row ids, from a column `index`, `id` or `idx`; None without such a column, or if it
             holds values other than text and integers.
         files: The files that were read, in order.
@@ -75,7 +83,8 @@ class Examples:
         """Returns the SHA-256 of the files' current bytes, or, without files, of the examples."""
         if self.files:
             return digest_files(self.files)
-        digest = hashlib.sha256(self.labels.astype("<i4").tobytes())
+        little_endian = self.labels.dtype.newbyteorder("<")
+        digest = hashlib.sha256(self.labels.astype(little_endian).tobytes())
         for column in self.texts:
             for text in column:
                 digest.update(text.encode() + b"\xff")  # which no text has
@@ -161,13 +170,16 @@ def find_labels(task: Task, data: Any) -> Task:
     if isinstance(source.table, Examples):
         raise ValueError(f"Name the labels of task {task.name!r}: Examples hold only their ids.")
     names, values, column, places = set(), [], "", []
+    several = task.problem_type == MULTI_LABEL
     for where, table in _open_all(source, task):
         places.append(where)
         column = _column(where, table, task.label_columns)
         names.add(tuple(table.class_names(column)))
         for number, row in table.rows([column]):
-            if not isinstance(row, Fault):
-                values.append((f"{where}, {table.unit} {number}", row[0]))
+            if isinstance(row, Fault) or (several and _is_missing(row[0])):
+                continue
+            for value in task.split_labels(row[0]) if several else row:
+                values.append((f"{where}, {table.unit} {number}", value))
     if len(names) == 1 and (listed := names.pop()):
         return replace(task, labels=listed)
     try:
@@ -226,6 +238,14 @@ def _checked_examples(examples: Examples, task: Task, labelled: bool) -> Example
         )
     if not len(examples):
         raise DataError("The examples have no rows.")
+    if task.problem_type != SINGLE_LABEL:
+        shape = (len(examples), len(task.labels))[: 1 + (task.problem_type == MULTI_LABEL)]
+        if labelled and examples.labels.shape != shape:
+            raise DataError(
+                f"The labels of the examples have the shape {examples.labels.shape}; those of a "
+                f"{task.problem_type} have {shape}."
+            )
+        return examples
     lowest, highest = examples.labels.min(), examples.labels.max()
     if labelled and not 0 <= lowest <= highest < len(task.labels):
         raise DataError(
@@ -306,7 +326,10 @@ def _read(
     ids = [row.id for row in rows if row.id is not None]
     return Examples(
         tuple(zip(*(row.texts for row in rows), strict=True)),
-        np.array([row.label for row in rows], np.int32),
+        np.array(
+            [row.label for row in rows],
+            np.int32 if task.problem_type == SINGLE_LABEL or not labelled else np.float32,
+        ),
         tuple(ids) if len(ids) == len(rows) else None,
         tuple(files),
         len(faults),
@@ -323,7 +346,7 @@ def _summarize(faults: Sequence[Fault]) -> str:
 
 class _Row(NamedTuple):
     texts: Sequence[str]
-    label: int
+    label: int | float | list[float]
     id: str | None
 
 
@@ -332,7 +355,9 @@ def _read_rows(where: str, table: Table, task: Task, labelled: bool) -> Iterator
     columns = [_column(where, table, task.names_of(name)) for name in task.text_columns]
     count = len(columns)
     class_names: Sequence[str] = ()
-    if labelled:
+    if labelled and task.has_indicators:
+        columns += [_column(where, table, (name,), _LABEL_HINT) for name in task.label_columns]
+    elif labelled:
         columns.append(_column(where, table, task.label_columns, _LABEL_HINT))
         class_names = table.class_names(columns[-1])
     id_column = [n for n in ID_COLUMNS if n not in columns and table.columns.count(n) == 1][:1]
@@ -343,7 +368,10 @@ def _read_rows(where: str, table: Table, task: Task, labelled: bool) -> Iterator
         for name, text in zip(columns[:count], values, strict=False):
             if (fault := _text_fault(name, text)) is not None:
                 return fault
-        label = _label(task, columns[-1], values[count], class_names) if labelled else UNLABELLED
+        label: Any = UNLABELLED
+        if labelled:
+            cells = values[count : len(columns)] if task.has_indicators else values[count]
+            label = _label(task, ", ".join(columns[count:]), cells, class_names)
         if isinstance(label, Fault):
             return label
         row_id = values[-1] if id_column else None
@@ -378,8 +406,11 @@ def _column(where: str, table: Table, names: Sequence[str], hint: str = "") -> s
 
 def _is_no_label(task: Task, value: object) -> bool:
     """Returns whether a value says that there is no label: -1, unless the task has such a one."""
-    unlabelled = (UNLABELLED, str(UNLABELLED))
-    return _is_missing(value) or value == "" or (value in unlabelled and "-1" not in task.labels)
+    if task.problem_type == MULTI_LABEL:
+        return _is_missing(value)
+    has_minus_one = "-1" in task.labels or task.problem_type == REGRESSION
+    minus_one = isinstance(value, int | str) and str(value) == str(UNLABELLED)
+    return _is_missing(value) or value == "" or (minus_one and not has_minus_one)
 
 
 def _is_missing(value: object) -> bool:
@@ -404,11 +435,19 @@ def _text_fault(column: str, text: object) -> Fault | None:
     return None
 
 
-def _label(task: Task, column: str, value: object, class_names: Sequence[str]) -> int | Fault:
-    if isinstance(value, int) and 0 <= value < len(class_names):
-        value = class_names[value]
+def _label(
+    task: Task, column: str, value: Any, class_names: Sequence[str]
+) -> int | float | list[float] | Fault:
+    def name(value: Any) -> Any:
+        is_number = isinstance(value, int) and 0 <= value < len(class_names)
+        return class_names[value] if is_number else value
+
+    if task.problem_type == MULTI_LABEL and _is_missing(value):
+        return Fault(
+            "no label", f"column {column!r} is missing or null; a row without labels has []"
+        )
     try:
-        return task.label_id(value)
+        return task.read_label([*map(name, value)] if isinstance(value, list) else name(value))
     except ValueError as error:
         if _is_no_label(task, value):
             return Fault(

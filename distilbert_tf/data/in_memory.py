@@ -59,7 +59,9 @@ def read_table(data: Any) -> Table:
     features = getattr(data, "features", None) or {}  # of `datasets`
 
     def class_names(column: str) -> Sequence[str]:
-        return getattr(features.get(column), "names", None) or ()
+        feature = features.get(column)
+        feature = getattr(feature, "feature", feature)  # of a list of labels
+        return getattr(feature, "names", None) or ()
 
     return _of_records(data)._replace(class_names=class_names)
 

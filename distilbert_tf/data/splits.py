@@ -17,7 +17,7 @@ TRAIN, VALIDATION = "train", "validation"
 def split_examples(
     examples: Examples, share: float = 0.1, seed: int = 42
 ) -> tuple[Examples, Examples]:
-    """Holds out a share of the examples, the same of each label.
+    """Holds out a share of the examples, the same of each label or combination of labels.
 
     Which rows are held out depends on the seed and on their texts alone, by a hash: not on their
     order, nor on a library's random numbers. Every label keeps at least one row in the first part.
@@ -37,7 +37,8 @@ def split_examples(
         task = get_task("sst2")
         train, validation = split_examples(load_examples(task, "demo", "train"), 0.1)
     """
-    _, labels, counts = np.unique(examples.labels, return_inverse=True, return_counts=True)
+    labels = _strata(examples.labels)
+    counts = np.bincount(labels)
     exact = counts * share
     held = np.minimum(np.floor(exact).astype(int), counts - 1)
     # What rounding leaves goes to the labels that lost most by it.
@@ -59,6 +60,17 @@ def split_examples(
     }
     kept = [row for row in range(len(examples)) if row not in out]
     return examples.select(kept), examples.select(sorted(out))
+
+
+def _strata(labels: np.ndarray) -> np.ndarray:
+    """Returns a number, from 0, for each row: those of one kind have the same, integers (N,)."""
+    if np.issubdtype(labels.dtype, np.integer):
+        return np.unique(labels, return_inverse=True)[1]
+    if labels.ndim == 1:
+        return np.zeros(len(labels), int)
+    _, kinds, counts = np.unique(labels, axis=0, return_inverse=True, return_counts=True)
+    kinds = kinds.ravel()
+    return np.unique(np.where(counts[kinds] == 1, -1, kinds), return_inverse=True)[1]
 
 
 def _key(texts: tuple[str, ...], seed: int) -> bytes:

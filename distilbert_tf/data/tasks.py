@@ -14,7 +14,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, SupportsIndex
 
-METRIC_NAMES = ("accuracy", "f1", "macro_f1", "matthews_correlation")
+# What a row's label is, as transformers' configurations call it: one of the labels, any number of
+# them, or a number.
+SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
+REGRESSION = "regression"
+# The metrics of each, the usual ones first.
+METRIC_NAMES = {
+    SINGLE_LABEL: ("accuracy", "f1", "macro_f1", "matthews_correlation"),
+    MULTI_LABEL: ("micro_f1", "macro_f1", "accuracy"),
+    REGRESSION: ("pearson", "r2"),
+}
 
 _INTEGER = re.compile("-?[0-9]+")
 _WHOLE = re.compile(r"(-?[0-9]+)\.0+")  # how an integer is written once a column has become floats
@@ -46,7 +55,9 @@ class Task:
         folder: GLUE's own name for the task's directory.
         aliases: Alternative names of text columns, each with the name in `text_columns`.
         metrics: What models are evaluated by, names in `METRIC_NAMES`. The first one chooses the
-            best checkpoint. `"f1"` is the F1 score of label 1, of two labels.
+            best checkpoint. `"f1"` is the F1 score of label 1, of two labels; the accuracy of
+            several labels is the share of rows of which all are right. By default the accuracy; of
+            several labels the micro F1 as well; of numbers Pearson's correlation and R2.
         submission: For each split that GLUE scores, the name of its submission file; by default
             that of `test` is named after the task.
         hub_dataset: The dataset's repository on the hub; none if empty.
@@ -54,6 +65,12 @@ class Task:
         validation_share: Of the training rows, how many `finetune` holds out for validation if
             there is no validation split.
         validation_seed: Which rows these are.
+        problem_type: What the label of a row is, as in transformers' configurations:
+            `"single_label_classification"`, one of the labels; `"multi_label_classification"`, any
+            number of them; `"regression"`, a number. Several labels are a list, or text with
+            `label_separator`; or each has a column, which holds 1 or 0, and all are
+            `label_columns`. The only label of a regression is its column.
+        label_separator: What stands between the labels of a row that has several.
         quoted_tsv: Whether fields of `.tsv` files may be quoted as in CSV; if None, each file shows
             it. GLUE's are not: quotation marks in them are plain characters.
 
@@ -71,12 +88,14 @@ class Task:
     splits: dict[str, tuple[str, ...]] = field(default_factory=_usual_splits)
     folder: str = ""
     aliases: dict[str, str] = field(default_factory=dict)
-    metrics: tuple[str, ...] = ("accuracy",)
+    metrics: tuple[str, ...] = ()
     submission: dict[str, str] = field(default_factory=dict)
     hub_dataset: str = ""
     hub_config: str = ""
     validation_share: float = 0.1
     validation_seed: int = 42
+    problem_type: str = SINGLE_LABEL
+    label_separator: str = ";"
     quoted_tsv: bool | None = None
 
     def __post_init__(self) -> None:
@@ -88,6 +107,13 @@ class Task:
         for name in ("text_columns", "label_columns", "metrics"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        if self.problem_type == REGRESSION:
+            object.__setattr__(self, "labels", self.labels or self.label_columns[:1])
+        if self.has_indicators:
+            object.__setattr__(self, "labels", self.labels or self.label_columns)
+        if not self.metrics and self.problem_type in METRIC_NAMES:
+            count = 1 if self.problem_type == SINGLE_LABEL else None
+            object.__setattr__(self, "metrics", METRIC_NAMES[self.problem_type][:count])
         for name in ("labels", "label_values"):
             object.__setattr__(self, name, self._read_labels(name))
         object.__setattr__(self, "label_values", self.label_values or self.labels)
@@ -117,8 +143,20 @@ class Task:
         for name in (*self.text_columns, *self.label_columns):
             if not isinstance(name, str):
                 yield f"has a column {name!r}; names of columns are strings"
-        if self.labels and (len(self.labels) < 2 or len(set(self.labels)) != len(self.labels)):
+        if self.problem_type not in METRIC_NAMES:
+            kinds = ", ".join(METRIC_NAMES)
+            yield f"has the problem_type {self.problem_type!r}, which is none of {kinds}"
+        elif self.problem_type == REGRESSION and len(self.labels) != 1:
+            yield f"is a regression, which has one column and label; got {self.labels}"
+        elif (
+            self.problem_type != REGRESSION
+            and self.labels
+            and (len(self.labels) < 2 or len(set(self.labels)) != len(self.labels))
+        ):
             yield f"needs two or more different labels; got {self.labels}"
+        if self.has_indicators and len(self.labels) != len(self.label_columns):
+            columns = self.label_columns
+            yield f"has {len(self.labels)} labels, but a column for each of {', '.join(columns)}"
         if len(self.label_values) != len(self.labels):
             yield f"has {len(self.labels)} labels, but {len(self.label_values)} label_values"
         for names in (self.label_values, self.labels):
@@ -135,8 +173,9 @@ class Task:
             if column not in self.text_columns:
                 columns = self.text_columns
                 yield f"has an alias for {column!r}, which is not one of its text columns {columns}"
-        if not self.metrics or set(self.metrics) - set(METRIC_NAMES):
-            yield f"needs metrics out of {', '.join(METRIC_NAMES)}; got {self.metrics}"
+        if not self.metrics or set(self.metrics) - set(METRIC_NAMES[self.problem_type]):
+            known = ", ".join(METRIC_NAMES[self.problem_type])
+            yield f"needs metrics out of {known}; got {self.metrics}"
         if "f1" in self.metrics and self.labels and len(self.labels) != 2:
             yield (
                 f"has {len(self.labels)} labels, but the metric 'f1' is that of label 1 of two; "
@@ -153,6 +192,11 @@ class Task:
     def is_pair(self) -> bool:
         """Whether an example is two texts."""
         return len(self.text_columns) == 2
+
+    @property
+    def has_indicators(self) -> bool:
+        """Whether each label has a column of its own."""
+        return self.problem_type == MULTI_LABEL and len(self.label_columns) > 1
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -197,15 +241,50 @@ class Task:
             f"the label {value!r} is none of {', '.join(self._ids)}{suggest(str(value), self._ids)}"
         )
 
+    def read_label(self, value: object) -> int | float | list[float]:
+        """Reads the label of a row, as `problem_type` has it.
+
+        Args:
+            value: The value in the file; of a column for each label, a list of their values.
+
+        Returns:
+            A label id; or a number; or, for each label, 1 if the row has it, and 0 if not.
+
+        Raises:
+            ValueError: It is no such label.
+        """
+        if self.problem_type == SINGLE_LABEL:
+            return self.label_id(value)
+        if self.problem_type == REGRESSION:
+            return _read_number(value)
+        if self.has_indicators and isinstance(value, Iterable):
+            numbers = [_read_number(one) for one in value]
+            if wrong := [number for number in numbers if number not in (0.0, 1.0)]:
+                raise ValueError(f"{wrong[0]:g} is neither 1 nor 0, which say if a row has a label")
+            return numbers
+        found = {self.label_id(one) for one in self.split_labels(value)}
+        return [float(number in found) for number in range(len(self.labels))]
+
+    def split_labels(self, value: object) -> list[Any]:
+        """Returns the labels in a cell of several: a list, or text with separators."""
+        if isinstance(value, str):
+            return [part for one in value.split(self.label_separator) if (part := one.strip())]
+        return list(value) if isinstance(value, Iterable) else [value]
+
     def record(self) -> dict[str, Any]:
         """Returns the fields that were given, as JSON has them: see `read_task`."""
-        usual = Task(self.name, self.text_columns, self.label_columns, self.labels)
+        usual = Task(
+            self.name, self.text_columns, self.label_columns, self.labels,
+            problem_type=self.problem_type,
+        )  # fmt: skip
         given = {
             one.name: value
             for one in dataclasses.fields(self)
             if (value := getattr(self, one.name)) != getattr(usual, one.name)
             or one.name in ("name", "text_columns", "label_columns", "labels")
         }
+        if self.problem_type != SINGLE_LABEL:
+            given["problem_type"] = self.problem_type
         return json.loads(json.dumps(given))
 
 
@@ -221,6 +300,16 @@ def _spellings(value: object) -> tuple[str, ...]:
     if isinstance(value, float) and math.isfinite(value):
         return _spellings(str(value))
     return ()
+
+
+def _read_number(value: object) -> float:
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is no number")
+    return number
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ class TaskRows(NamedTuple):
 
     Attributes:
         tokens: The token ids.
-        labels: int32 (N,), label ids.
+        labels: int32 (N,), label ids; or, of a single task, what else `Examples` have.
         tasks: int32 (N,), which task each row is of.
         teacher_logits: What a teacher says of each row: see `Teacher.find_logits`.
     """
@@ -72,7 +72,7 @@ def collect_rows(
     )
     tasks = np.repeat(np.arange(len(examples)), [len(part) for part in examples])
     labels = np.concatenate([part.labels for part in examples])
-    return TaskRows(tokens, tf.constant(labels, tf.int32), tf.constant(tasks, tf.int32))
+    return TaskRows(tokens, tf.constant(labels), tf.constant(tasks, tf.int32))
 
 
 def training_batches(

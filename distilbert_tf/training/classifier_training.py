@@ -11,7 +11,7 @@ from absl import logging
 from distilbert_tf.data.examples import Examples, find_labels
 from distilbert_tf.data.sampler import EpochSampler
 from distilbert_tf.data.splits import load_training_splits
-from distilbert_tf.data.tasks import Task, get_task
+from distilbert_tf.data.tasks import SINGLE_LABEL, Task, get_task
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.training.batches import (
     TaskRows,
@@ -204,6 +204,12 @@ def choose_teacher(
         ValueError: A setting is for a teacher, and there is none; see also `find_teacher`.
     """
     if checkpoint is not None:
+        for task in tasks:
+            if task.problem_type != SINGLE_LABEL:
+                raise ValueError(
+                    f"{task.name} is a {task.problem_type}; a teacher is for tasks with one label "
+                    "a row."
+                )
         return find_teacher(checkpoint, tasks)
     for name in ("distill_alpha", "distill_temperature"):
         if (value := getattr(options, name)) != getattr(FinetuneOptions, name):
@@ -237,6 +243,12 @@ def choose_label_losses(
         ValueError: See `find_class_weights`; or there are weights by label for several tasks.
     """
     setting, smoothing = options.class_weight, options.label_smoothing_factor
+    for task in tasks:
+        if task.problem_type != SINGLE_LABEL and (setting is not None or smoothing):
+            name = "label_smoothing_factor" if setting is None else "class_weight"
+            raise ValueError(
+                f"{task.name} is a {task.problem_type}; {name} is for tasks with one label a row."
+            )
     if len(tasks) > 1 and setting not in (None, BALANCED):
         raise ValueError(f"For several tasks, class_weight can only be {BALANCED}.")
     return {

@@ -11,7 +11,7 @@ from transformers import DistilBertConfig
 from distilbert_tf.checkpoints.config import load_config
 from distilbert_tf.checkpoints.hub import CONFIG, find_checkpoint
 from distilbert_tf.checkpoints.tensor_files import CheckpointError, read_tensors
-from distilbert_tf.data.tasks import TASKS, Task, get_task, read_task
+from distilbert_tf.data.tasks import SINGLE_LABEL, TASKS, Task, get_task, read_task
 from distilbert_tf.models.encoder import TFDistilBertModel
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.models.weight_names import load_tensors, to_distilbert
@@ -148,6 +148,8 @@ def start_classifiers(
         config, _ = load_config(files.config, id2label=task.id2label)
         config.task_name, config.text_pair = task.name, task.is_pair
         config.task = task.record()
+        if task.problem_type != SINGLE_LABEL:
+            config.problem_type = task.problem_type
         classifier = TFDistilBertForSequenceClassification(config, encoder=encoder, dtype=dtype)
         if encoder is None:
             encoder = classifier.distilbert

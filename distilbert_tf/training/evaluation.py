@@ -16,7 +16,7 @@ from distilbert_tf.data.examples import load_examples
 from distilbert_tf.data.file_formats import BadRows
 from distilbert_tf.data.splits import load_split
 from distilbert_tf.data.submission import write_submission
-from distilbert_tf.data.tasks import Task, get_task
+from distilbert_tf.data.tasks import SINGLE_LABEL, Task, get_task
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.training.batches import collect_rows, evaluation_batches
@@ -35,22 +35,36 @@ class Scores:
 
     Attributes:
         values: `loss`, the task's metrics by name, and, with a teacher, `agreement`.
-        confusion: int64 (C, C): rows the true labels, columns the predicted ones.
+        confusion: int64 (C, C): rows the true labels, columns the predicted ones. If rows may have
+            several labels, (C, 2, 2), for each of them; of a regression (0, 0).
+        rows: How many rows were scored; if -1, as many as `confusion` counts.
     """
 
     values: dict[str, float]
     confusion: np.ndarray
+    rows: int = -1
+
+    def __post_init__(self) -> None:
+        if self.rows < 0:
+            object.__setattr__(self, "rows", int(self.confusion.sum()))
 
     @property
-    def rows(self) -> int:
-        """How many rows were scored."""
-        return int(self.confusion.sum())
+    def rows_by_label(self) -> np.ndarray:
+        """How many rows have each label: integers (C,)."""
+        return self.confusion[..., -1, :].sum(-1) if self._has_tables else self.confusion.sum(1)
+
+    @property
+    def _has_tables(self) -> bool:
+        return self.confusion.ndim == 3
 
     @property
     def by_label(self) -> dict[str, list[float]]:
         """Precision, recall and F1 of each label; 0 where there is nothing to divide by."""
-        right = np.diag(self.confusion)
-        predicted, true = self.confusion.sum(axis=0), self.confusion.sum(axis=1)
+        true = self.rows_by_label
+        if self._has_tables:
+            right, predicted = self.confusion[:, 1, 1], self.confusion[:, :, 1].sum(axis=1)
+        else:
+            right, predicted = np.diag(self.confusion), self.confusion.sum(axis=0)
         return {
             "precision": (right / np.maximum(predicted, 1)).tolist(),
             "recall": (right / np.maximum(true, 1)).tolist(),
@@ -110,9 +124,11 @@ def evaluate(
             "needs the tokenizer, too: evaluate(model, data, tokenizer)."
         )
     if not model.compiled:
+        is_single = model.config.problem_type in (None, SINGLE_LABEL)
+        accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
         model.compile(
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+            loss=model.make_loss(),
+            metrics=[accuracy] if is_single else [],
             jit_compile=False,
         )
     return {
@@ -140,8 +156,7 @@ def score_tasks(model: MultiTaskModel, batches: Any, steps: int) -> dict[str, Sc
         }
         if name in model.agreements:
             values["agreement"] = float(model.agreements[name].result())
-        confusion = np.asarray(tf.convert_to_tensor(metric.confusion.value))
-        found[name] = Scores(values, np.rint(confusion).astype(np.int64))
+        found[name] = Scores(values, metric.read_confusion(), int(metric.rows.numpy()))
     return found
 
 
@@ -250,6 +265,11 @@ def predict_submission(
         FileNotFoundError: No such checkpoint or data.
     """
     task = choose_task(task, model)
+    if task.problem_type != SINGLE_LABEL:
+        raise ValueError(
+            f"Task {task.name!r} is a {task.problem_type}: a submission has one label a row. "
+            "`predict`, or the text-classification pipeline, answers texts of such a task."
+        )
     if not task.submission:
         raise ValueError(f"Task {task.name!r} has no test split to answer.")
     classifier = load_classifier(model, task)

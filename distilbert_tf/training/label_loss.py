@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from distilbert_tf.data.tasks import MULTI_LABEL, REGRESSION
+
 BALANCED = "balanced"
 
 
@@ -46,6 +48,20 @@ class LabelLoss(NamedTuple):
         if self.class_weights is not None:
             losses *= tf.gather(tf.constant(self.class_weights, losses.dtype), labels)
         return losses
+
+
+def binary_losses(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Computes each row's mean cross-entropy of yes and no for each label: (B, C) to float (B,)."""
+    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels, logits), axis=-1)
+
+
+def squared_errors(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Computes each row's squared error: (B,) and (B, 1) to float (B,)."""
+    return tf.math.squared_difference(logits[:, 0], labels)
+
+
+# Of heads that do not pick one label.
+OTHER_LOSSES = {MULTI_LABEL: binary_losses, REGRESSION: squared_errors}
 
 
 def find_class_weights(

@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from distilbert_tf.checkpoints.hub import DEMO
 from distilbert_tf.data.places import HUB
-from distilbert_tf.data.tasks import GLUE_ON_THE_HUB, Task
+from distilbert_tf.data.tasks import GLUE_ON_THE_HUB, MULTI_LABEL, REGRESSION, SINGLE_LABEL, Task
 from distilbert_tf.files import replacing
 from distilbert_tf.training.evaluation import Scores
 from distilbert_tf.training.options import FinetuneOptions
@@ -21,10 +21,16 @@ _NAMED = (
     "epochs", "batch_size", "learning_rate", "warmup_ratio", "weight_decay", "seed", "max_length",
     "dtype", "distill_alpha", "distill_temperature",
 )  # fmt: skip
+_KINDS = {
+    SINGLE_LABEL: "classifier",
+    MULTI_LABEL: "multi-label classifier",
+    REGRESSION: "regression",
+}
+_PICTURE = f"\n![confusion matrix]({CONFUSION})\n"
 _TEMPLATE = """
 # {title}
 
-A DistilBERT classifier of {texts}, fine-tuned from `{model}` with distilbert-tf.
+A DistilBERT {kind} of {texts}, fine-tuned from `{model}` with distilbert-tf.
 
 ## Scores
 
@@ -34,9 +40,7 @@ Measured on the data below at the end of the run. The weights are those of the b
 the validation split, so its scores are slightly optimistic.
 
 {scores_by_label}
-
-![confusion matrix]({confusion})
-
+{confusion}
 ## Training
 
 ![learning curves]({curves})
@@ -68,12 +72,15 @@ def write_card(
     text = _TEMPLATE.format(
         title=f"{task.name}: {', '.join(task.labels)}",
         texts=" and ".join(f"`{column}`" for column in task.text_columns),
+        kind=_KINDS[task.problem_type],
         model=run["model"],
         scores=_score_table(scores),
         scores_by_label="\n\n".join(
-            _label_table(task, split, found) for split, found in scores.items()
+            _label_table(task, split, found)
+            for split, found in scores.items()
+            if task.problem_type != REGRESSION
         ),
-        confusion=CONFUSION,
+        confusion=_PICTURE if task.problem_type == SINGLE_LABEL else "",
         curves=CURVES,
         training=_describe_training(task, run),
         example='{"text": "...", "text_pair": "..."}' if task.is_pair else '"..."',
@@ -127,9 +134,9 @@ def _evaluation_result(
         dataset_config=task.hub_config if is_hub else None,
         dataset_split=task.splits[split][-1] if is_hub else split,
         dataset_args={name: files[name] for name in ("files", "sha256", "rows")},
-        metric_type=metric.removeprefix("macro_"),
+        metric_type=metric.removeprefix("macro_").removeprefix("micro_"),
         metric_name=metric,
-        metric_args={"average": "macro"} if metric == "macro_f1" else None,
+        metric_args={"average": metric[:5]} if metric[5:] == "_f1" else None,
         metric_value=value,
     )
 
@@ -146,7 +153,7 @@ def _score_table(scores: Mapping[str, Scores]) -> str:
 def _label_table(task: Task, split: str, scores: Scores) -> str:
     lines = [f"| {split}: label | rows | precision | recall | F1 |", "|---|---:|---:|---:|---:|"]
     columns = zip(*scores.by_label.values(), strict=True)
-    for label, rows, values in zip(task.labels, scores.confusion.sum(axis=1), columns, strict=True):
+    for label, rows, values in zip(task.labels, scores.rows_by_label, columns, strict=True):
         lines.append(f"| {label} | {rows:,} | {' | '.join(f'{value:.4f}' for value in values)} |")
     return "\n".join(lines)
 

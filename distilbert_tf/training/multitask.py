@@ -12,8 +12,8 @@ import tensorflow as tf
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.models.inputs import ModelInputs
 from distilbert_tf.training.batches import LABEL, TASK, TEACHER_LOGITS
-from distilbert_tf.training.label_loss import LabelLoss
-from distilbert_tf.training.metrics import ClassificationMetrics, log_prefix
+from distilbert_tf.training.label_loss import OTHER_LOSSES, LabelLoss
+from distilbert_tf.training.metrics import METRICS_OF, log_prefix
 from distilbert_tf.training.soft_targets import SoftTargets
 from distilbert_tf.training.trainer_model import TrainerModel
 
@@ -23,7 +23,7 @@ class TaskOutput(NamedTuple):
 
     Attributes:
         is_own: bool (B,), which rows are of its task.
-        labels: int32 (B,); 0 for other tasks' rows, whose labels may not exist here.
+        labels: As in `Examples`; ids are 0 for other tasks' rows, whose labels may not exist here.
         losses: float32 (B,); 0 for other tasks' rows.
         logits: float32 (B, C).
     """
@@ -61,7 +61,7 @@ class MultiTaskModel(TrainerModel):
 
     Raises:
         ValueError: The classifiers do not share one encoder, there are none, or `metrics` names
-            another task.
+            another task; of several, one does not pick one label (`config.problem_type`).
 
     Example:
         first = TFDistilBertForSequenceClassification.from_pretrained("demo", num_labels=2)
@@ -86,6 +86,11 @@ class MultiTaskModel(TrainerModel):
         if not classifiers:
             raise ValueError("At least one classifier is needed.")
         first = next(iter(classifiers.values()))
+        for name, model in classifiers.items():
+            if model.config.problem_type in OTHER_LOSSES and len(classifiers) > 1:
+                raise ValueError(
+                    f"{name} is a {model.config.problem_type}: such a task is trained alone."
+                )
         super().__init__(dtype=first.dtype_policy, **kwargs)
         if any(model.distilbert is not first.distilbert for model in classifiers.values()):
             raise ValueError("All classifiers must be made with one and the same `encoder`.")
@@ -94,9 +99,9 @@ class MultiTaskModel(TrainerModel):
         self.soft_targets = soft_targets
         self.label_losses = dict(label_losses or {})
         self.task_metrics = {
-            name: ClassificationMetrics(
+            name: METRICS_OF[model.config.problem_type](
                 model.config.num_labels,
-                (metrics or {}).get(name, ("accuracy",)),
+                (metrics or {}).get(name, ()),
                 prefix=log_prefix(name, len(classifiers)),
                 name=name,
             )
@@ -129,9 +134,13 @@ class MultiTaskModel(TrainerModel):
         logits, outputs = self(inputs, training=training), {}
         for number, name in enumerate(self.classifiers):
             is_own = targets[TASK] == number
-            labels = tf.where(is_own, targets[LABEL], 0)
-            label_loss = self.label_losses.get(name, LabelLoss()) if training else LabelLoss()
-            losses = label_loss(labels, logits[name])
+            labels = targets[LABEL]
+            if other_loss := OTHER_LOSSES.get(self.classifiers[name].config.problem_type):
+                losses = other_loss(labels, logits[name])  # such a task is alone
+            else:
+                labels = tf.where(is_own, labels, 0)
+                label_loss = self.label_losses.get(name, LabelLoss()) if training else LabelLoss()
+                losses = label_loss(labels, logits[name])
             if training and self.soft_targets:
                 theirs = targets[TEACHER_LOGITS][:, : logits[name].shape[-1]]
                 losses = self.soft_targets.mix(losses, logits[name], theirs)

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from distilbert_tf.data.examples import Examples
-from distilbert_tf.data.tasks import Task
+from distilbert_tf.data.tasks import SINGLE_LABEL, Task
 from distilbert_tf.files import replacing
 from distilbert_tf.training.evaluation import Scores
 from distilbert_tf.training.metrics import log_prefix
@@ -170,8 +170,9 @@ def write_results(
         place, best_step = directory.models[task.name], record["best"]["step"]
         plot_curves(place / CURVES, progress.losses, progress.evaluations, metrics, best_step)
         for split, found in scores[task.name].items():
-            path = place / confusion_picture(split)
-            plot_confusion(path, found.confusion, task.labels, f"{task.name}, {split}")
+            if task.problem_type == SINGLE_LABEL:
+                path = place / confusion_picture(split)
+                plot_confusion(path, found.confusion, task.labels, f"{task.name}, {split}")
         write_card(place / CARD, task, scores[task.name], record)
     write_json(directory.path / RUN, record)
     content = {

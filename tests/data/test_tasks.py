@@ -197,7 +197,13 @@ def test_labels_that_are_numbers_are_never_taken_for_ids() -> None:
         ({"splits": {"train": ()}}, "names no file for the split 'train'"),
         ({"aliases": {"body": "txt"}}, "an alias for 'txt', which is not one of its text"),
         ({"validation_share": 1.0}, "a validation_share between 0 and 1; got 1.0"),
-        ({"metrics": ()}, "needs metrics out of accuracy, f1, macro_f1, matthews_correlation"),
+        ({"metrics": ("pearson",)}, "needs metrics out of accuracy, f1, macro_f1, matthews_corr"),
+        ({"problem_type": "ranking"}, "which is none of single_label_classification, multi_lab"),
+        ({"problem_type": "regression"}, "is a regression, which has one column and label; got"),
+        (
+            {"problem_type": "multi_label_classification", "label_columns": ("a", "b", "c")},
+            "has 2 labels, but a column for each of a, b, c",
+        ),
         ({"metrics": ("accuracy", "auc")}, r"got \('accuracy', 'auc'\)"),
         ({"labels": ("a", "b", "c"), "metrics": ("f1",)}, "has 3 labels, .* 'macro_f1' is for"),
         (

@@ -7,7 +7,7 @@ M = max_masks, K answers for each, N masked tokens of all rows.
 """
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -110,6 +110,10 @@ class ServedModel(abc.ABC):
 class ServedClassifier(ServedModel):
     """A classifier: LABEL, LABEL_ID, PROBABILITIES and LOGITS.
 
+    If a text may have several labels (`config.problem_type`), LABEL is the likeliest of them, and
+    PROBABILITIES has the one of each label, which do not add up to 1. Of a regression, which has
+    one label, it is the number.
+
     Args:
         model: The classifier.
         tokenizer: Its tokenizer.
@@ -118,8 +122,8 @@ class ServedClassifier(ServedModel):
             labels ("positive", "duplicate"), and the first of more ("entailment").
 
     Raises:
-        ValueError: It is not a single-label classifier, its labels have no names, or there is no
-            such label; or see `ServedModel`.
+        ValueError: Its labels have no names, it has only one though it is no regression, or there
+            is no such label; or see `ServedModel`.
     """
 
     main_signature = names.CLASSIFY_TEXT
@@ -141,6 +145,8 @@ class ServedClassifier(ServedModel):
         if regress_label not in self.labels:
             raise ValueError(f"regress_label={regress_label!r} is none of {self.labels}.")
         self.regress_label = regress_label
+        self.problem_type = model.config.problem_type or _SINGLE
+        self._activate = _ACTIVATIONS[self.problem_type]
         super().__init__(model, tokenizer, pair)
 
     def _trace(self, inputs: Inputs, is_valid: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
@@ -154,7 +160,7 @@ class ServedClassifier(ServedModel):
         outputs = {
             names.LABEL: tf.gather(tf.constant(self.labels), label_id),
             names.LABEL_ID: label_id,
-            names.PROBABILITIES: tf.nn.softmax(logits),
+            names.PROBABILITIES: self._activate(logits),
             names.LOGITS: logits,
         }
         return outputs, is_valid
@@ -165,7 +171,7 @@ class ServedClassifier(ServedModel):
         ids = logits.argmax(axis=1).astype(np.int32)
         outputs = {
             names.LOGITS: logits,
-            names.PROBABILITIES: tf.nn.softmax(logits).numpy(),
+            names.PROBABILITIES: self._activate(tf.constant(logits)).numpy(),
             names.LABEL_ID: ids,
             names.LABEL: encode(self.labels)[ids],
         }
@@ -173,7 +179,10 @@ class ServedClassifier(ServedModel):
 
     def describe(self) -> dict[str, Any]:
         """See `ServedModel.describe`."""
-        return {"labels": self.labels, "pair": self.pair, "regress_label": self.regress_label}
+        known = {"labels": self.labels, "pair": self.pair, "regress_label": self.regress_label}
+        return (
+            known if self.problem_type == _SINGLE else known | {"problem_type": self.problem_type}
+        )
 
 
 class ServedMaskedLM(ServedModel):
@@ -344,12 +353,21 @@ def _list_labels(model: TFDistilBertForSequenceClassification) -> list[str]:
             f"config.id2label must name the classes 0 to {model.classifier.units - 1}; "
             f"got {config.id2label}."
         )
-    if len(labels) < 2 or config.problem_type in ("regression", "multi_label_classification"):
+    if (len(labels) == 1) != (config.problem_type == "regression"):
         raise ValueError(
-            "Only a classifier that picks one of several labels can be exported; this model has "
-            f"{len(labels)} label(s) and problem_type={config.problem_type!r}."
+            "A classifier has two labels at least, and a regression one; this model has "
+            f"{len(labels)} label(s) and problem_type={config.problem_type!r} (config.json)."
         )
     return [labels[number] for number in sorted(labels)]
+
+
+_SINGLE = "single_label_classification"
+# What makes probabilities of logits.
+_ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+    _SINGLE: tf.nn.softmax,
+    "multi_label_classification": tf.nn.sigmoid,
+    "regression": tf.identity,
+}
 
 
 def _has_ties(values: np.ndarray, count: int, tolerance: float) -> np.ndarray:
