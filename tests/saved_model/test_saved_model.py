@@ -206,7 +206,7 @@ def test_diverged_model(tiny, tmp_path):
     ("fields", "message"),
     [
         ({"id2label": {0: "only"}}, r"1 label\(s\) and problem_type=None"),
-        ({"problem_type": "regression"}, r"a regression one; this model has 2 label\(s\)"),
+        ({"problem_type": "regression"}, r"a regression one; this model has 3 label\(s\)"),
         ({"max_position_embeddings": 20}, "max_length=21, but the model has 20 positions"),
         ({"vocab_size": 60}, "gives ids up to .*, but the model has 60 words"),
         ({"id2label": {0: "a", 2: "b"}}, r"must name the classes 0 to 1; got \{0: 'a', 2: 'b'\}"),
