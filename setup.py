@@ -84,7 +84,6 @@ setup(
         "matplotlib>=3.8",
         "ml-dtypes>=0.5.1",
         "numpy>=1.26",
-        "optree>=0.16",
         "prometheus-client>=0.20",
         "safetensors>=0.8",
         "starlette>=0.46",

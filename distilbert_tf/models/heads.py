@@ -69,12 +69,18 @@ class _ModelWithHead(PreTrainedModel):
             output.logits = tf.identity(output) if tf.executing_eagerly() else output
         return output
 
-    def compile(
-        self, optimizer: Any = "rmsprop", loss: Any = None, *args: Any, **kwargs: Any
-    ) -> None:
-        """Prepares for `fit` as Keras does; without a loss, with that of the head."""
-        loss = self.make_loss() if loss is None else loss
-        super().compile(optimizer, loss, *args, **kwargs)
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> tf.Tensor:
+        """Computes the loss of `fit`: that of the head if `compile` was given none."""
+        if self.loss is None:
+            return self.make_loss()(y, y_pred, sample_weight)
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def make_loss(self, labels: tf.Tensor | None = None) -> keras.losses.Loss:
         """Makes the loss of the head, the one that transformers computes from `labels`.

@@ -7,8 +7,8 @@ import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import keras
 import numpy as np
-import optree
 import tensorflow as tf
 from transformers import BatchEncoding
 
@@ -113,26 +113,27 @@ def split_inputs(inputs: ModelInputs) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def as_keras_data(data: Any) -> Any:
-    """Prepares what `fit`, `evaluate` and `predict` are given, where Keras would not know it.
+    """Makes data of Keras' kind of what `fit`, `evaluate` and `predict` are given.
 
     Args:
-        data: Any data of Keras'; lists of rows; or encodings in generators and datasets. (Elsewhere
-            Keras takes encodings for dicts: see the end of this module.)
+        data: Any data of Keras'; encodings, alone or in tuples, generators and datasets; or lists
+            of rows.
 
     Returns:
-        Data of Keras' kind.
+        Dicts for encodings and lists of rows, anything else as it was.
 
     Raises:
         TypeError: The data are texts.
     """
     if isinstance(data, types.GeneratorType):
-        return (tuple(map(_plain, x)) if isinstance(x, tuple) else (_plain(x),) for x in data)
+        return (_plain_batch(batch) for batch in data)
+    if isinstance(data, keras.utils.PyDataset):
+        return _PlainBatches(data)
     if isinstance(data, tf.data.Dataset):
         spec = data.element_spec
-        if any(
-            isinstance(part, BatchEncoding) for part in (spec if type(spec) is tuple else [spec])
-        ):
-            return data.map(lambda *parts: tuple(map(_plain, parts)))
+        parts = spec if isinstance(spec, tuple) else (spec,)
+        if any(isinstance(part, BatchEncoding) for part in parts):
+            return data.map(lambda *parts: _plain_batch(parts))
         return data
     if isinstance(data, list | tuple) and _rank(data) == 2:
         return pad_ragged({INPUT_IDS: data}, 0)
@@ -143,13 +144,38 @@ def as_keras_data(data: Any) -> Any:
             "A model takes token ids, not texts: pass what the tokenizer returns for them, with "
             "padding=True."
         )
-    return data
+    return _plain(data)
+
+
+class _PlainBatches(keras.utils.PyDataset):
+    """Batches of another dataset, with dicts for encodings."""
+
+    def __init__(self, dataset: keras.utils.PyDataset) -> None:
+        super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
+        self._dataset = dataset
+
+    @property
+    def num_batches(self) -> int | None:
+        return self._dataset.num_batches
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        return _plain_batch(self._dataset[index])
+
+    def on_epoch_begin(self) -> None:
+        self._dataset.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        self._dataset.on_epoch_end()
+
+
+def _plain_batch(batch: Any) -> tuple[Any, ...]:
+    return tuple(map(_plain, batch)) if isinstance(batch, tuple) else (_plain(batch),)
 
 
 def _plain(part: Any) -> Any:
     """Makes a dict of an encoding, and a tuple of a list of inputs."""
     if isinstance(part, BatchEncoding):
-        return pad_ragged(part, 0)
+        return pad_ragged(part, 0)  # masked, so any id will do
     return tuple(part) if isinstance(part, list) and _rank(part) == 3 else part
 
 
@@ -212,16 +238,3 @@ def _check(fields: Mapping[str, Any]) -> None:
             f"attention_mask {tuple(mask.shape)} must have the shape of input_ids "
             f"{tuple(ids.shape)}."
         )
-
-
-def _flatten(encoding: Any) -> tuple[list[Any], tuple[str, ...]]:
-    fields = pad_ragged(encoding, 0)  # masked, so any id will do
-    return list(fields.values()), tuple(fields)
-
-
-def _unflatten(names: Any, values: Any) -> dict[str, Any]:
-    return dict(zip(names, values, strict=True))
-
-
-# To Keras, a BatchEncoding is a dict: in `fit`, `evaluate`, `predict` and their data.
-optree.register_pytree_node(BatchEncoding, _flatten, _unflatten, namespace="keras")

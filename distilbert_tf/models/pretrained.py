@@ -175,17 +175,32 @@ class PreTrainedModel(DistributedTraining, keras.Model):
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains as Keras does; takes encodings of transformers wherever it takes dicts."""
-        if "validation_data" in kwargs:
-            kwargs["validation_data"] = as_keras_data(kwargs["validation_data"])
+        validation = kwargs.get("validation_data")
+        if isinstance(validation, tuple) and validation:
+            kwargs["validation_data"] = (as_keras_data(validation[0]), *validation[1:])
+        elif validation is not None:
+            kwargs["validation_data"] = as_keras_data(validation)
         return super().fit(as_keras_data(x), y, *args, **kwargs)
 
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Evaluates as Keras does; takes encodings of transformers wherever it takes dicts."""
-        return super().evaluate(as_keras_data(x), y, *args, **kwargs)
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates as Keras does; takes encodings: see `fit`."""
+        return super().evaluate(as_keras_data(x), *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """Predicts as Keras does; takes encodings of transformers wherever it takes dicts."""
+        """Predicts as Keras does; takes encodings: see `fit`."""
         return super().predict(as_keras_data(x), *args, **kwargs)
+
+    def train_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Trains on one batch as Keras does; takes an encoding."""
+        return super().train_on_batch(as_keras_data(x), *args, **kwargs)
+
+    def test_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates one batch as Keras does; takes an encoding."""
+        return super().test_on_batch(as_keras_data(x), *args, **kwargs)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """Predicts one batch as Keras does; takes an encoding."""
+        return super().predict_on_batch(as_keras_data(x))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, for `.keras` files."""

@@ -271,6 +271,23 @@ class TestKeras:
             assert after < 0.99 * before
         assert_close(results, [results[-1]] * 4, count)
 
+    def test_other_ways_into_the_trainer(self, encoding, logits):
+        class Batches(keras.utils.PyDataset):
+            def __len__(self):
+                return 2
+
+            def __getitem__(self, index):
+                return encoding, LABELS
+
+        model = make_classifier()
+        model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
+        expected = cross_entropy(logits, LABELS).mean()
+        count = roundings(model)
+        assert model.evaluate(Batches(), verbose=0) == near(expected, count)
+        assert model.test_on_batch(encoding, LABELS) == near(expected, count)
+        assert np.isfinite(model.train_on_batch(encoding, LABELS))
+        assert len(model.fit(Batches(), validation_data=Batches(), verbose=0).history) == 2
+
     def test_predict_takes_encodings(self, classifier, encoding, logits, tokenizer):
         count = roundings(classifier)
         for form in ("tf", "np", None):
@@ -287,11 +304,14 @@ class TestKeras:
             with pytest.raises(TypeError, match="takes token ids, not texts: pass what the tok"):
                 classifier.predict(texts, verbose=0)
 
-    def test_compile_without_a_loss_has_that_of_the_head(self, encoding, logits, filler):
+    def test_compile_without_a_loss_has_that_of_the_head(self, encoding, logits, filler, tmp_path):
         model = make_classifier()
         model.compile()
         expected = cross_entropy(logits, LABELS).mean()
         assert model.evaluate(encoding, LABELS, verbose=0) == near(expected, roundings(model))
+        model.save(tmp_path / "model.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        assert loaded.evaluate(encoding, LABELS, verbose=0) == near(expected, roundings(model))
         filler.compile("adam")
         words = np.where(encoding["attention_mask"], encoding["input_ids"], -100)
         expected = filler(**encoding, labels=words).loss
