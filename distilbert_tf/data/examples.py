@@ -135,9 +135,7 @@ def load_examples(
             f"Task {task.name!r} has no labels yet: name them (labels), or find them in the "
             "training data with `task = find_labels(task, data)`."
         )
-    source = find_source(task, data, split)
-    if source is None:
-        raise FileNotFoundError(explain_absence(task, data, split))
+    source = _require_source(task, data, split)
     if isinstance(source.table, Examples):
         return _checked_examples(source.table, task, labelled)
     return _read(_open_all(source, task), task, bad_rows, labelled, source.files)
@@ -164,9 +162,7 @@ def find_labels(task: Task, data: Any) -> Task:
     """
     if task.labels:
         return task
-    source = find_source(task, data, "train")
-    if source is None:
-        raise FileNotFoundError(explain_absence(task, data, "train"))
+    source = _require_source(task, data, "train")
     if isinstance(source.table, Examples):
         raise ValueError(f"Name the labels of task {task.name!r}: Examples hold only their ids.")
     names, values, column, places = set(), [], "", []
@@ -215,11 +211,15 @@ def list_columns(data: Any) -> tuple[str, list[str]]:
         DataError: It cannot be read.
     """
     task = Task("data", ("text",), ("label",))
-    source = find_source(task, data, "train")
-    if source is None:
-        raise FileNotFoundError(explain_absence(task, data, "train"))
-    where, table = next(_open_all(source, task))
+    where, table = next(_open_all(_require_source(task, data, "train"), task))
     return where, [str(column) for column in table.columns]
+
+
+def _require_source(task: Task, data: Any, split: str) -> Source:
+    source = find_source(task, data, split)
+    if source is None:
+        raise FileNotFoundError(explain_absence(task, data, split))
+    return source
 
 
 def _open_all(source: Source, task: Task) -> Iterator[tuple[str, Table]]:

@@ -335,6 +335,11 @@ def choose_labels(values: Iterable[tuple[object, object]]) -> tuple[str, ...]:
     places: dict[str, object] = {}
     rows = 0
     for place, value in values:
+        if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+            raise ValueError(
+                f"has several labels in a row (first in {place}), which is the problem_type "
+                f"{MULTI_LABEL!r} (--problem_type)"
+            )
         if spellings := _spellings(value) if value != "" else ():
             places.setdefault(spellings[0], place)
             rows += 1
@@ -364,7 +369,8 @@ def _checked(labels: tuple[str, ...], rows: int) -> tuple[str, ...]:
         raise ValueError(
             f"has {len(labels):,} different values in {rows:,} rows, such as "
             f"{labels[0][:60]!r} and {labels[1][:60]!r}: is that the column of the labels? If so, "
-            "list them (labels, --labels)"
+            "list them (labels, --labels). Numbers to predict are the problem_type "
+            f"{REGRESSION!r} (--problem_type)"
         )
     return labels
 

@@ -117,7 +117,8 @@ def test_labels_are_found_in_a_column(values: list, labels: tuple[str, ...]) -> 
             r"'Billing' \(first in 0\) and 'billing' \(first in 2\)",
         ),
         (["a", "b ", "c"], r"blanks around the label 'b ' \(first in 1\): did you mean 'b'\?"),
-        (list(map(str, range(30))), "has 30 different values in 30 rows, .*--labels"),
+        (list(map(str, range(30))), "has 30 different values in 30 rows, .*the problem_type 'regr"),
+        (["a", ["a", "b"]], r"several labels in a row \(first in 1\), which is .*'multi_label_cl"),
     ],
 )
 def test_columns_that_hold_no_labels_are_refused(values: list, message: str) -> None:
