@@ -49,24 +49,28 @@ class _ModelWithHead(PreTrainedModel):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the model: see `PreTrainedModel`."""
         output = super().__call__(*args, **kwargs)
-        if tf.is_tensor(output):
-            if args and isinstance(args[0], BatchEncoding):
-                logging.log_first_n(
-                    logging.WARNING,
-                    "model(encoding) returns the logits themselves, so [0] is the first row. "
-                    "model(**encoding) returns an output as transformers does, whose [0] is all.",
-                    1,
-                )
-            if self.asks_for_states and "training" not in kwargs:
-                logging.log_first_n(
-                    logging.WARNING,
-                    "To one argument, a model with a head returns its logits alone. Pass the "
-                    "inputs by name for the states that its configuration asks for.",
-                    1,
-                )
-            # For those who expect an output. (As eager tensors do not wait for Python's cyclic
-            # garbage collector, they hold no reference to themselves.)
-            output.logits = tf.identity(output) if tf.executing_eagerly() else output
+        if not tf.is_tensor(output):
+            return output
+        inputs = args[0] if args else None
+        by_hand = "training" not in kwargs  # Keras' trainer always says
+        if isinstance(inputs, BatchEncoding) or (by_hand and isinstance(inputs, list | tuple)):
+            logging.log_first_n(
+                logging.WARNING,
+                "Called with one argument, a model returns the logits themselves, so [0] is the "
+                "first row. model(**encoding) and model(ids, attention_mask=mask) return an "
+                "output as transformers does, whose [0] is all.",
+                1,
+            )
+        if by_hand and self.asks_for_states:
+            logging.log_first_n(
+                logging.WARNING,
+                "To one argument, a model with a head returns its logits alone. Pass the inputs "
+                "by name for the states that its configuration asks for.",
+                1,
+            )
+        # For those who expect an output. (As eager tensors do not wait for Python's cyclic garbage
+        # collector, they hold no reference to themselves.)
+        output.logits = tf.identity(output) if tf.executing_eagerly() else output
         return output
 
     def compute_loss(

@@ -61,27 +61,37 @@ def refuse_frozen_weights() -> None:
 
 
 # Options of transformers: those without effect here, and those whose effect is had otherwise.
-_WITHOUT_EFFECT = ("from_pt", "from_tf", "low_cpu_mem_usage", "resume_download", "use_safetensors")
+_WITHOUT_EFFECT = (
+    "from_pt",
+    "from_tf",
+    "low_cpu_mem_usage",
+    "resume_download",
+    "safe_serialization",
+    "use_safetensors",
+)
 _OTHERWISE = {
     "attn_implementation": "attention has one implementation; leave it out",
     "device_map": "TensorFlow places a model: load it under `tf.device` or in a strategy's scope",
     "from_flax": "Flax weights are not read; save them with PyTorch transformers first",
     "ignore_mismatched_sizes": "pass fresh_head=True, which starts with a new head",
     "output_loading_info": "loading is strict: whatever does not fit is an error",
+    "max_shard_size": "a checkpoint is one file",
     "proxies": "set HTTPS_PROXY in the environment",
+    "push_to_hub": "call the model's own push_to_hub",
     "quantization_config": "weights are quantized by export_saved_model(weights='int8')",
+    "saved_model": "a SavedModel is written by distilbert_serving.export_saved_model",
     "torch_dtype": "pass dtype, a dtype or policy of Keras' such as 'mixed_bfloat16'",
     "trust_remote_code": "no code of a repository is ever run; leave it out",
 }
 
 
-def _refuse_options(options: dict[str, Any]) -> None:
+def _refuse_options(function: str, options: dict[str, Any]) -> None:
     """Removes options of transformers that change nothing, and refuses those that would."""
     for name in _WITHOUT_EFFECT:
         options.pop(name, None)
     for name, remedy in _OTHERWISE.items():
         if options.pop(name, None):
-            raise TypeError(f"from_pretrained has no {name}: {remedy}.")
+            raise TypeError(f"{function} has no {name}: {remedy}.")
 
 
 class PreTrainedModel(DistributedTraining, keras.Model):
@@ -264,7 +274,7 @@ class PreTrainedModel(DistributedTraining, keras.Model):
             TypeError: An option of transformers has no meaning here; the message says what does.
         """
         hub = take_hub_options(options)
-        _refuse_options(options)
+        _refuse_options("from_pretrained", options)
         if (preset := find_preset(name_or_path, CONFIG)) is not None:
             options |= {} if config is None else {"config": config}
             return cls.from_preset(
@@ -453,7 +463,9 @@ class PreTrainedModel(DistributedTraining, keras.Model):
                 create_pr=create_pr,
             ).commit_url
 
-    def save_pretrained(self, directory: str | Path, dtype: str = "float32") -> None:
+    def save_pretrained(
+        self, directory: str | Path, dtype: str = "float32", **options: Any
+    ) -> None:
         """Saves a checkpoint that PyTorch transformers and `from_pretrained` open.
 
         Each file is replaced by one rename, so a process that is killed leaves the old file.
@@ -461,7 +473,14 @@ class PreTrainedModel(DistributedTraining, keras.Model):
         Args:
             directory: Where `config.json` and `model.safetensors` go; made if missing.
             dtype: Float type of the file, `"float32"`, `"float16"` or `"bfloat16"`.
+            **options: Those of transformers that change nothing (`safe_serialization`).
+
+        Raises:
+            TypeError: Another option; of one of transformers', the message says what does that.
         """
+        _refuse_options("save_pretrained", options)
+        if options:
+            raise TypeError(f"save_pretrained has no {min(options)}.")
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self.config.architectures = [type(self).__name__.removeprefix("TF")]

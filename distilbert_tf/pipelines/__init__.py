@@ -30,6 +30,19 @@ TASKS: dict[str, Any] = {
 }
 
 
+# Options of transformers' pipelines, and what stands for them here.
+_OTHERWISE = {
+    "config": "load the model with from_pretrained(..., config=...) and pass it",
+    "device": "call the pipeline under `tf.device`",
+    "device_map": "call the pipeline under `tf.device`",
+    "framework": "there is only TensorFlow; leave it out",
+    "model_kwargs": "load the model with from_pretrained and pass it",
+    "return_all_scores": "pass top_k=None",
+    "torch_dtype": "load the model with from_pretrained(..., dtype=...) and pass it",
+    "trust_remote_code": "no code of a repository is ever run; leave it out",
+}
+
+
 def pipeline(
     task: str,
     model: str | Path | PreTrainedModel,
@@ -66,6 +79,10 @@ def pipeline(
     pipeline_class = TASKS.get(ALIASES.get(task, task))
     if pipeline_class is None:
         raise ValueError(f"Unknown task {task!r}; the tasks are {', '.join([*TASKS, *ALIASES])}.")
+    if options.get("framework") == "tf":
+        del options["framework"]
+    for name in options.keys() & _OTHERWISE.keys():
+        raise TypeError(f"pipeline has no {name}: {_OTHERWISE[name]}.")
     hub = {"revision": revision, **take_hub_options(options)}
     if tokenizer is None:
         if not isinstance(model, (str, Path)):

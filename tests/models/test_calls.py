@@ -218,17 +218,21 @@ class TestOutputs:
             gc.enable()
 
     def test_an_encoding_as_one_argument_says_what_comes_back(self, encoding, caplog, monkeypatch):
-        monkeypatch.setattr(logging, "_log_counter_per_token", {})
         model = make_classifier()
+        both = list(encoding.values())
         with caplog.at_level("WARNING", logger="absl"):
             model(dict(encoding))
             model(**encoding)
+            model(both, training=False)
             model.distilbert(encoding)
             assert not caplog.text
-            for _ in range(2):
-                model(encoding)
-        (record,) = caplog.records
-        assert "[0] is the first row. model(**encoding) returns an output" in record.getMessage()
+            for inputs in (encoding, both):
+                monkeypatch.setattr(logging, "_log_counter_per_token", {})
+                caplog.clear()
+                for _ in range(2):
+                    model(inputs)
+                (record,) = caplog.records
+                assert "so [0] is the first row. model(**encoding) and" in record.getMessage()
 
     def test_encoder(self, encoding):
         encoder = TFDistilBertModel(make_config())

@@ -313,6 +313,19 @@ def test_options_of_transformers(references):
             TFDistilBertModel.from_pretrained(source, **options)
 
 
+def test_options_of_transformers_when_saving(references, tmp_path):
+    model = TFDistilBertModel.from_pretrained(references / "base")
+    model.save_pretrained(tmp_path / "saved", safe_serialization=True)
+    assert_equals_recorded(
+        TFDistilBertModel.from_pretrained(tmp_path / "saved"), references / "base"
+    )
+    with pytest.raises(TypeError, match="save_pretrained has no saved_model: a SavedModel is wr"):
+        model.save_pretrained(tmp_path / "other", saved_model=True)
+    with pytest.raises(TypeError, match="save_pretrained has no dtyp"):
+        model.save_pretrained(tmp_path / "other", dtyp="float16")
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize("name", CLASSES)
 def test_number_of_parameters(name, references):
     model = CLASSES[name].from_pretrained(references / name)

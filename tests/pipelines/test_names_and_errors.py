@@ -82,6 +82,23 @@ class TestErrors:
         with pytest.raises(error, match=message):
             pipeline(task, model, tokenizer)("the [MASK]", **options)
 
+    def test_options_of_transformers(self, classifier, tokenizer):
+        classify = pipeline("text-classification", classifier, tokenizer, framework="tf")
+        assert classify("Good soup!")[0]["label"] in classifier.config.id2label.values()
+        for options, message in (
+            ({"device": 0}, "has no device: call the pipeline under `tf.device`"),
+            ({"return_all_scores": True}, "has no return_all_scores: pass top_k=None"),
+            ({"framework": "pt"}, "has no framework: there is only TensorFlow"),
+        ):
+            with pytest.raises(TypeError, match=message):
+                pipeline("text-classification", classifier, tokenizer, **options)
+
+    def test_hub_options_reach_model_and_tokenizer(self, classifier, tokenizer, tmp_path):
+        classifier.save_pretrained(tmp_path / "tf")
+        tokenizer.save_pretrained(tmp_path / "tf")
+        classify = pipeline("text-classification", tmp_path, subfolder="tf", token="hf_x")
+        assert classify(SENTENCES) == pipeline("text-classification", tmp_path / "tf")(SENTENCES)
+
     def test_inputs_of_text_classification(self, classifier, tokenizer):
         classify = pipeline("text-classification", classifier, tokenizer)
         with pytest.raises(TypeError, match="got int"):
