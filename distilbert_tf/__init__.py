@@ -4,6 +4,7 @@ Names are imported when they are first used, since TensorFlow takes seconds to i
 """
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from distilbert_tf.version import __version__
@@ -44,6 +45,11 @@ if TYPE_CHECKING:
     from distilbert_tf.training.options import FinetuneOptions as FinetuneOptions
     from distilbert_tf.training.plan import plan_finetuning as plan_finetuning
     from distilbert_tf.training.strategy import make_strategy as make_strategy
+
+# Without PyTorch, transformers says at its import that there are no models: these need none.
+logging.getLogger("transformers").addFilter(
+    lambda record: not str(record.msg).startswith("PyTorch was not found.")
+)
 
 # The public names, by module.
 _NAMES = {

@@ -13,7 +13,7 @@ HOMES = {"distilbert_tf": ROOT, "distilbert_serving": ROOT / "export"}
 
 # What each package may import, besides itself; from the top of the house to its foundations.
 RULES = {
-    "distilbert_tf.cli": "commands",
+    "distilbert_tf.cli": "commands version",
     "distilbert_tf.commands": "pipelines distillation training data tokenizers",
     "distilbert_tf.pipelines": "models tokenizers checkpoints",
     "distilbert_tf.distillation": "training data models tokenizers checkpoints",

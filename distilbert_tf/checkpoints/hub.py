@@ -249,6 +249,8 @@ def _download(
     name: str, files: Sequence[str], hub: HubOptions = HubOptions(), kind: str = "model"
 ) -> Path:
     """Returns the directory of a repository's files in the hub library's cache."""
+    if kind == "model":
+        logging.info("There is no directory %r here: looking for it on the hub.", name)
     try:
         return Path(
             snapshot_download(
@@ -280,7 +282,7 @@ def _download(
         if kind == "model":
             problem = f"there is no directory {name!r} here, and {problem}"
         raise FileNotFoundError(
-            f"{problem[0].upper()}{problem[1:]}. The hub library says: {error}"
+            f"{problem[0].upper()}{problem[1:]}. The hub library says: {str(error).splitlines()[0]}"
         ) from error
 
 

@@ -1,7 +1,7 @@
 """What the subcommands of `distilbert-tf` share: flags that several have, and how they print."""
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,16 @@ class Command:
         summary: What it does, in a line.
         run: Does the work, given the parsed flags and the words that are no flags.
         define: Defines the flags.
+        example: What one may type after its name.
+        required: Flags that must be given.
         words: How the usage line writes the words that are no flags; none if empty.
     """
 
     summary: str
     run: Callable[[flags.FlagValues, Sequence[str]], None]
     define: Callable[[flags.FlagValues], None]
+    example: str
+    required: tuple[str, ...] = ()
     words: str = ""
 
 
@@ -33,26 +37,6 @@ def say(text: str) -> None:
     """Prints a result, immediately even into a pipe."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
-
-
-def required(values: flags.FlagValues, name: str) -> Any:
-    """Returns a flag's value; a flag that was not given is a `UsageError`."""
-    if values[name].value is None:
-        raise UsageError(f"--{name} is required")
-    return values[name].value
-
-
-def read_texts(words: Sequence[str]) -> Iterable[str]:
-    """Returns the texts of a command line, or the lines of standard input if there are none."""
-    return words or (line.rstrip("\r\n") for line in sys.stdin)
-
-
-def split_pair(text: str) -> tuple[str, str]:
-    """Splits at the first tab."""
-    first, tab, second = text.partition("\t")
-    if not tab:
-        raise UsageError(f"two texts separated by a tab are expected; got {text[:60]!r}")
-    return first, second
 
 
 def define_flag(
@@ -99,10 +83,6 @@ def define_model(values: flags.FlagValues, default: str | None = "demo") -> None
 def define_max_length(values: flags.FlagValues) -> None:
     text = "longest row in tokens; longer text is truncated (default: as in fine-tuning)"
     define_flag(values, "max_length", None, text, kind=int, minimum=3)
-
-
-def define_pair(values: flags.FlagValues) -> None:
-    define_flag(values, "pair", False, "each TEXT holds two texts separated by a tab")
 
 
 def define_model_name(values: flags.FlagValues) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from distilbert_tf.commands.common_flags import UsageError, define_flag, required, say
+from distilbert_tf.commands.common_flags import UsageError, define_flag, say
+from distilbert_tf.commands.tensorflow_import import import_tensorflow
 from distilbert_tf.commands.training import define_option
 from distilbert_tf.distillation.options import MaskedLMOptions
 
@@ -47,20 +48,22 @@ def define_prepare_corpus(values: flags.FlagValues) -> None:
 
 def run_prepare_corpus(values: flags.FlagValues, words: Sequence[str]) -> None:
     """Prepares a corpus."""
-    files, model, output = (required(values, name) for name in ("corpus", "model", "output"))
     if values.runner is None and words:
         raise UsageError(f"{words[0]!r} is a flag for Beam, which --runner selects")
     if values.runner is not None and values.num_processes > 1:
         raise UsageError("--num_processes is for this machine; a --runner has its own flags")
+    import_tensorflow()
     from distilbert_tf.data.corpus_records import CorpusSettings
     from distilbert_tf.data.corpus_writer import prepare_corpus
     from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
-    tokenizer = DistilBertTokenizer.from_pretrained(model)
+    tokenizer = DistilBertTokenizer.from_pretrained(values.model)
     settings = CorpusSettings(values.max_length, values.validation_share, values.text_column)
     if values.runner is None:
         processes = values.num_processes
-        corpus = prepare_corpus(files, output, tokenizer, settings, num_processes=processes)
+        corpus = prepare_corpus(
+            values.corpus, values.output, tokenizer, settings, num_processes=processes
+        )
         shards: Sequence = corpus.shards
     else:
         try:
@@ -70,12 +73,14 @@ def run_prepare_corpus(values: flags.FlagValues, words: Sequence[str]) -> None:
                 "--runner needs Apache Beam: run `pip install distilbert-tf[beam]`."
             ) from error
         options = [f"--runner={values.runner}", *words]
-        shards = prepare_corpus_with_beam(files, output, tokenizer, settings, options=options)
+        shards = prepare_corpus_with_beam(
+            values.corpus, values.output, tokenizer, settings, options=options
+        )
     for split in ("train", "validation"):
         own = [shard for shard in shards if shard.split == split]
         rows, tokens = sum(shard.rows for shard in own), sum(shard.tokens for shard in own)
         say(f"{split}: {rows:,} rows with {tokens:,} tokens, {len(own)} shards")
-    say(f"prepared in {output}")
+    say(f"prepared in {values.output}")
 
 
 def define_vocab(values: flags.FlagValues) -> None:
@@ -92,15 +97,14 @@ def define_vocab(values: flags.FlagValues) -> None:
 
 def run_vocab(values: flags.FlagValues, words: Sequence[str]) -> None:
     """Trains a vocabulary."""
-    files, output = required(values, "corpus"), required(values, "output")
     from distilbert_tf.data.vocabulary import train_vocabulary
 
     count = train_vocabulary(
-        files,
-        output,
+        values.corpus,
+        values.output,
         vocab_size=values.vocab_size,
         min_frequency=values.min_frequency,
         limit_alphabet=values.limit_alphabet,
         text_column=values.text_column,
     )
-    say(f"{count:,} words, saved in {output}")
+    say(f"{count:,} words, saved in {values.output}")

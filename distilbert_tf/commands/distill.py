@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from distilbert_tf.commands.common_flags import define_flag, define_model, required, say
+from distilbert_tf.commands.common_flags import define_flag, define_model, say
 from distilbert_tf.commands.corpus import define_text
+from distilbert_tf.commands.tensorflow_import import import_tensorflow
 from distilbert_tf.commands.training import (
     define_options,
     exiting_when_interrupted,
@@ -61,9 +62,10 @@ def run_pretrain_mlm(values: flags.FlagValues, words: Sequence[str]) -> None:
 def _run(
     command: str, values: flags.FlagValues, kind: type[MaskedLMOptions], checkpoint: str
 ) -> None:
-    files, output = required(values, "corpus"), required(values, "output")
+    files, output = values.corpus, values.output
     if starts_workers(values):
         run_workers(command, values, output)
+    import_tensorflow()
     from distilbert_tf.distillation import distilling
 
     settings = read_options(values, kind)

@@ -10,9 +10,9 @@ from distilbert_tf.commands.common_flags import (
     define_batching,
     define_flag,
     define_max_length,
-    required,
     say,
 )
+from distilbert_tf.commands.tensorflow_import import import_tensorflow
 
 # The flags that `export_pretrained` takes as they are.
 _OPTIONS = (
@@ -59,14 +59,14 @@ def define_export(values: flags.FlagValues) -> None:
 
 
 def run_export(values: flags.FlagValues, words: Sequence[str]) -> None:
-    models = [name for name in required(values, "model").split(",") if name]
-    output = required(values, "output")
+    models = [name for name in values.model.split(",") if name]
     sizes = _read_sizes(values.allowed_batch_sizes)
     options: dict[str, Any] = {name: values[name].value for name in _OPTIONS}
+    import_tensorflow()
     from distilbert_serving.saved_model.exporter import export_pretrained
 
     model = models[0] if len(models) == 1 else models
-    path = export_pretrained(model, output, allowed_batch_sizes=sizes, **options)
+    path = export_pretrained(model, values.output, allowed_batch_sizes=sizes, **options)
     say(f"exported and verified: {path}")
 
 

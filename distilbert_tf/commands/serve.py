@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from distilbert_tf.commands.common_flags import UsageError, define_flag, required
+from distilbert_tf.commands.common_flags import UsageError, define_flag
+from distilbert_tf.commands.tensorflow_import import import_tensorflow
 
 
 class _Setting(NamedTuple):
@@ -45,7 +46,9 @@ _SETTINGS = {
         "file_system_poll_wait_seconds",
     ),
     "max_num_load_retries": _Setting("how often to try again what cannot be loaded", None, 0),
-    "load_retry_interval_s": _Setting("how long to wait before that", None, 0.0),
+    "load_retry_interval_s": _Setting(
+        "how long to wait before loading again what could not be loaded", None, 0.0
+    ),
     "grpc_max_threads": _Setting("requests over gRPC at the same time", None, 1),
     "max_message_bytes": _Setting("size of the largest request", None, 1, 2**31 - 1),
     "enable_health_service": _Setting(
@@ -101,12 +104,13 @@ def _read_tls(values: flags.FlagValues) -> Any:
 
 def run_serve(values: flags.FlagValues, words: Sequence[str]) -> None:
     """Serves until a signal."""
-    if not values.model_config_file:
-        required(values, "model_base_path")
+    if not (values.model_config_file or values.model_base_path):
+        raise UsageError("--model_base_path (or --model_config_file) is required")
     from distilbert_serving.tf_serving.environment import set_serving_environment
 
     settings = read_server_settings(values)
     set_serving_environment()  # before the server's module imports TensorFlow
+    import_tensorflow()
     from distilbert_serving.server import ModelServer, serve
 
     serve(ModelServer(**settings))

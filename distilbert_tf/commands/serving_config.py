@@ -9,7 +9,6 @@ from distilbert_tf.commands.common_flags import (
     define_batching,
     define_flag,
     define_model_name,
-    required,
     say,
 )
 
@@ -39,10 +38,9 @@ def define_serving_config(values: flags.FlagValues) -> None:
 
 
 def run_serving_config(values: flags.FlagValues, words: Sequence[str]) -> None:
-    output, base_path = required(values, "output"), required(values, "model_base_path")
     options: dict[str, Any] = {name: values[name].value for name in _OPTIONS}
     from distilbert_serving.tf_serving.serving_files import parse_labels, write_server_files
 
     labels = parse_labels(values.labels)
-    for path in write_server_files(output, base_path, labels=labels, **options):
+    for path in write_server_files(values.output, values.model_base_path, labels=labels, **options):
         say(f"wrote {path}")

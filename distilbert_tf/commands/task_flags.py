@@ -33,13 +33,13 @@ def define_task(values: flags.FlagValues, text: str, data_text: str, data: str |
     place = "directory with the task's files, or a single file; 'hub', or 'demo'"
     define_flag(values, "data", data, f"{place}{data_text}", kind=str)
     help_of = {
-        "text_columns": "for a task of your own: the column of the text, or the two of a pair",
+        "text_columns": "the column of the text, or the two of a pair",
         "labels": "its labels, in the order of their ids (default: all in the training data)",
         "label_column": "its column of labels; of several labels a row, one, or one for each label",
         "metrics": f"its scores, the first one chooses the checkpoint: {_METRICS}",
     }
     for name, help_text in help_of.items():
-        define_flag(values, name, None, help_text, kind=list)
+        define_flag(values, name, None, f"for a task of your own: {help_text}", kind=list)
     text = "what the label of a row is: one of the labels, any number of them, or a number"
     define_flag(values, "problem_type", None, text, kind=str, choices=tuple(METRIC_NAMES))
     for split in _FILES:

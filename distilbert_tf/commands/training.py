@@ -16,10 +16,10 @@ from distilbert_tf.commands.common_flags import (
     define_flag,
     define_max_length,
     define_model,
-    required,
     say,
 )
 from distilbert_tf.commands.task_flags import define_task, read_task
+from distilbert_tf.commands.tensorflow_import import import_tensorflow
 from distilbert_tf.data.tasks import Task, get_task
 from distilbert_tf.training.launcher import LOST_WORKER, TF_CONFIG, launch
 from distilbert_tf.training.options import FinetuneOptions, TrainingOptions, option_type
@@ -84,11 +84,13 @@ def define_option(values: flags.FlagValues, field: dataclasses.Field[Any]) -> No
 def run_finetune(values: flags.FlagValues, words: Sequence[str]) -> None:
     """Fine-tunes."""
     arguments = _read_arguments(values)
+    name = _name(arguments["task"])  # before TensorFlow is imported, if there is no such task
     if starts_workers(values):
         from distilbert_tf.training.run_directory import default_output_dir
 
-        output = values.output or default_output_dir(_name(arguments["task"]))
+        output = values.output or default_output_dir(name)
         run_workers("finetune", values, output)
+    import_tensorflow()
     from distilbert_tf.training.finetuning import finetune
     from distilbert_tf.training.plan import plan_finetuning
 
@@ -226,7 +228,7 @@ def _read_task_and_data(values: flags.FlagValues) -> tuple[str | Task | None, An
     from distilbert_tf.training.classifiers import recorded_task
     from distilbert_tf.training.run_directory import RunDirectory
 
-    model = required(values, "model")
+    model = values.model
     task = read_task(values, lambda: recorded_task(model, values.task))
     recorded = [RunDirectory(path, ()).read_run() for path in (Path(model), Path(model).parent)]
     found = next((run["data"] for run in recorded if run.get("data")), "demo")
@@ -242,6 +244,7 @@ def define_evaluate(values: flags.FlagValues) -> None:
 
 def run_evaluate(values: flags.FlagValues, words: Sequence[str]) -> None:
     """Scores a classifier."""
+    import_tensorflow()
     from distilbert_tf.training.evaluation import score_pretrained
 
     task, data = _read_task_and_data(values)
@@ -265,6 +268,7 @@ def define_submit(values: flags.FlagValues) -> None:
 
 def run_submit(values: flags.FlagValues, words: Sequence[str]) -> None:
     """Predicts GLUE's test splits."""
+    import_tensorflow()
     from distilbert_tf.training.evaluation import predict_submission
 
     task, data = _read_task_and_data(values)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import keras
+import tensorflow as tf
 from huggingface_hub import HfApi
 from transformers import BatchEncoding, DistilBertConfig
 
@@ -39,6 +40,7 @@ from distilbert_tf.models.weight_names import (
     list_slots,
     load_tensors,
     to_distilbert,
+    warn_about_fresh_head,
 )
 
 FROZEN_WEIGHTS = "TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"
@@ -190,6 +192,8 @@ class PreTrainedModel(DistributedTraining, keras.Model):
             kwargs["validation_data"] = (as_keras_data(validation[0]), *validation[1:])
         elif validation is not None:
             kwargs["validation_data"] = as_keras_data(validation)
+        if isinstance(x, tf.data.Dataset):
+            kwargs.setdefault("shuffle", False)  # or Keras warns that it leaves that to the dataset
         return super().fit(as_keras_data(x), y, *args, **kwargs)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -286,6 +290,8 @@ class PreTrainedModel(DistributedTraining, keras.Model):
         model = cls(config, dtype=dtype, skip_padding=skip_padding)
         if fresh_head is None:
             fresh_head = cls._needs_fresh_head(tensors)
+            if fresh_head:
+                warn_about_fresh_head(model)
         load_tensors(model, tensors, family=family, fresh_head=fresh_head, where=str(files.weights))
         return model
 

@@ -214,11 +214,15 @@ def load_tensors(
         slot.write(given[name])
     if left_out:
         logging.info("Left out of %s: %s.", where, ", ".join(left_out))
-    if fresh_head and own_head:
+
+
+def warn_about_fresh_head(model: keras.Model) -> None:
+    """Logs that nobody has trained the head of a model yet; nothing if it has none."""
+    if head := sorted(filter(is_head, list_slots(model))):
         logging.warning(
             "%s keeps a freshly initialized head (%s): train it before use.",
             type(model).__name__,
-            ", ".join(own_head),
+            ", ".join(head),
         )
 
 

@@ -15,7 +15,7 @@ from processes import deadline, finish
 from waiting import wait_until
 
 from distilbert_tf import cli
-from distilbert_tf.commands.query_output import METHODS
+from distilbert_tf.commands.answer_output import METHODS
 
 LONG = fake_serving.LONG.encode()
 COMMAND = [sys.executable, "-m", "distilbert_tf.cli", "query"]
@@ -191,12 +191,50 @@ def test_bad_texts_are_left_out_if_wanted(query, tmp_path, method):
     assert "left out 1 of 1 texts, among them: argument 1 cannot be computed: a text" in shown.err
 
 
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_tables_of_texts_with_line_ends(query, tmp_path, ending):
+    texts = ["two\nlines, and a comma", 'a "quote"', "plain"]
+    rows = {
+        "csv": 'id,text\n1,"two\nlines, and a comma"\n2,"a ""quote"""\n3,plain\n',
+        "jsonl": "".join(
+            json.dumps({"id": n, "text": text}) + "\n" for n, text in enumerate(texts)
+        ),
+    }
+    path = tmp_path / f"in.{ending}"
+    path.write_text(rows[ending])
+    shown = query(f"--input={path}", "--json", "--method=regress").out
+    assert [json.loads(line) for line in shown.splitlines()] == [
+        {"text": text, "value": float(len(text))} for text in texts
+    ]
+    assert query(f"--input={path}", "--method=regress").out.splitlines()[0] == (
+        "22\ttwo\\nlines, and a comma"
+    )
+    shown = query(f"--input={path}", "--format=csv", "--method=regress").out
+    assert [row["text"] for row in csv.DictReader(io.StringIO(shown))] == texts
+    shown = query(f"--input={path}", "--text_columns=body", code=2)
+    assert f"{path} has the columns id, text: name one column, of a text" in shown.err
+    shown = query(f"--input={path}", "--pair", code=2)
+    assert "name two columns, of a pair, with --text_columns" in shown.err
+
+
+def test_cells_that_are_no_texts_are_named(query, tmp_path):
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"text": "tea"}\n{"text": null}\n{"text": 3}\n')
+    shown = query(f"--input={path}", "--method=regress", code=2)
+    assert f"{path}, line 2: the column 'text' is empty, not a text" in shown.err
+    assert shown.out == "3\ttea\n"
+    shown = query(f"--input={path}", "--method=regress", "--bad_rows=skip")
+    assert "left out 2 of 3 texts" in shown.err
+
+
 def test_mistakes(query, tmp_path):
     assert "given twice" in query("a", "--input=x", code=2).err
     assert "No such file" in query(f"--input={tmp_path / 'none'}", code=1).err
     assert "is no file" in query(f"--output={tmp_path}", "a", code=2).err
     assert "--header wants 'name: value'" in query("--header=x", "a", code=2).err
     assert "needs both" in query("--client_key=x", "a", code=1).err
+    shown = query("--pair", "one text", code=2)
+    assert "argument 1: two texts separated by a tab are expected; got 'one text'" in shown.err
     assert "takes single texts" in query("--pair", "a\tb", code=1).err
 
 

@@ -114,8 +114,9 @@ def test_a_checkpoint_knows_its_task_and_its_data(
 def test_a_classifier_of_pairs_takes_no_single_texts(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answer = printed(capsys, "predict", f"--model={run}", "the tea\twhat a rude talk")
-    assert any(queue in json.dumps(answer) for queue in QUEUES)
+    answer = printed(capsys, "predict", "--json", f"--model={run}", "the tea\twhat a rude talk")
+    assert answer["label"] in QUEUES
+    assert (answer["text"], answer["text_pair"]) == ("the tea", "what a rude talk")
     message = fails(capsys, "predict", f"--model={run}", "what a rude talk")
     assert "two texts separated by a tab are expected; got 'what a rude talk'" in message
 

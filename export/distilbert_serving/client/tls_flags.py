@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 def define_tls(values: flags.FlagValues) -> None:
     """Defines --tls, and a flag for each field of `Tls`."""
-    flags.DEFINE_boolean("tls", False, "speak TLS; implied by the next four", flag_values=values)
+    flags.DEFINE_boolean(
+        "tls", False, "speak TLS; implied by the other flags of TLS", flag_values=values
+    )
     flags.DEFINE_string(
         "root_certificates", None, "PEM file: who may have signed the server's", flag_values=values
     )
