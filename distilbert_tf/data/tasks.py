@@ -329,8 +329,8 @@ def choose_labels(values: Iterable[tuple[object, object]]) -> tuple[str, ...]:
         The labels: numbers by size, others in the order of their characters.
 
     Raises:
-        ValueError: There are fewer than two labels, or as good as one for each row; or two of them
-            differ in capitals or blanks alone.
+        ValueError: There are fewer than two labels, or as good as one for each row; a row has
+            several; or two of them differ in capitals or blanks alone.
     """
     places: dict[str, object] = {}
     rows = 0
@@ -346,6 +346,13 @@ def choose_labels(values: Iterable[tuple[object, object]]) -> tuple[str, ...]:
     numbers = {match[1] if (match := _WHOLE.fullmatch(label)) else label for label in places}
     if all(_INTEGER.fullmatch(number) and str(int(number)) == number for number in numbers):
         return _checked(tuple(sorted(numbers, key=int)), rows)
+    for label, place in places.items():
+        parts = [part.strip() for part in label.split(";")]
+        if len(parts) > 1 and places.keys() >= set(parts):
+            raise ValueError(
+                f"has the labels {label!r} together (first in {place}): several labels in a row "
+                f"are the problem_type {MULTI_LABEL!r} (--problem_type)"
+            )
     alike: dict[str, str] = {}
     for label, place in places.items():
         other = alike.setdefault(label.strip().casefold(), label)

@@ -118,6 +118,7 @@ def test_labels_are_found_in_a_column(values: list, labels: tuple[str, ...]) -> 
         ),
         (["a", "b ", "c"], r"blanks around the label 'b ' \(first in 1\): did you mean 'b'\?"),
         (list(map(str, range(30))), "has 30 different values in 30 rows, .*the problem_type 'regr"),
+        (["a", "b", "b; a"], r"has the labels 'b; a' together \(first in 2\): .*'multi_label_cl"),
         (["a", ["a", "b"]], r"several labels in a row \(first in 1\), which is .*'multi_label_cl"),
     ],
 )
