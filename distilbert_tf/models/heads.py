@@ -83,6 +83,8 @@ class _ModelWithHead(PreTrainedModel):
     ) -> tf.Tensor:
         """Computes the loss of `fit`: that of the head if `compile` was given none."""
         if self.loss is None:
+            if y is None:
+                raise ValueError("There are no targets: pass the labels as y.")
             return self.make_loss()(y, y_pred, sample_weight)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 

@@ -197,17 +197,21 @@ def _name_inputs(inputs: Any) -> dict[str, Any]:
 def _rank(value: Any) -> int:
     if isinstance(value, list | tuple):
         return 1 + (_rank(value[0]) if value else 0)
-    shape = getattr(value, "shape", ())
-    return len(shape)
+    rank = tf.TensorShape(getattr(value, "shape", ())).rank
+    return 2 if rank is None else rank
 
 
 def _stack(name: str, rows: Iterable[Any], fill: int) -> tuple[np.ndarray, list[int] | None]:
     """Stacks rows, and returns their lengths if they differ."""
+    rows = list(rows)
     arrays = list(map(np.asarray, rows))
     for i, array in enumerate(arrays):
         if array.size and array.dtype.kind not in "iub":
-            what = "text: tokenize it first" if array.dtype.kind in "US" else array.tolist()
-            raise TypeError(f"{name} must be integers; row {i} (from 0) is {what}.")
+            what = "is text: tokenize it first"
+            if array.dtype.kind not in "US":
+                cells = np.ravel(np.array(rows[i], object)).tolist()
+                what = f"holds {next(x for x in cells if not isinstance(x, int))!r}"
+            raise TypeError(f"{name} must be integers; row {i} (from 0) {what}.")
     if len({array.shape for array in arrays}) <= 1 or any(array.ndim != 1 for array in arrays):
         return np.array(arrays, np.int32), None
     lengths = [len(array) for array in arrays]
