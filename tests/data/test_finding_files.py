@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyarrow import parquet
@@ -148,7 +149,7 @@ def test_a_spreadsheet_is_found_and_named(tmp_path: Path) -> None:
 def test_a_split_is_downloaded_from_the_hub(tmp_path: Path, monkeypatch) -> None:
     calls = []
 
-    def download(name: str, *, repo_type: str, allow_patterns: list[str], revision: None) -> str:
+    def download(name: str, *, repo_type: str, allow_patterns: list[str], **options: Any) -> str:
         calls.append((name, repo_type, allow_patterns))
         pair = {"premise": "He nodded.", "hypothesis": "He agreed.", "label": 0, "idx": 9}
         path = tmp_path / "mnli/validation_matched-00000-of-00001.parquet"
