@@ -131,7 +131,8 @@ serving-config: $(VENV)/demo.stamp
 		--output=serving_config
 
 docker-image:
-	docker build --tag $(IMAGE) --build-arg TAG=$(TAG) export/deploy
+	docker build --tag $(IMAGE) --build-arg TAG=$(TAG) \
+		export/distilbert_serving/tf_serving/deploy
 
 # The model's name is distilbert, as in the image's models.config.
 docker-serve: docker-image

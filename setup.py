@@ -64,6 +64,7 @@ setup(
             "py.typed",
             "inspection/op_registry.zip",
             "tf_serving.protoset",
+            "tf_serving/deploy/*",
             "tf_serving/tf_serving.env",
         ],
     },

@@ -88,10 +88,10 @@ COMMANDS = {
         words="[TEXT ...]",
     ),
     "serving-config": Command(
-        "write the files that configure TF Serving: models, labels, batching, metrics",
+        "write the files that run TF Serving: models, labels, batching, metrics, containers",
         run_serving_config,
         define_serving_config,
-        "--model_base_path=served --output=serving_config",
+        "--model_base_path=served --docker --kubernetes --output=serving_config",
         ("model_base_path", "output"),
     ),
     "distill": Command(

@@ -15,7 +15,7 @@ from distilbert_tf.commands.common_flags import (
 # The flags that `write_server_files` takes as they are.
 _OPTIONS = (
     "model_name", "served_path", "policy", "max_batch_size", "max_latency_ms", "max_request_rows",
-    "threads",
+    "threads", "docker", "kubernetes",
 )  # fmt: skip
 
 
@@ -34,6 +34,9 @@ def define_serving_config(values: flags.FlagValues) -> None:
     define_batching(values)
     text = "batches that run at once (default: as many as the server has processors)"
     define_flag(values, "threads", None, text, kind=int, minimum=1)
+    define_flag(values, "docker", False, "write a Dockerfile and a compose file, too")
+    text = "write manifests for Kubernetes and KServe, too"
+    define_flag(values, "kubernetes", False, text)
     define_flag(values, "output", None, "directory for the files", kind=str)
 
 

@@ -28,7 +28,7 @@ OTHER_NAMES = {
     ("define", "function", "count"),
     [
         (define_export, export_saved_model, 13),
-        (define_serving_config, write_server_files, 8),
+        (define_serving_config, write_server_files, 10),
         (define_serving_config, batching_parameters, 4),
         (define_check_export, inspect_export, 1),
         (define_query, PredictClient, 6),

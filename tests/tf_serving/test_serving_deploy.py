@@ -6,6 +6,7 @@ There is no container runtime here: what docker and Kubernetes make of them is n
 import functools
 import http.server
 import json
+import os
 import re
 import subprocess
 import threading
@@ -26,10 +27,11 @@ from distilbert_serving.tf_serving.environment import serving_environment
 from google.protobuf import text_format
 from processes import finish
 
+from distilbert_tf.cli import main
 from distilbert_tf.commands import COMMANDS
 
-DEPLOY = Path(__file__).parents[2] / "export/deploy"
-ROOT = DEPLOY.parent.parent
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "export/distilbert_serving/tf_serving/deploy"
 
 # tensorflow_model_server's flags of every release from 2.12 on (model_servers/main.cc).
 SERVER_FLAGS = """
@@ -156,6 +158,47 @@ def test_the_files_are_those_that_serving_config_writes(tmp_path: Path, name: st
     (tmp_path / "base" / "1").mkdir(parents=True)
     serving_files.write_server_files(tmp_path, tmp_path / "base")
     assert (DEPLOY / name).read_text() == (tmp_path / name).read_text()
+
+
+def test_files_for_another_model(tmp_path: Path, objects: dict[str, Any]) -> None:
+    output = tmp_path / "out"
+    (tmp_path / "base" / "7").mkdir(parents=True)
+    main(["serving-config", f"--model_base_path={tmp_path / 'base'}", f"--output={output}",
+          "--docker", "--kubernetes", "--model_name=film", "--served_path=/data/distilbert/films",
+          "--labels=stable:7", "--max_latency_ms=2"])  # fmt: skip
+    assert {path.name for path in output.iterdir()} - {"tf_serving.protoset"} == {
+        path.name for path in DEPLOY.iterdir()
+    }
+
+    def renamed(text: str) -> str:
+        kept = {"/models/distilbert": "/data/DISTILBERT/films", "distilbert-tf": "DISTILBERT-tf"}
+        for name, replacement in kept.items():
+            text = text.replace(name, replacement)
+        return text.replace("distilbert", "film").replace("DISTILBERT", "distilbert")
+
+    for name in ("Dockerfile", "compose.yaml", "ready.sh", "kserve.yaml"):
+        assert (output / name).read_text() == renamed((DEPLOY / name).read_text())
+    assert os.access(output / "ready.sh", os.X_OK)
+    text = (output / "kubernetes.yaml").read_text()
+    written = {each["kind"]: each for each in yaml.safe_load_all(text)}
+    assert written.pop("ConfigMap")["data"] == {
+        name: (output / name).read_text() for name in MESSAGES
+    }
+    expected = json.loads(renamed(json.dumps(objects)))
+    assert written == {kind: each for kind, each in expected.items() if kind != "ConfigMap"}
+    parameters = read_batching_parameters(output / "batching_params.pbtxt")
+    assert parameters.num_batch_threads.value == 4
+    assert parameters.batch_timeout_micros.value == 2000
+
+
+def test_names_that_no_object_can_have_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "base" / "7").mkdir(parents=True)
+    for name in ("My_Model", "1a", "a-", "x" * 43):
+        with pytest.raises(ValueError, match="choose a model_name of at most 42 lower-case"):
+            serving_files.write_server_files(
+                tmp_path / "out", tmp_path / "base", model_name=name, kubernetes=True
+            )
+    assert not (tmp_path / "out").exists()
 
 
 def test_kubernetes_has_the_same_models_and_batches(

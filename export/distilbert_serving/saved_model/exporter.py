@@ -106,7 +106,7 @@ def export_saved_model(
     Several classifiers on one encoder make one export, which holds the encoder once, and each has
     its signatures under its task's name.
 
-    On a CPU, serve it with the environment of `deploy/tf_serving.env`. A server then keeps packed
+    On a CPU, serve it with the environment of `tf_serving.env`. A server then keeps packed
     weights for each signature that is asked, so memory grows with the signatures in use: by about
     twice the size of the encoder's matrices for each.
 

@@ -13,6 +13,12 @@ from distilbert_serving.tf_serving.batching_parameters import (
     run_size_of,
 )
 from distilbert_serving.tf_serving.config_files import ConfigError, write_config
+from distilbert_serving.tf_serving.deploy_files import (
+    POD_PROCESSORS,
+    check_object_name,
+    write_docker_files,
+    write_kubernetes_files,
+)
 from distilbert_serving.tf_serving.environment import ENV_FILE
 from distilbert_serving.tf_serving.serving_config import model_config, monitoring_config
 from distilbert_serving.tf_serving.warmup import SignatureDefs, make_warmup, write_warmup
@@ -88,6 +94,8 @@ def write_server_files(
     max_latency_ms: float = 5.0,
     max_request_rows: int | None = None,
     threads: int | None = None,
+    docker: bool = False,
+    kubernetes: bool = False,
 ) -> list[Path]:
     """Writes what a server of one model is started with.
 
@@ -102,11 +110,16 @@ def write_server_files(
         max_batch_size: Rows in one run of the graph.
         max_latency_ms: What batching may add to a request's latency, in milliseconds.
         max_request_rows: Rows in one request; see `batching_parameters`.
-        threads: How many batches run at once; by default the server's number of processors.
+        threads: How many batches run at once; by default the server's number of processors, or
+            with `kubernetes` as many as a pod has.
+        docker: Whether to write a Dockerfile and a compose file, too.
+        kubernetes: Whether to write manifests for Kubernetes and KServe, too.
 
     Returns:
         The files written: `models.config`, `batching_params.pbtxt`, `monitoring.config`,
-        `tf_serving.env`, and for clients in other languages `tf_serving.protoset`.
+        `tf_serving.env`, and for clients in other languages `tf_serving.protoset`; with `docker`
+        `Dockerfile`, `compose.yaml` and `ready.sh`, with `kubernetes` `kubernetes.yaml` and
+        `kserve.yaml`.
 
     Raises:
         FileNotFoundError: There are no versions, or not the one that a label or the policy names.
@@ -114,9 +127,12 @@ def write_server_files(
     """
     labels = labels or {}
     policy_options = parse_policy(policy)
-    models = model_config(
-        {model_name: served_path or f"/models/{model_name}"}, labels=labels, **policy_options
-    )
+    served_path = served_path or f"/models/{model_name}"
+    models = model_config({model_name: served_path}, labels=labels, **policy_options)
+    if docker or kubernetes:
+        check_object_name(model_name)
+    if kubernetes:
+        threads = threads or POD_PROCESSORS
     parameters = batching_parameters(
         max_batch_size, max_latency_ms, threads, max_request_rows=max_request_rows
     )
@@ -124,12 +140,18 @@ def write_server_files(
     _check_versions_exist(Path(model_base_path), wanted)
     directory = Path(output)
     directory.mkdir(parents=True, exist_ok=True)
-    return [
+    written = [
         write_config(directory / MODELS_FILE, models, _MODELS_COMMENT),
         write_config(directory / BATCHING_FILE, parameters, _SERVER_BATCHING_COMMENT),
         write_config(directory / MONITORING_FILE, monitoring_config(), _MONITORING_COMMENT),
-        *(Path(shutil.copyfile(file, directory / file.name)) for file in (ENV_FILE, PROTOSET)),
     ]
+    containers = []
+    if docker:
+        containers += write_docker_files(directory, model_name, served_path)
+    if kubernetes:
+        containers += write_kubernetes_files(directory, model_name, served_path, written)
+    copied = [Path(shutil.copyfile(file, directory / file.name)) for file in (ENV_FILE, PROTOSET)]
+    return [*written, *copied, *containers]
 
 
 def parse_policy(policy: str | None) -> dict:
