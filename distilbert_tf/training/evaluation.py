@@ -156,7 +156,8 @@ def score_tasks(model: MultiTaskModel, batches: Any, steps: int) -> dict[str, Sc
         }
         if name in model.agreements:
             values["agreement"] = float(model.agreements[name].result())
-        found[name] = Scores(values, metric.read_confusion(), int(metric.rows.numpy()))
+        rows = int(tf.convert_to_tensor(metric.rows.value))
+        found[name] = Scores(values, metric.read_confusion(), rows)
     return found
 
 

@@ -133,7 +133,7 @@ class TaskMetrics(keras.metrics.Metric, abc.ABC):
 
     def read_confusion(self) -> np.ndarray:
         """Returns the confusion that `Scores` have, int64."""
-        return np.rint(tf.convert_to_tensor(self.statistics)).astype(np.int64)
+        return np.rint(tf.convert_to_tensor(self.statistics.value)).astype(np.int64)
 
     def result(self) -> dict[str, tf.Tensor]:
         """Returns the mean loss and the scores by name."""
