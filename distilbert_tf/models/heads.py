@@ -303,7 +303,9 @@ class TFDistilBertForMaskedLM(_ModelWithHead):
         inputs: See `TFDistilBertModel`; there may also be `mask_positions`, integers (B, P), the
             columns to predict. A row with fewer of them repeats one, with weight 0 in the loss.
         training, output_hidden_states, output_attentions, skip_padding: See `TFDistilBertModel`.
-        labels: Ids of the right words, (B, T) or (B, P); -100 where none is to be predicted.
+        labels: Ids of the right words, (B, T) or (B, P); -100 where none is to be predicted. There
+            may be some at padding, so a call with labels computes every position, as PyTorch does,
+            unless it says `skip_padding=True`.
         return_dict: True for a `HeadOutput`, False for a tuple: see `PreTrainedModel`.
 
     Returns:
@@ -381,6 +383,12 @@ class TFDistilBertForMaskedLM(_ModelWithHead):
         if wants_more:
             return HeadOutput(logits, encoded.hidden_states, encoded.attentions)
         return logits
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the model: see `PreTrainedModel`."""
+        if kwargs.get("labels") is not None:
+            kwargs.setdefault("skip_padding", False)
+        return super().__call__(*args, **kwargs)
 
     def make_loss(self, labels: tf.Tensor | None = None) -> keras.losses.Loss:
         """Makes the cross-entropy of the words at positions with a label."""

@@ -173,6 +173,13 @@ class TestOutputs:
         words = output.logits.numpy()[[0, 2], [2, 1]]
         expected = cross_entropy(words, np.array([9, 40])).mean()
         assert float(output.loss) == near(expected, FEW, size=np.abs(words).max())
+        padding = np.argwhere(np.asarray(encoding["attention_mask"]) == 0)[0]
+        labels[tuple(padding)] = 11  # as where labels are the ids
+        everywhere = filler(dict(encoding), skip_padding=False)
+        chosen = everywhere.numpy()[labels != -100]
+        expected = cross_entropy(chosen, labels[labels != -100]).mean()
+        output = filler(**encoding, labels=labels)
+        assert float(output.loss) == near(expected, FEW, size=np.abs(chosen).max())
         with pytest.raises(ValueError, match="TFDistilBertModel has no head, so labels give"):
             TFDistilBertModel(make_config())(encoding, labels=labels)
 
