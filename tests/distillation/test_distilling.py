@@ -76,6 +76,7 @@ def test_masked_lm_is_learnt(teacher: DistillResult) -> None:
     assert names == {
         "README.md", "config.json", "corpus", "learning_curves.png", "metrics.json",
         "model.safetensors", "run.json", "tensorboard", "tokenizer.json", "tokenizer_config.json",
+        "vocab.txt",
     }  # fmt: skip
     card = (teacher.output_dir / "README.md").read_text()
     assert "pipeline_tag: fill-mask" in card
