@@ -14,7 +14,7 @@ from absl import flags, logging
 from distilbert_tf.commands import COMMANDS
 from distilbert_tf.commands.common_flags import UsageError, say
 from distilbert_tf.commands.help_text import PROGRAM, describe_command, describe_commands
-from distilbert_tf.commands.tensorflow_import import LOG_LEVEL, WARNING_LEVEL
+from distilbert_tf.tensorflow_import import LOG_LEVEL, WARNING_LEVEL
 from distilbert_tf.version import __version__
 
 _HELP = ("--help", "-h", "help")

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from absl import flags
 
 from distilbert_tf.commands.common_flags import UsageError, define_flag, say
-from distilbert_tf.commands.tensorflow_import import import_tensorflow
 from distilbert_tf.commands.training import define_option
 from distilbert_tf.distillation.options import MaskedLMOptions
+from distilbert_tf.tensorflow_import import import_tensorflow
 
 
 def define_text(values: flags.FlagValues, more: str = "") -> None:

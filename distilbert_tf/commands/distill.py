@@ -6,7 +6,6 @@ from absl import flags
 
 from distilbert_tf.commands.common_flags import define_flag, define_model, say
 from distilbert_tf.commands.corpus import define_text
-from distilbert_tf.commands.tensorflow_import import import_tensorflow
 from distilbert_tf.commands.training import (
     define_options,
     exiting_when_interrupted,
@@ -20,6 +19,7 @@ from distilbert_tf.distillation.options import (
     MaskedLMOptions,
     make_options,
 )
+from distilbert_tf.tensorflow_import import import_tensorflow
 
 
 def _define_corpus(values: flags.FlagValues) -> None:

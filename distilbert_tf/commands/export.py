@@ -12,7 +12,7 @@ from distilbert_tf.commands.common_flags import (
     define_max_length,
     say,
 )
-from distilbert_tf.commands.tensorflow_import import import_tensorflow
+from distilbert_tf.tensorflow_import import import_tensorflow
 
 # The flags that `export_pretrained` takes as they are.
 _OPTIONS = (

@@ -8,8 +8,8 @@ from absl import flags
 
 from distilbert_tf.commands.answer_output import AnswerOutput, define_output, write_answers
 from distilbert_tf.commands.common_flags import define_flag, define_model
-from distilbert_tf.commands.tensorflow_import import import_tensorflow
 from distilbert_tf.commands.text_input import define_input, open_texts
+from distilbert_tf.tensorflow_import import import_tensorflow
 
 
 def define_predict(values: flags.FlagValues) -> None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from distilbert_tf.commands.common_flags import UsageError, define_flag
-from distilbert_tf.commands.tensorflow_import import import_tensorflow
+from distilbert_tf.tensorflow_import import import_tensorflow
 
 
 class _Setting(NamedTuple):

@@ -19,8 +19,8 @@ from distilbert_tf.commands.common_flags import (
     say,
 )
 from distilbert_tf.commands.task_flags import define_task, read_task
-from distilbert_tf.commands.tensorflow_import import import_tensorflow
 from distilbert_tf.data.tasks import Task, get_task
+from distilbert_tf.tensorflow_import import import_tensorflow
 from distilbert_tf.training.launcher import LOST_WORKER, TF_CONFIG, launch
 from distilbert_tf.training.options import FinetuneOptions, TrainingOptions, option_type
 

@@ -32,6 +32,7 @@ from distilbert_tf.data.corpus_records import (
 from distilbert_tf.data.file_formats import DataError
 from distilbert_tf.data.progress import Progress
 from distilbert_tf.files import digest_files, replacing
+from distilbert_tf.tensorflow_import import filtering_stderr
 
 SHARD_TOKENS = 2**23  # a shard ends with the document that exceeds this
 
@@ -370,7 +371,8 @@ def _run(jobs: Sequence[FileJob], num_processes: int) -> None:
         with concurrent.futures.ProcessPoolExecutor(
             min(num_processes, len(jobs)), context, _start_process, (written, must_stop)
         ) as pool:
-            waiting = {pool.submit(_run_in_process, job) for job in jobs}
+            with filtering_stderr(for_children=True):  # which import TensorFlow as well
+                waiting = {pool.submit(_run_in_process, job) for job in jobs}
             try:
                 while waiting:
                     done, waiting = concurrent.futures.wait(

@@ -11,8 +11,8 @@ import pytest
 from processes import finish
 from tiny_task import tiny_checkpoint
 
-from distilbert_tf.commands.tensorflow_import import filter_lines
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.tensorflow_import import filter_lines
 
 # What a user's shell has; that of the tests silences TensorFlow.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
@@ -67,13 +67,31 @@ def test_the_filter_drops_noise_and_nothing_else(tmp_path: Path) -> None:
 def test_the_last_words_of_a_crash_get_through() -> None:
     code = """if True:
         import os
-        from distilbert_tf.commands import tensorflow_import as start
-        with start._filtering_stderr():
+        from distilbert_tf.tensorflow_import import filtering_stderr
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+        with filtering_stderr():
             os.write(2, b"I0000 00:00:1.5  7 port.cc:1] noise\\nCheck failed: 1 == 2\\nand so")
             os.abort()
     """
     _, errors = run("-c", code, code=-signal.SIGABRT)
     assert errors == "Check failed: 1 == 2\nand so"
+
+
+def test_children_write_through_the_filter_and_nothing_else_does() -> None:
+    code = """if True:
+        import os, subprocess, sys
+        from distilbert_tf.tensorflow_import import filtering_stderr
+        line = "I0000 00:00:1.5  7 port.cc:1] "
+        with filtering_stderr(for_children=True):
+            child = subprocess.Popen([sys.executable, "-c", f"import os; input(); "
+                f"os.write(2, b'{line}noise\\\\nreal\\\\n')"], stdin=subprocess.PIPE)
+        os.write(2, f"{line}of this process\\n".encode())
+        child.communicate(b"\\n")
+    """
+    _, errors = run("-c", code, TF_CPP_MIN_LOG_LEVEL="2")
+    assert errors == "I0000 00:00:1.5  7 port.cc:1] of this process\nreal\n"
+    _, errors = run("-c", code)  # of a user who has not asked for silence
+    assert "noise" in errors
 
 
 def test_a_command_says_nothing_but_its_answer(classifier: Path) -> None:

@@ -30,20 +30,24 @@ _TIMEOUT_S = 5.0
 
 def import_tensorflow() -> None:
     """Imports TensorFlow and lets it look for devices; quietly, unless the environment asks."""
-    if "tensorflow" in sys.modules:
-        return
-    with contextlib.ExitStack() as stack:
-        if os.environ.get(LOG_LEVEL, "0") >= str(WARNING_LEVEL):
-            stack.enter_context(_filtering_stderr())
-        importlib.import_module("tensorflow").config.list_physical_devices()
+    if "tensorflow" not in sys.modules:
+        with filtering_stderr():
+            importlib.import_module("tensorflow").config.list_physical_devices()
 
 
 @contextlib.contextmanager
-def _filtering_stderr() -> Iterator[None]:
-    """Leads descriptor 2 through the other process, which has ended when this does."""
+def filtering_stderr(*, for_children: bool = False) -> Iterator[None]:
+    """Leads descriptor 2 through the other process, if `TF_CPP_MIN_LOG_LEVEL` wants no noise.
+
+    Args:
+        for_children: Whether what is started meanwhile keeps that descriptor. Otherwise the other
+            process has passed on everything when this ends.
+    """
     try:
-        stderr = os.dup(2)
+        stderr = os.dup(2) if os.environ.get(LOG_LEVEL, "0") >= str(WARNING_LEVEL) else None
     except OSError:  # closed
+        stderr = None
+    if stderr is None:
         yield
         return
     # In a session of its own, so that Ctrl-C does not reach it.
@@ -58,9 +62,10 @@ def _filtering_stderr() -> Iterator[None]:
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
-        # A child that the import started could hold the pipe open.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_TIMEOUT_S)
+        if not for_children:
+            # A child that the import started could hold the pipe open.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_TIMEOUT_S)
 
 
 def filter_lines(source: int, target: int) -> None:
