@@ -288,10 +288,7 @@ class PreTrainedModel(DistributedTraining, keras.Model):
         config, family = load_config(files.config, config, **options)
         tensors = to_distilbert(read_tensors(files.weights), family)
         model = cls(config, dtype=dtype, skip_padding=skip_padding)
-        if fresh_head is None:
-            fresh_head = cls._needs_fresh_head(tensors)
-            if fresh_head:
-                warn_about_fresh_head(model)
+        fresh_head = cls._decide_on_head(model, tensors, fresh_head)
         load_tensors(model, tensors, family=family, fresh_head=fresh_head, where=str(files.weights))
         return model
 
@@ -369,11 +366,21 @@ class PreTrainedModel(DistributedTraining, keras.Model):
         if dtype is None:
             dtype = getattr(model, "backbone", model).dtype_policy
         copy = cls(config, dtype=dtype, skip_padding=skip_padding)
-        if fresh_head is None:
-            fresh_head = cls._needs_fresh_head(tensors)
+        fresh_head = cls._decide_on_head(copy, tensors, fresh_head)
         where = f"the KerasHub {'classifier' if hasattr(model, 'backbone') else 'backbone'}"
         load_tensors(copy, tensors, fresh_head=fresh_head, where=where)
         return copy
+
+    @classmethod
+    def _decide_on_head(
+        cls, model: "PreTrainedModel", tensors: Mapping[str, Any], fresh_head: bool | None
+    ) -> bool:
+        """Returns whether the head starts with new weights, and says so if nobody has asked."""
+        if fresh_head is not None:
+            return fresh_head
+        if needs_one := cls._needs_fresh_head(tensors):
+            warn_about_fresh_head(model)
+        return needs_one
 
     @classmethod
     def _needs_fresh_head(cls, tensors: Mapping[str, Any]) -> bool:
