@@ -23,7 +23,7 @@ def define_fill_mask(values: flags.FlagValues) -> None:
 
 def _define(values: flags.FlagValues, *, has_pairs: bool) -> None:
     define_model(values, default=None)
-    define_input(values, has_pairs=has_pairs)
+    define_input(values, has_pairs=has_pairs, has_task=has_pairs)
     define_output(values)
     define_flag(values, "batch_size", 32, "texts that are computed at once", minimum=1)
 

@@ -13,7 +13,7 @@ from distilbert_tf.commands.answer_output import (
     write_answers,
 )
 from distilbert_tf.commands.common_flags import UsageError, define_address, define_flag
-from distilbert_tf.commands.text_input import define_input, open_texts
+from distilbert_tf.commands.text_input import TextInput, define_input, open_texts
 
 
 def define_query(values: flags.FlagValues) -> None:
@@ -58,6 +58,7 @@ def run_query(values: flags.FlagValues, words: Sequence[str]) -> None:
             client.wait_until_ready(values.wait_s)
         else:
             _find_listener(values)
+        _match_rows(values, client, texts)
         write_answers(
             "query",
             values,
@@ -72,6 +73,28 @@ def run_query(values: flags.FlagValues, words: Sequence[str]) -> None:
             ),
             lambda answer: None if is_valid(answer) else text_endpoint(values.method).limits,
         )
+
+
+def _match_rows(values: flags.FlagValues, client: Any, texts: TextInput) -> None:
+    """Makes each text two if the signature takes pairs: who asks need not say so.
+
+    Raises:
+        UsageError: It takes single texts, but pairs are given.
+    """
+    from distilbert_serving import signatures
+    from distilbert_serving.client.endpoints import PREDICT, text_endpoint
+
+    endpoint = text_endpoint(values.method)
+    if endpoint.rpc != "Predict":  # its inputs are Examples, whose features nobody lists
+        endpoint = PREDICT
+    signature = client.metadata().signatures.get(endpoint.signature_for(values.signature))
+    kind = signature and signatures.kind_of_inputs(signature.inputs)
+    if kind == "texts" and texts.is_pair:
+        raise UsageError(
+            f"model {values.model_name!r} takes single texts: leave out --pair, and name one "
+            "column at most with --text_columns"
+        )
+    texts.is_pair = texts.is_pair or kind == "pairs"
 
 
 def _find_listener(values: flags.FlagValues) -> None:

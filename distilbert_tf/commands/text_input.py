@@ -60,21 +60,34 @@ class Faults:
         self.example = self.example or fault
 
 
-def define_input(values: flags.FlagValues, *, has_pairs: bool = True) -> None:
-    """Defines the flags that say where texts come from, and how many each row has."""
+def define_input(
+    values: flags.FlagValues, *, has_pairs: bool = True, has_task: bool = False
+) -> None:
+    """Defines the flags that say where texts come from, and how many each row has.
+
+    Args:
+        values: Where.
+        has_pairs: Whether a row may be a pair of texts.
+        has_task: Whether the model may know the columns that it was fine-tuned on.
+    """
     text = (
         "file with a text in each line, or .csv, .jsonl, .json or .parquet with a column of texts "
         "(default: standard input, if there is no TEXT either)"
     )
     define_flag(values, "input", None, text, kind=str)
-    columns = "text" + (" and text_pair" if has_pairs else "")
+    known = "those that the checkpoint was fine-tuned on, or " if has_task else ""
+    columns = "text, or of pairs text and text_pair" if has_pairs else "text"
     text = (
-        "columns of the texts, in an --input with columns (default: those that the checkpoint was "
-        f"fine-tuned on, or {columns}, or the only one)"
+        "columns of the texts, in an --input with columns"
+        + ("; two are those of pairs" if has_pairs else "")
+        + f" (default: {known}{columns}, or the only one)"
     )
     define_flag(values, "text_columns", None, text, kind=list)
     if has_pairs:
-        text = "each text is two, which a line separates by a tab and a file has in two columns"
+        text = (
+            "each text is two, which a line separates by a tab and a file has in two columns; of a "
+            "model that was fine-tuned on pairs, it is so without the flag"
+        )
         define_flag(values, "pair", False, text)
     text = "what to do with texts that cannot be read or computed"
     define_flag(values, "bad_rows", "error", text, choices=typing.get_args(BadRows))
@@ -95,9 +108,10 @@ def open_texts(values: flags.FlagValues, words: Sequence[str]) -> Iterator["Text
         contextlib.nullcontext(sys.stdin.buffer) if path is None else Path(path).open("rb") as file
     ):
         name = "standard input" if path is None else path
-        is_pair = "pair" in values and values.pair
+        takes_pairs, columns = "pair" in values, values.text_columns or ()
+        is_pair = takes_pairs and (values.pair or len(columns) == 2)
         texts = TextInput(
-            words, file, name, Faults(values.bad_rows), is_pair, values.text_columns or ()
+            words, file, name, Faults(values.bad_rows), is_pair, columns, takes_pairs=takes_pairs
         )
         if texts.is_typed:
             sys.stderr.write("Type a text and Enter; Ctrl-D ends. (--help: other ways.)\n")
@@ -117,6 +131,7 @@ class TextInput:
         faults: Takes the texts that cannot be read.
         is_pair: Whether each text is two.
         columns: Those of the texts, if the file is a table.
+        takes_pairs: Whether each text could be two.
 
     Attributes:
         is_pair: See the arguments; a model may say so, too.
@@ -131,6 +146,8 @@ class TextInput:
         faults: Faults,
         is_pair: bool = False,
         columns: Sequence[str] = (),
+        *,
+        takes_pairs: bool = True,
     ) -> None:
         self.error: Exception | None = None
         self.faults = faults
@@ -140,6 +157,7 @@ class TextInput:
         self.is_pair = is_pair
         self.usual_columns: Sequence[str] = ()
         self._columns = columns
+        self._takes_pairs = takes_pairs
 
     @property
     def is_typed(self) -> bool:
@@ -194,10 +212,14 @@ class TextInput:
         for columns in [self._columns] if self._columns else usual:
             if len(columns) == count and set(columns) <= set(found):
                 return list(columns)
-        wanted = "two columns, of a pair" if self.is_pair else "one column, of a text"
+        missing = [column for column in self._columns if column not in found]
+        fault = f", but no {missing[0]}" if missing else ""
+        wanted = "two, of pairs, with --text_columns=FIRST,SECOND"
+        if not self.is_pair:
+            pairs = f", or {wanted}" if self._takes_pairs else ""
+            wanted = f"one, of texts, with --text_columns=NAME{pairs}"
         raise UsageError(
-            f"{self._name} has the columns {', '.join(map(str, found))}: name {wanted}, with "
-            "--text_columns"
+            f"{self._name} has the columns {', '.join(map(str, found))}{fault}: name {wanted}"
         )
 
     def _read(self, content: Content) -> tuple[str, ...]:
@@ -220,5 +242,6 @@ class TextInput:
             return (text,)
         first, tab, second = text.partition("\t")
         if not tab:
-            raise UsageError(f"two texts separated by a tab are expected; got {text[:60]!r}")
+            hint = r"; in a shell, a pair is written $'first\tsecond'" if self._words else ""
+            raise UsageError(f"two texts separated by a tab are expected; got {text[:60]!r}{hint}")
         return first, second

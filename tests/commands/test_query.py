@@ -141,9 +141,8 @@ def test_pairs_and_tasks(query, servicer):
         ("a", "bb", 1),
         ("", "", 0),
     ]
-    assert query("--pair", "--signature=mnli", "--method=tokenize", "a\tb").out == (
-        "[CLS] a b\ta\tb\n"
-    )
+    # The signature says that it takes pairs.
+    assert query("--signature=mnli", "--method=tokenize", "a\tb").out == ("[CLS] a b\ta\tb\n")
     query("--label=stable", "--header=x-key: v", "a")
     assert servicer.requests[-1].model_spec.version_label == "stable"
     assert servicer.headers[-1]["x-key"] == "v"
@@ -212,9 +211,7 @@ def test_tables_of_texts_with_line_ends(query, tmp_path, ending):
     shown = query(f"--input={path}", "--format=csv", "--method=regress").out
     assert [row["text"] for row in csv.DictReader(io.StringIO(shown))] == texts
     shown = query(f"--input={path}", "--text_columns=body", code=2)
-    assert f"{path} has the columns id, text: name one column, of a text" in shown.err
-    shown = query(f"--input={path}", "--pair", code=2)
-    assert "name two columns, of a pair, with --text_columns" in shown.err
+    assert f"{path} has the columns id, text, but no body: name one, of texts" in shown.err
 
 
 def test_cells_that_are_no_texts_are_named(query, tmp_path):
@@ -233,9 +230,42 @@ def test_mistakes(query, tmp_path):
     assert "is no file" in query(f"--output={tmp_path}", "a", code=2).err
     assert "--header wants 'name: value'" in query("--header=x", "a", code=2).err
     assert "needs both" in query("--client_key=x", "a", code=1).err
-    shown = query("--pair", "one text", code=2)
-    assert "argument 1: two texts separated by a tab are expected; got 'one text'" in shown.err
-    assert "takes single texts" in query("--pair", "a\tb", code=1).err
+    assert "takes single texts: leave out --pair" in query("--pair", "a\tb", code=2).err
+
+
+@pytest.mark.parametrize("method", ["predict", "classify", "regress", "tokenize"])
+def test_a_model_of_pairs_wants_pairs(query, tmp_path, method):
+    to_pairs = ["--signature=mnli", f"--method={method}"]
+    shown = query(*to_pairs, "just one text", code=2)
+    assert (
+        "argument 1: two texts separated by a tab are expected; got 'just one text'; in a shell, "
+        r"a pair is written $'first\tsecond'"
+    ) in shown.err
+    path = tmp_path / "new.csv"
+    path.write_text("Subject,Body\nInvoice,charged twice\nLogin,no mail came\n")
+    shown = query(*to_pairs, f"--input={path}", code=2)
+    assert shown.err.endswith(
+        f"{path} has the columns Subject, Body: name two, of pairs, with "
+        "--text_columns=FIRST,SECOND\n"
+    )
+    shown = query(*to_pairs, f"--input={path}", "--text_columns=Subject,Body", "--json").out
+    assert [(row["text"], row["text_pair"]) for row in map(json.loads, shown.splitlines())] == [
+        ("Invoice", "charged twice"),
+        ("Login", "no mail came"),
+    ]
+
+
+def test_columns_of_a_table_are_asked_for(query, tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_text("Subject,Body\nInvoice,charged twice\n")
+    assert query(f"--input={path}", code=2).err.endswith(
+        f"{path} has the columns Subject, Body: name one, of texts, with --text_columns=NAME, or "
+        "two, of pairs, with --text_columns=FIRST,SECOND\n"
+    )
+    # Two columns are those of pairs, which this model does not take.
+    shown = query(f"--input={path}", "--text_columns=Subject,Body", code=2)
+    assert "takes single texts: leave out --pair, and name one column at most" in shown.err
+    assert query("--help").out.count("fine-tuned") == 1, "of pairs, not of columns"
 
 
 def test_a_server_that_fails_loses_nothing_that_is_written(query, servicer, tmp_path):

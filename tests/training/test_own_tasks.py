@@ -119,6 +119,7 @@ def test_a_classifier_of_pairs_takes_no_single_texts(
     assert (answer["text"], answer["text_pair"]) == ("the tea", "what a rude talk")
     message = fails(capsys, "predict", f"--model={run}", "what a rude talk")
     assert "two texts separated by a tab are expected; got 'what a rude talk'" in message
+    assert r"in a shell, a pair is written $'first\tsecond'" in message
 
 
 def test_the_test_split_is_answered_in_the_tasks_labels(
