@@ -36,6 +36,7 @@ class Pipeline:
 
     task: ClassVar[str]
     model_class: ClassVar[type[PreTrainedModel]]
+    table_hint: ClassVar[str] = ""  # what to make of a table, apart from taking a column
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 32
@@ -57,6 +58,12 @@ class Pipeline:
     ) -> Any:
         """Answers any kind of input, with a function to ids and one from rows of ids to results."""
         size = self.batch_size if batch_size is None else _checked_batch_size(batch_size)
+        if hasattr(inputs, "columns") and hasattr(inputs, "to_dict"):  # it would yield their names
+            column = next(iter(inputs.columns), "text")
+            raise TypeError(
+                f"{self.task} takes texts, not a {type(inputs).__name__}: pass a column, such as "
+                f"frame[{column!r}]{self.table_hint}."
+            )
         inputs = as_python(inputs)
         if isinstance(inputs, (str, bytes, dict)):
             return answer([encode(inputs)], size)[0]

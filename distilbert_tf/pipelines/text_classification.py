@@ -70,6 +70,7 @@ class TextClassificationPipeline(Pipeline):
 
     task = "text-classification"
     model_class = TFDistilBertForSequenceClassification
+    table_hint = ', or frame.to_dict("records") with the keys text and text_pair'
 
     def __init__(
         self,
@@ -150,9 +151,12 @@ def _split_pair(text: Any) -> tuple[str, str | None]:
     if isinstance(text, str):
         return text, None
     if not isinstance(text, dict):
+        remedy = "leave it out"
+        if isinstance(text, list | tuple):
+            remedy = 'write a pair as {"text": ..., "text_pair": ...}'
         raise TypeError(
             'text-classification takes strings, or pairs as {"text": ..., "text_pair": ...}; this '
-            f"text {describe_fault(text)}: leave it out."
+            f"text {describe_fault(text)}: {remedy}."
         )
     if "text" not in text or text.keys() - _TEXT_KEYS:
         raise ValueError(f"A pair has the keys 'text' and 'text_pair'; got {sorted(text)}.")

@@ -1,6 +1,7 @@
 """What both pipelines share: names of checkpoints, and errors."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 from tiny_pipelines import SENTENCES, VOCABULARY, make_config
@@ -103,10 +104,31 @@ class TestErrors:
         classify = pipeline("text-classification", classifier, tokenizer)
         with pytest.raises(TypeError, match="got int"):
             classify(5)
-        with pytest.raises(TypeError, match=r'Row 0 .*"text_pair".*of type list, not a string'):
-            classify([["Rain again.", "Good soup!"]])
+        pair = ("Rain again.", "Good soup!")
+        for rows in ([pair], [list(pair)], np.array([pair])):
+            with pytest.raises(TypeError, match=r'^Row 0 .*string: write a pair as {"text": ...,'):
+                classify(rows)
         with pytest.raises(ValueError, match="keys 'text' and 'text_pair'"):
             classify({"text": "Rain again.", "pair": "Good soup!"})
+
+    def test_tables_are_no_texts(self, classifier, filler, tokenizer):
+        frame = pd.DataFrame({"Subject": SENTENCES, "Body": SENTENCES[::-1]})
+        classify = pipeline("text-classification", classifier, tokenizer)
+        with pytest.raises(
+            TypeError,
+            match=r"takes texts, not a DataFrame: pass a column, such as frame\['Subject'\], or "
+            r'frame.to_dict\("records"\) with the keys text and text_pair\.',
+        ):
+            classify(frame)
+        with pytest.raises(TypeError, match=r"pass a column, such as frame\['Subject'\]\.$"):
+            pipeline("fill-mask", filler, tokenizer)(frame)
+        # What the message says works.
+        assert classify(frame["Subject"]) == classify(SENTENCES)
+        renamed = frame.set_axis(["text", "text_pair"], axis=1)
+        pairs = zip(SENTENCES, SENTENCES[::-1], strict=True)
+        assert classify(renamed.to_dict("records")) == classify(
+            [{"text": first, "text_pair": second} for first, second in pairs]
+        )
 
     def test_inputs_of_fill_mask(self, filler, tokenizer):
         fill = pipeline("fill-mask", filler, tokenizer)
