@@ -72,7 +72,7 @@ def read_task(
         if values[name].value is not None:
             given[name] = values[name].value
     files = {
-        split: (_place(file, values.data),)
+        split: (_place(f"{split}_file", file, values.data),)
         for split in _FILES
         if (file := values[f"{split}_file"].value)
     }
@@ -100,8 +100,16 @@ def read_task(
     return dataclasses.replace(base, **given, splits={**base.splits, **files})
 
 
-def _place(name: str, data: str | None) -> str:
-    """Returns a file's name as the data directory has it, or else its whole path."""
+def _place(flag: str, name: str, data: str | None) -> str:
+    """Returns a file's name as the data directory has it, or else its whole path.
+
+    Raises:
+        UsageError: It is in neither place.
+    """
     path = Path(name).expanduser()
-    is_in_data = data is not None and (Path(data).expanduser() / path).is_file()
-    return str(path.resolve()) if path.is_file() and not is_in_data else name
+    if data is not None and (Path(data).expanduser() / path).exists():
+        return name
+    if not path.exists():
+        there = f", nor in {data}" if data is not None else ""
+        raise UsageError(f"there is no file {name} here{there} (--{flag})")
+    return str(path.resolve())

@@ -226,13 +226,10 @@ def _define_scoring(values: flags.FlagValues) -> None:
 def _read_task_and_data(values: flags.FlagValues) -> tuple[str | Task | None, Any]:
     """Returns the task and the data to score, which the checkpoint's record completes."""
     from distilbert_tf.training.classifiers import recorded_task
-    from distilbert_tf.training.run_directory import RunDirectory
+    from distilbert_tf.training.run_directory import recorded_data
 
-    model = values.model
-    task = read_task(values, lambda: recorded_task(model, values.task))
-    recorded = [RunDirectory(path, ()).read_run() for path in (Path(model), Path(model).parent)]
-    found = next((run["data"] for run in recorded if run.get("data")), "demo")
-    return task, values.data or found
+    task = read_task(values, lambda: recorded_task(values.model, values.task))
+    return task, values.data or recorded_data(values.model)
 
 
 def define_evaluate(values: flags.FlagValues) -> None:

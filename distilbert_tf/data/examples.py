@@ -419,7 +419,10 @@ def _is_missing(value: object) -> bool:
 
 def _text_fault(column: str, text: object) -> Fault | None:
     if _is_missing(text):
-        return Fault("text missing", f"the text in column {column!r} is missing or null")
+        detail = f"the text in column {column!r} is missing or null"
+        if isinstance(text, float):  # pandas reads an empty field so
+            detail += f' (in pandas, frame[{column!r}].fillna("") makes it empty)'
+        return Fault("text missing", detail)
     if not isinstance(text, str):
         return Fault(
             "text is not a string",

@@ -39,7 +39,7 @@ def find_source(task: Task, data: Any, split: str) -> Source | None:
         raise ValueError(f"Task {task.name!r} has no split {split!r}, only {list(task.splits)}.")
     if splits := splits_in_memory(task, data):
         if split not in splits:
-            return None
+            return _named_file(task, split)
         data = splits[split]
         if isinstance(data, str | Path):
             return Source(tuple(_files_of(Path(data))))
@@ -52,6 +52,12 @@ def find_source(task: Task, data: Any, split: str) -> Source | None:
             if files := _find(place, stem):
                 return Source(tuple(files))
     return None
+
+
+def _named_file(task: Task, split: str) -> Source | None:
+    """Finds the file of a split that the task names by its whole path."""
+    paths = (Path(stem) for stem in task.splits[split])
+    return next((Source((path,)) for path in paths if path.is_absolute() and path.is_file()), None)
 
 
 def as_training_data(task: Task, data: Any) -> Any:

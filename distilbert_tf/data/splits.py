@@ -113,7 +113,7 @@ def load_training_splits(
         found[TRAIN], found[VALIDATION] = split_examples(
             found[TRAIN], task.validation_share, task.validation_seed
         )
-        logging.info(
+        logging.warning(
             "%s has no validation split: %d of %d training rows are held out for it, the same "
             "share (%g) of each label.",
             task.name,

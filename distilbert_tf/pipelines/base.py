@@ -94,8 +94,10 @@ class Pipeline:
         options = {"max_length": min(longest, self.tokenizer.model_max_length)} | options
         if not options.get("truncation"):
             options.pop("max_length")
-        # Batches are padded later, so the caller's padding options make no difference.
-        ids = self.tokenizer(text, pair, **options | {"padding": False})["input_ids"]
+        # Batches are padded later, so the caller's padding options make no difference. This is a
+        # batch of one: of a pair alone, the tokenizer drops an empty second text with its [SEP].
+        pairs = None if pair is None else [pair]
+        (ids,) = self.tokenizer([text], pairs, **options | {"padding": False})["input_ids"]
         if len(ids) > longest:
             raise ValueError(
                 f"A text has {len(ids)} tokens, but the model takes {longest}: shorten it, or pass "

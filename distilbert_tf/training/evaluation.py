@@ -27,6 +27,7 @@ from distilbert_tf.training.classifiers import (
     task_checkpoint,
 )
 from distilbert_tf.training.multitask import MultiTaskModel
+from distilbert_tf.training.run_directory import recorded_data
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Scores:
 
 def evaluate(
     model: TFDistilBertForSequenceClassification | str | Path,
-    data: Any,
+    data: Any = None,
     tokenizer: DistilBertTokenizer | None = None,
     *,
     task: str | Task | None = None,
@@ -94,7 +95,8 @@ def evaluate(
     Args:
         model: A classifier, compiled here if it is not yet; or the directory or hub name of one.
         data: Batches of inputs and label ids, as `make_dataset` returns; or, with a tokenizer or
-            for a saved classifier, what `load_examples` takes, such as a data frame.
+            for a saved classifier, what `load_examples` takes, such as a data frame. For a saved
+            one that of its fine-tuning if not given.
         tokenizer: That of a classifier in memory, to score it on texts.
         task: Says what the columns are; what the classifier was fine-tuned for if not given.
         **options: `split`, `batch_size`, `max_length`, `bad_rows`: see `score_pretrained`.
@@ -164,7 +166,7 @@ def score_tasks(model: MultiTaskModel, batches: Any, steps: int) -> dict[str, Sc
 def score_pretrained(
     model: str | Path,
     task: str | Task | None = None,
-    data: Any = "demo",
+    data: Any = None,
     *,
     split: str = "validation",
     batch_size: int = 32,
@@ -178,7 +180,7 @@ def score_pretrained(
         task: A task, its name, or a JSON file of it; the one that the checkpoint records if not
             given.
         data: Directory with the task's files, a file, a table in memory, `"hub"` or `"demo"`: see
-            `load_examples`.
+            `load_examples`. Where the fine-tuning found it if not given.
         split: Name of the split. A validation split that is not there is held out of the training
             data, as in the training.
         batch_size: Rows per step.
@@ -195,6 +197,7 @@ def score_pretrained(
         DataError: A file is not as the task needs it.
     """
     task = choose_task(task, model)
+    data = recorded_data(model) if data is None else data
     classifier = load_classifier(model, task)
     tokenizer = DistilBertTokenizer.from_pretrained(task_checkpoint(model, task))
     return _score(

@@ -58,13 +58,18 @@ class Plan:
             f"{self.shares[task]:,} rows an epoch"
             for task, by_split in self.rows.items()
         ]
+        step_rows = self.steps_per_epoch * self.options.batch_size
+        left_out = max(0, sum(self.shares.values()) - step_rows)
         if self.teacher is not None:
             lines.append(f"teacher: {self.teacher}, which computes its logits of every row once")
         return "\n".join(
             [
                 *lines,
                 f"{epochs} epochs of {self.steps_per_epoch:,} steps: {total:,} steps of "
-                f"{self.options.batch_size} rows, shared by {self.replicas} replica(s)",
+                f"{self.options.batch_size} rows, shared by {self.replicas} replica(s)"
+                + (
+                    f"; {left_out:,} rows an epoch are left over, others each time" * (left_out > 0)
+                ),
                 f"{self.mean_tokens:.1f} tokens a row, {self.computed_tokens:.1f} computed",
                 f"{self.parameters:,} parameters; a saved state has {self.state_mib:,.0f} MiB, "
                 f"{self.options.keep_states} are kept",

@@ -122,6 +122,23 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
 
 
+def recorded_data(model: str | os.PathLike[str]) -> Any:
+    """Returns where the data of a checkpoint's fine-tuning was: see `load_examples`.
+
+    Args:
+        model: Its directory, or that of a run on several tasks.
+
+    Returns:
+        What the record beside it says; a single file was the training split. The demo data if there
+        is no record, or none of data on a disk.
+    """
+    for path in (Path(model).expanduser(), Path(model).expanduser().parent):
+        if data := RunDirectory(path, ()).read_run().get("data"):
+            is_file = isinstance(data, str) and Path(data).expanduser().is_file()
+            return {"train": data} if is_file else data
+    return "demo"
+
+
 def find_task_directories(directory: str | os.PathLike[str]) -> list[Path]:
     """Finds the classifiers that a run on several tasks left in a directory.
 

@@ -103,8 +103,12 @@ class TestClassificationByHand:
 
 class TestClassificationByDirectCalls:
     def expected(self, model, tokenizer, *texts, **options) -> dict[str, float]:
-        """Makes what equals the scores of a text, or a pair, by label."""
-        (logits,) = model(tokenizer(*texts, return_tensors="tf", **options)).numpy()
+        """Makes what equals the scores of a text, or a pair, by label.
+
+        Tokenized as a batch, as in training and serving: an empty second text has its [SEP].
+        """
+        columns = [None if text is None else [text] for text in texts]
+        (logits,) = model(tokenizer(*columns, return_tensors="tf", **options)).numpy()
         scores = {model.config.id2label[i]: score for i, score in enumerate(softmax(logits))}
         return near(scores, roundings(model), size=largest(logits))
 

@@ -1,7 +1,9 @@
 """Tasks of one's own: from a file or a table to a classifier that knows its task."""
 
 import csv
+import dataclasses
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,42 @@ def test_a_checkpoint_knows_its_task_and_its_data(
     message = fails(capsys, "evaluate", f"--model={run}", "--task=mails")
     assert "no task 'mails'; known are sst2, mnli, qqp, and" in message
     assert "is for 'tickets'" in message
+
+
+def test_a_run_on_a_single_file_is_scored_on_what_it_held_out(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such a file was the training split, whatever split is asked for."""
+    model = shutil.copytree(run, tmp_path / "model")
+    record = json.loads((run / "run.json").read_text())
+    (model / "run.json").write_text(json.dumps({**record, "data": str(data / "train.csv")}))
+    saved = json.loads((run / "metrics.json").read_text())["scores"]["tickets"]
+    for split, flags in (("validation", []), ("test", [f"--test_file={data / 'test.jsonl'}"])):
+        scores = printed(capsys, "evaluate", f"--model={model}", f"--split={split}", *flags)
+        assert scores == near({name: saved[split][name] for name in scores}, COUNT, size=1.0)
+    assert evaluate(model) == near(
+        {name: saved["validation"][name] for name in scores}, COUNT, size=1.0
+    )
+    file = f"--validation_file={data / 'test.jsonl'}"
+    scores = printed(capsys, "evaluate", f"--model={model}", file)
+    assert scores == near({name: saved["test"][name] for name in scores}, COUNT, size=1.0)
+    assert "has no test split" in fails(capsys, "evaluate", f"--model={model}", "--split=test")
+    for command, flag in (("evaluate", "--validation_file"), ("finetune", "--test_file")):
+        message = fails(capsys, command, f"--model={model}", "--task=tickets", f"{flag}=new.csv")
+        assert "there is no file new.csv here" in message
+    pd.DataFrame([ticket(i) for i in range(3)]).to_csv(tmp_path / "new.csv", index=False)
+    cli.main(["submit", f"--model={model}", f"--test_file={tmp_path / 'new.csv'}",
+              f"--output={tmp_path}"])  # fmt: skip
+    assert len((tmp_path / "tickets.tsv").read_text().splitlines()) == 1 + 3
+
+
+def test_a_file_of_its_own_for_validation_beside_a_single_file(data: Path) -> None:
+    splits = {**BARE.splits, "validation": (str(data / "test.jsonl"),)}
+    task = dataclasses.replace(BARE, labels=QUEUES, splits=splits)
+    found = load_training_splits(task, data / "train.csv")
+    assert {split: len(examples) for split, examples in found.items()} == {
+        "train": 40, "validation": 11,
+    }  # fmt: skip
 
 
 def test_a_classifier_of_pairs_takes_no_single_texts(
