@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from absl import flags, logging
 
@@ -63,9 +63,14 @@ def _find_command(name: str) -> str:
     """
     if name in COMMANDS:
         return name
-    similar = difflib.get_close_matches(name.replace("_", "-"), COMMANDS, n=1, cutoff=0.5)
-    hint = f" Did you mean {similar[0]}?" if similar else ""
+    hint = _suggest(name.replace("_", "-"), COMMANDS)
     raise UsageError(f"there is no command {name!r}.{hint} {PROGRAM} --help lists the commands.")
+
+
+def _suggest(name: str, known: Iterable[str], dashes: str = "") -> str:
+    """Returns a question that names what is written like `name`; nothing if nothing is."""
+    similar = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" Did you mean {dashes}{similar[0]}?" if similar else ""
 
 
 def _underscored(word: str) -> str:
@@ -75,10 +80,21 @@ def _underscored(word: str) -> str:
 
 
 def _parse(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
-    """Parses a command line without the program, and returns the words that are no flags."""
+    """Parses a command line without the program, and returns the words that are no flags.
+
+    Raises:
+        UsageError: A flag is unknown or lacking, or there are words where none are taken.
+        flags.Error: A flag's value is wrong.
+    """
     name, *words = argv
     end = words.index("--") if "--" in words else len(words)
-    words = values([name, *map(_underscored, words[:end]), *words[end:]])[1:]
+    try:
+        words = values([name, *map(_underscored, words[:end]), *words[end:]])[1:]
+    except flags.UnrecognizedFlagError as error:
+        hint = _suggest(error.flagname, values, "--")
+        raise UsageError(
+            f"there is no flag --{error.flagname}.{hint} {PROGRAM} {name} --help lists the flags."
+        ) from None
     command = COMMANDS[name]
     if words and not command.words:
         raise UsageError(f"unexpected argument {words[0]!r}: flags are written --name=value")
