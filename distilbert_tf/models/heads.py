@@ -14,7 +14,13 @@ from transformers import BatchEncoding, DistilBertConfig
 
 from distilbert_tf.models.activations import get_activation
 from distilbert_tf.models.encoder import TFDistilBertModel
-from distilbert_tf.models.inputs import ATTENTION_MASK, INPUT_IDS, ModelInputs, split_inputs
+from distilbert_tf.models.inputs import (
+    ATTENTION_MASK,
+    INPUT_IDS,
+    ModelInputs,
+    check_labels,
+    split_inputs,
+)
 from distilbert_tf.models.layers import Dropout, LayerNorm, Linear, resize_weight
 from distilbert_tf.models.outputs import HeadOutput
 from distilbert_tf.models.pretrained import PreTrainedModel
@@ -82,6 +88,7 @@ class _ModelWithHead(PreTrainedModel):
         training: bool = True,
     ) -> tf.Tensor:
         """Computes the loss of `fit`: that of the head if `compile` was given none."""
+        check_labels(y)
         if self.loss is None:
             if y is None:
                 raise ValueError("There are no targets: pass the labels as y.")
@@ -104,9 +111,8 @@ class _ModelWithHead(PreTrainedModel):
             output = HeadOutput(output)
         if labels is None:
             return output
+        check_labels(labels)
         labels = tf.convert_to_tensor(labels)
-        if labels.dtype == tf.string:
-            raise TypeError("labels must be ids, as in config.label2id; got strings.")
         return output._replace(loss=self.make_loss(labels)(labels, output.logits))
 
 

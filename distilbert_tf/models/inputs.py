@@ -133,18 +133,42 @@ def as_keras_data(data: Any) -> Any:
         spec = data.element_spec
         parts = spec if isinstance(spec, tuple) else (spec,)
         if any(isinstance(part, BatchEncoding) for part in parts):
-            return data.map(lambda *parts: _plain_batch(parts))
+            return data.map(lambda *parts: tuple(map(_plain, parts)))
         return data
     if isinstance(data, list | tuple) and _rank(data) == 2:
         return pad_ragged({INPUT_IDS: data}, 0)
-    if (isinstance(data, list | tuple) and data and isinstance(data[0], str)) or (
-        isinstance(data, np.ndarray) and data.dtype.kind in "US"
-    ):
+    if _holds_texts(data):
         raise TypeError(
             "A model takes token ids, not texts: pass what the tokenizer returns for them, with "
             "padding=True."
         )
     return _plain(data)
+
+
+def check_labels(labels: Any) -> None:
+    """Checks that labels are numbers.
+
+    Args:
+        labels: Those of a call or of `fit`; None if there are none.
+
+    Raises:
+        TypeError: They are texts.
+    """
+    if _holds_texts(labels):
+        raise TypeError(
+            "labels must be ids, not texts: pass model.config.label2id[label] for each label; "
+            "from_pretrained(..., id2label={0: ..., 1: ...}) names them."
+        )
+
+
+def _holds_texts(values: Any) -> bool:
+    if isinstance(values, list | tuple):
+        return bool(values) and _holds_texts(values[0])
+    if isinstance(values, np.ndarray) or hasattr(values, "iloc"):  # pandas
+        array = np.asarray(values)
+        is_object = array.dtype.kind == "O" and array.size > 0
+        return array.dtype.kind in "US" or (is_object and isinstance(array.flat[0], str))
+    return isinstance(values, str) or (tf.is_tensor(values) and values.dtype == tf.string)
 
 
 class _PlainBatches(keras.utils.PyDataset):
@@ -169,7 +193,10 @@ class _PlainBatches(keras.utils.PyDataset):
 
 
 def _plain_batch(batch: Any) -> tuple[Any, ...]:
-    return tuple(map(_plain, batch)) if isinstance(batch, tuple) else (_plain(batch),)
+    if not isinstance(batch, tuple):
+        return (_plain(batch),)
+    check_labels(batch[1] if len(batch) > 1 else None)
+    return tuple(map(_plain, batch))
 
 
 def _plain(part: Any) -> Any:

@@ -32,6 +32,7 @@ from distilbert_tf.models.inputs import (
     INPUT_IDS,
     NOT_INPUTS,
     as_keras_data,
+    check_labels,
     collect_inputs,
 )
 from distilbert_tf.models.outputs import EncoderOutput, HeadOutput
@@ -190,27 +191,32 @@ class PreTrainedModel(DistributedTraining, keras.Model):
         validation = kwargs.get("validation_data")
         if isinstance(validation, tuple) and validation:
             kwargs["validation_data"] = (as_keras_data(validation[0]), *validation[1:])
+            check_labels(validation[1] if len(validation) > 1 else None)
         elif validation is not None:
             kwargs["validation_data"] = as_keras_data(validation)
         if isinstance(x, tf.data.Dataset):
             kwargs.setdefault("shuffle", False)  # or Keras warns that it leaves that to the dataset
+        check_labels(y)
         return super().fit(as_keras_data(x), y, *args, **kwargs)
 
-    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluates as Keras does; takes encodings: see `fit`."""
-        return super().evaluate(as_keras_data(x), *args, **kwargs)
+        check_labels(y)
+        return super().evaluate(as_keras_data(x), y, *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Predicts as Keras does; takes encodings: see `fit`."""
         return super().predict(as_keras_data(x), *args, **kwargs)
 
-    def train_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains on one batch as Keras does; takes an encoding."""
-        return super().train_on_batch(as_keras_data(x), *args, **kwargs)
+        check_labels(y)
+        return super().train_on_batch(as_keras_data(x), y, *args, **kwargs)
 
-    def test_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluates one batch as Keras does; takes an encoding."""
-        return super().test_on_batch(as_keras_data(x), *args, **kwargs)
+        check_labels(y)
+        return super().test_on_batch(as_keras_data(x), y, *args, **kwargs)
 
     def predict_on_batch(self, x: Any) -> Any:
         """Predicts one batch as Keras does; takes an encoding."""

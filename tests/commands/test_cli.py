@@ -110,7 +110,11 @@ def test_version(capsys) -> None:
         (("check_export",), 2, "Did you mean check-export?"),
         (("xyz",), 2, "there is no command 'xyz'. distilbert-tf --help lists the commands."),
         (("finetune",), 2, "distilbert-tf finetune: which task? Give --task=sst2"),
-        (("finetune", "--epoch=2"), 2, "finetune: there is no flag --epoch. Did you mean --epochs?"),
+        (
+            ("finetune", "--epoch=2"),
+            2,
+            "finetune: there is no flag --epoch. Did you mean --epochs?",
+        ),
         (("query", "--concurency", "3"), 2, "no flag --concurency. Did you mean --concurrency?"),
         (("query", "--x=1"), 2, "no flag --x. distilbert-tf query --help lists the flags."),
         (("finetune", "--epochs=0"), 2, "distilbert-tf finetune: flag --epochs=0"),

@@ -5,6 +5,7 @@ import weakref
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 from absl import logging
@@ -148,7 +149,7 @@ class TestOutputs:
         loss, other = classifier(**encoding, labels=LABELS, return_dict=False)
         assert float(loss) == near(expected, FEW)
         np.testing.assert_array_equal(other, logits)
-        with pytest.raises(TypeError, match=r"config\.label2id; got strings"):
+        with pytest.raises(TypeError, match="labels must be ids, not texts"):
             classifier(**encoding, labels=["good", "bad", "fair"])
 
     def test_losses_of_other_problems(self, encoding):
@@ -314,6 +315,26 @@ class TestKeras:
         for texts in (TEXTS, np.array(TEXTS)):
             with pytest.raises(TypeError, match="takes token ids, not texts: pass what the tok"):
                 classifier.predict(texts, verbose=0)
+
+    def test_labels_that_are_texts_are_refused(self, encoding):
+        classifier = make_classifier()
+        classifier.compile("adam")
+        names = ["no", "yes", "no"]
+        batch = (dict(encoding), np.array(names))
+        for train in (
+            lambda: classifier.fit(encoding, names),
+            lambda: classifier.fit(encoding, np.array(names, object)),
+            lambda: classifier.fit(encoding, pd.Series(names)),
+            lambda: classifier.fit(tf.data.Dataset.from_tensors(batch), verbose=0),
+            lambda: classifier.fit(part for part in [batch]),
+            lambda: classifier.fit(encoding, LABELS, validation_data=batch),
+            lambda: classifier.evaluate(encoding, tf.constant(names)),
+            lambda: classifier.train_on_batch(encoding, names),
+            lambda: classifier.test_on_batch(encoding, names),
+            lambda: classifier(**encoding, labels=names),
+        ):
+            with pytest.raises(TypeError, match=r"^labels must be ids, not texts: .*id2label=.*$"):
+                train()
 
     def test_compile_without_a_loss_has_that_of_the_head(self, encoding, logits, filler, tmp_path):
         model = make_classifier()
