@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -164,6 +165,19 @@ def test_query_says_at_once_that_nobody_listens(
     assert len(shown.splitlines()) == 1
     code, shown = fails(capsys, "query", f"--port={free_port}", "--wait_s=0.5", "Anybody there?")
     assert f"127.0.0.1:{free_port}" in shown
+
+
+def test_serve_says_in_one_line_that_its_port_is_taken(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        code, shown = fails(capsys, "serve", f"--model_base_path={tmp_path}", f"--port={port}")
+    assert code == 1
+    assert shown == (
+        f"distilbert-tf serve: port {port} of 127.0.0.1 is in use, perhaps by another server: "
+        "--port=0 takes a free one.\n"
+    )
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -182,9 +182,13 @@ def test_nothing_to_serve(tmp_path, base_path):
         ModelServer(base_path / "30", "m", port=0).start()
 
 
-def test_a_port_that_is_taken(server, base_path):
-    with pytest.raises(OSError, match=f"Cannot listen on 127.0.0.1:{server.port}"):
-        ModelServer(base_path, "m", port=server.port).start()
+def test_a_port_that_is_taken(server, tmp_path):
+    taken = f"port {server.port} of 127.0.0.1 is in use, perhaps by another server"
+    # It is found out before models are loaded: there are none.
+    with pytest.raises(OSError, match=f"^{taken}: port=0 takes a free one"):
+        ModelServer(tmp_path, "m", port=server.port).start()
+    with pytest.raises(OSError, match=rf"^{taken}: choose another rest_port \(--rest_api_port\)"):
+        ModelServer(tmp_path, "m", port=0, rest_port=server.port).start()
 
 
 def test_the_newest_version_is_chosen_by_number(tmp_path):

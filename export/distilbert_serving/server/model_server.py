@@ -1,7 +1,9 @@
 """The local server: TF Serving's API for a laptop, a notebook and tests, in one process."""
 
+import errno
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -89,6 +91,8 @@ class ModelServer:
                 base_path=os.fspath(options.model_base_path),
                 model_platform="tensorflow",
             )
+        _check_free(options.host, self.port, "port=0 takes a free one")
+        _check_free(options.host, self.rest_port, "choose another rest_port (--rest_api_port)")
         self._stopping.clear()
         self._handler = RequestHandler(config, options, self._metrics)
         try:
@@ -168,6 +172,25 @@ class ModelServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _check_free(host: str, port: int | None, remedy: str) -> None:
+    """Finds out before models are loaded, and more clearly than gRPC does, that a port is taken.
+
+    Raises:
+        OSError: It is.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:  # which is bound, but does not listen: nobody can connect
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), port or 0))
+        except OSError as error:
+            # Of what else is wrong, whoever listens says more.
+            if error.errno == errno.EADDRINUSE:
+                raise OSError(
+                    f"port {port} of {host} is in use, perhaps by another server: {remedy}."
+                ) from error
 
 
 def serve(server: ModelServer, grace_s: float | None = None) -> None:
