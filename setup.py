@@ -29,6 +29,7 @@ TEST = [
     "pyyaml>=6",
     "ruff>=0.6",
     "scikit-learn>=1.5",
+    "setuptools>=77",  # builds what the packaging tests look at, as in pyproject.toml
     "types-protobuf",
 ]
 
