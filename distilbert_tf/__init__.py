@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from distilbert_tf.distillation.distilling import distill as distill
     from distilbert_tf.distillation.distilling import train_masked_lm as train_masked_lm
     from distilbert_tf.models.encoder import TFDistilBertModel as TFDistilBertModel
-    from distilbert_tf.models.heads import TFDistilBertForMaskedLM as TFDistilBertForMaskedLM
     from distilbert_tf.models.heads import (
         TFDistilBertForSequenceClassification as TFDistilBertForSequenceClassification,
     )
+    from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM as TFDistilBertForMaskedLM
     from distilbert_tf.pipelines import pipeline as pipeline
     from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer as DistilBertTokenizer
     from distilbert_tf.training.evaluation import evaluate as evaluate
@@ -66,7 +66,8 @@ _NAMES = {
     "distilbert_tf.data.vocabulary": "train_vocabulary",
     "distilbert_tf.distillation.distilling": "distill train_masked_lm",
     "distilbert_tf.models.encoder": "TFDistilBertModel",
-    "distilbert_tf.models.heads": "TFDistilBertForMaskedLM TFDistilBertForSequenceClassification",
+    "distilbert_tf.models.heads": "TFDistilBertForSequenceClassification",
+    "distilbert_tf.models.masked_lm": "TFDistilBertForMaskedLM",
     "distilbert_tf.pipelines": "pipeline",
     "distilbert_tf.tokenizers.tokenizer": "DistilBertTokenizer",
     "distilbert_tf.training.evaluation": "evaluate score_pretrained",

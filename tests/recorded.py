@@ -10,10 +10,8 @@ import tensorflow as tf
 from comparing import EPS, WITH_GRADIENTS, assert_close, largest, roundings
 
 from distilbert_tf.models.encoder import TFDistilBertModel
-from distilbert_tf.models.heads import (
-    TFDistilBertForMaskedLM,
-    TFDistilBertForSequenceClassification,
-)
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 from distilbert_tf.models.weight_names import list_slots
 
 Arrays = Mapping[str, np.ndarray]

@@ -9,7 +9,7 @@ from distilbert_serving.saved_model.exporter import export_saved_model
 from exporting import TINY_MAX_LENGTH, make_tiny_model
 from serving_models import write_examples
 
-from distilbert_tf.models.heads import TFDistilBertForMaskedLM
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 
 # Three models: a classifier of texts, one of pairs, and a masked-LM model.
 NAMES = ("single", "pair", "words")

@@ -6,10 +6,8 @@ from pathlib import Path
 import numpy as np
 from transformers import DistilBertConfig
 
-from distilbert_tf.models.heads import (
-    TFDistilBertForMaskedLM,
-    TFDistilBertForSequenceClassification,
-)
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
 SENTENCES = [

@@ -34,10 +34,8 @@ from distilbert_tf.data.sampler import EpochSampler
 from distilbert_tf.distillation.batches import CorpusBatches
 from distilbert_tf.distillation.distiller import Distiller
 from distilbert_tf.distillation.student import make_student
-from distilbert_tf.models.heads import (
-    TFDistilBertForMaskedLM,
-    TFDistilBertForSequenceClassification,
-)
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 from distilbert_tf.training.batches import collect_rows, evaluation_batches, training_batches
 from distilbert_tf.training.finetuning import finetune
 from distilbert_tf.training.interruption import InterruptedRunError

@@ -23,7 +23,7 @@ class OursDistillation(DistillationWorker):
         from distilbert_tf.distillation.batches import BATCH_MASKED, BATCH_TOKENS, LABELS
         from distilbert_tf.distillation.distiller import Distiller
         from distilbert_tf.distillation.losses import LossWeights
-        from distilbert_tf.models.heads import TFDistilBertForMaskedLM
+        from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
         from distilbert_tf.training.optimizer import AdamW
 
         teacher, student = (

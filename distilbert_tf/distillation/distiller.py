@@ -18,7 +18,7 @@ from distilbert_tf.distillation.losses import (
     cosine_loss,
     vocabulary_losses,
 )
-from distilbert_tf.models.heads import TFDistilBertForMaskedLM
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 from distilbert_tf.models.pretrained import PreTrainedModel
 from distilbert_tf.training.trainer_model import Tensors, TrainerModel
 

@@ -18,7 +18,7 @@ from distilbert_tf.distillation.options import (
     make_options,
 )
 from distilbert_tf.distillation.report import write_results
-from distilbert_tf.models.heads import TFDistilBertForMaskedLM
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.training.callbacks import format_duration
 from distilbert_tf.training.run import end_run, find_state, run_training

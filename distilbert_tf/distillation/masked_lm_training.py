@@ -31,7 +31,7 @@ from distilbert_tf.distillation.options import (
     is_demo,
 )
 from distilbert_tf.distillation.student import make_student
-from distilbert_tf.models.heads import TFDistilBertForMaskedLM
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 from distilbert_tf.models.weight_names import MissingHeadError
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.training.interruption import meet_workers

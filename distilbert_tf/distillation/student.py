@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distilbert_tf.checkpoints.tensor_files import Tensors
-from distilbert_tf.models.heads import TFDistilBertForMaskedLM
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 from distilbert_tf.models.weight_names import export_tensors, load_tensors
 
 _LAYER = re.compile(r"(?<=transformer\.layer\.)\d+")

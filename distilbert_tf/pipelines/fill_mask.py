@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import logging
 from transformers import PreTrainedTokenizerBase
 
-from distilbert_tf.models.heads import TFDistilBertForMaskedLM
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 from distilbert_tf.models.pretrained import PreTrainedModel
 from distilbert_tf.pipelines.base import (
     IDS_AND_MASK,

@@ -14,10 +14,8 @@ from safetensors.numpy import load_file, save_file
 from distilbert_tf.checkpoints.tensor_files import CheckpointError, read_tensors
 from distilbert_tf.files import replacing
 from distilbert_tf.models.encoder import TFDistilBertModel
-from distilbert_tf.models.heads import (
-    TFDistilBertForMaskedLM,
-    TFDistilBertForSequenceClassification,
-)
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 
 # transformers' old TensorFlow files.
 

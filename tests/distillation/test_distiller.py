@@ -17,7 +17,7 @@ from distilbert_tf.distillation.batches import BATCH_MASKED, BATCH_TOKENS, LABEL
 from distilbert_tf.distillation.distiller import Distiller
 from distilbert_tf.distillation.losses import LossWeights
 from distilbert_tf.distillation.student import every_second_layer, make_student
-from distilbert_tf.models.heads import TFDistilBertForMaskedLM
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 from distilbert_tf.models.weight_names import export_tensors
 
 VOCAB, ROWS, WIDTH = 50, 8, 12

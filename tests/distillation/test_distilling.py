@@ -26,7 +26,7 @@ from distilbert_tf.distillation.distilling import (
     train_masked_lm,
 )
 from distilbert_tf.distillation.options import DEMO_SETTINGS, DistillOptions
-from distilbert_tf.models.heads import TFDistilBertForMaskedLM
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 from distilbert_tf.models.weight_names import export_tensors
 from distilbert_tf.pipelines import pipeline
 from distilbert_tf.training.finetuning import finetune

@@ -21,11 +21,9 @@ from distilbert_tf.checkpoints.config import load_config
 from distilbert_tf.checkpoints.tensor_files import CheckpointError
 from distilbert_tf.models import pretrained
 from distilbert_tf.models.encoder import TFDistilBertModel
-from distilbert_tf.models.heads import (
-    TFDistilBertForMaskedLM,
-    TFDistilBertForSequenceClassification,
-)
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.models.layers import Linear
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 from distilbert_tf.models.pretrained import PreTrainedModel
 from distilbert_tf.models.weight_names import (
     HEADS,

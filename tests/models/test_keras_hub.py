@@ -18,10 +18,8 @@ from tiny_pipelines import SENTENCES, VOCABULARY, make_config, make_tokenizer, r
 from transformers import DistilBertConfig
 
 from distilbert_tf.models.encoder import TFDistilBertModel
-from distilbert_tf.models.heads import (
-    TFDistilBertForMaskedLM,
-    TFDistilBertForSequenceClassification,
-)
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 from distilbert_tf.models.weight_names import CheckpointError, export_tensors
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 

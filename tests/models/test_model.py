@@ -10,11 +10,8 @@ from transformers import BatchEncoding, DistilBertConfig
 
 from distilbert_tf.models.embeddings import sinusoidal_positions
 from distilbert_tf.models.encoder import TFDistilBertModel
-from distilbert_tf.models.heads import (
-    HeadOutput,
-    TFDistilBertForMaskedLM,
-    TFDistilBertForSequenceClassification,
-)
+from distilbert_tf.models.heads import HeadOutput, TFDistilBertForSequenceClassification
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 
 CASES = {
     "base": TFDistilBertModel,

@@ -10,10 +10,8 @@ from hypothesis import given, settings
 from transformers import DistilBertConfig
 
 from distilbert_tf.models.encoder import TFDistilBertModel
-from distilbert_tf.models.heads import (
-    TFDistilBertForMaskedLM,
-    TFDistilBertForSequenceClassification,
-)
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 from distilbert_tf.models.unpadding import LENGTH_GROUPS, UnpaddedLayout
 
 CONFIG = DistilBertConfig(

@@ -23,10 +23,8 @@ from distilbert_serving.saved_model.exporter import export_saved_model
 from exporting import TINY_MAX_LENGTH, make_tiny_model
 
 from benchmarks.environments import python_of
-from distilbert_tf.models.heads import (
-    TFDistilBertForMaskedLM,
-    TFDistilBertForSequenceClassification,
-)
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
 pytestmark = [

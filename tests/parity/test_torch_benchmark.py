@@ -15,7 +15,7 @@ from tiny_task import tiny_checkpoint, tiny_data
 from transformers import DistilBertConfig
 
 from distilbert_tf.distillation.student import make_student
-from distilbert_tf.models.heads import TFDistilBertForMaskedLM
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 
 pytest.importorskip("torch", reason="needs PyTorch: pip install -e .[parity]")
 pytestmark = pytest.mark.parity

@@ -19,10 +19,8 @@ from recorded import largest_differences, run
 from distilbert_tf.checkpoints import hub
 from distilbert_tf.models.activations import ACTIVATIONS
 from distilbert_tf.models.encoder import TFDistilBertModel
-from distilbert_tf.models.heads import (
-    TFDistilBertForMaskedLM,
-    TFDistilBertForSequenceClassification,
-)
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e .[parity]")
 pytestmark = pytest.mark.parity

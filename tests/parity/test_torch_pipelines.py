@@ -14,10 +14,8 @@ from comparing import assert_close, largest, near, roundings
 from transformers import DistilBertConfig
 
 from distilbert_tf.distillation.distilling import distill, train_masked_lm
-from distilbert_tf.models.heads import (
-    TFDistilBertForMaskedLM,
-    TFDistilBertForSequenceClassification,
-)
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 from distilbert_tf.pipelines import pipeline
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 

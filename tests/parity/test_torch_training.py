@@ -10,10 +10,8 @@ import pytest
 import transformers
 from comparing import EPS, TIMES_THE_REFERENCES_ERROR, WITH_GRADIENTS, largest, roundings
 
-from distilbert_tf.models.heads import (
-    TFDistilBertForMaskedLM,
-    TFDistilBertForSequenceClassification,
-)
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 from distilbert_tf.models.weight_names import export_tensors
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e .[parity]")

@@ -11,9 +11,7 @@ from tiny_pipelines import (
     softmax,
 )
 
-from distilbert_tf.models.heads import (
-    TFDistilBertForMaskedLM,
-)
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 from distilbert_tf.pipelines import pipeline
 
 LOGITS = 3.0  # the size of those that have their probabilities by hand: -log(0.05)

@@ -11,7 +11,7 @@ from distilbert_serving.saved_model.exporter import export_pretrained, export_sa
 from exporting import LABELS, TINY_MAX_LENGTH, TINY_ROUNDINGS, make_tiny_model
 from serving_models import write_examples
 
-from distilbert_tf.models.heads import TFDistilBertForMaskedLM
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 
 TEXTS = [
     "the film was never boring",

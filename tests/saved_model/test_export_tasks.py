@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 
 from distilbert_tf import cli
 from distilbert_tf.checkpoints.tensor_files import CheckpointError
-from distilbert_tf.models.heads import TFDistilBertForMaskedLM
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 from distilbert_tf.models.shared_encoder import load_classifiers
 from distilbert_tf.training.run_directory import find_task_directories
 

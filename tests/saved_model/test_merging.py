@@ -11,7 +11,7 @@ from distilbert_serving.saved_model.exporter import export_saved_model
 from exporting import TINY_MAX_LENGTH, make_tiny_model
 from serving_models import make_example, write_examples
 
-from distilbert_tf.models.heads import TFDistilBertForMaskedLM
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 
 MAX_TEXT_BYTES = 2000
 MAX_MASKS = 2

@@ -9,7 +9,7 @@ import tensorflow as tf
 from comparing import WITH_GRADIENTS, assert_close, largest, near, roundings
 from transformers import DistilBertConfig
 
-from distilbert_tf.models.heads import TFDistilBertForMaskedLM
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 from distilbert_tf.models.pretrained import PreTrainedModel
 from distilbert_tf.training.trainer_model import TrainerModel
 

@@ -39,10 +39,8 @@ from distilbert_serving.tf_serving.warmup import EXTRA_ASSETS
 from distilbert_tf.checkpoints.config import load_config
 from distilbert_tf.checkpoints.hub import CONFIG, find_checkpoint
 from distilbert_tf.models.encoder import TFDistilBertModel
-from distilbert_tf.models.heads import (
-    TFDistilBertForMaskedLM,
-    TFDistilBertForSequenceClassification,
-)
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 from distilbert_tf.models.pretrained import PreTrainedModel
 from distilbert_tf.models.shared_encoder import load_classifiers
 from distilbert_tf.models.weight_names import list_slots

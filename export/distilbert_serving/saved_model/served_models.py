@@ -16,10 +16,8 @@ import tensorflow as tf
 from distilbert_serving import signatures as names
 from distilbert_serving.saved_model.tracing import trace_by_size
 from distilbert_tf.models.encoder import TFDistilBertModel
-from distilbert_tf.models.heads import (
-    TFDistilBertForMaskedLM,
-    TFDistilBertForSequenceClassification,
-)
+from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
 from distilbert_tf.models.pretrained import PreTrainedModel
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 
