@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import keras
-import tensorflow as tf
 from huggingface_hub import HfApi
-from transformers import BatchEncoding, DistilBertConfig
+from transformers import DistilBertConfig
 
 from distilbert_tf.checkpoints.config import load_config, override
 from distilbert_tf.checkpoints.hub import (
@@ -25,17 +24,9 @@ from distilbert_tf.checkpoints.hub import (
 )
 from distilbert_tf.checkpoints.tensor_files import read_tensors, write_safetensors
 from distilbert_tf.files import replacing
-from distilbert_tf.models.distributed import DistributedTraining
+from distilbert_tf.models.calls import CallConventions
 from distilbert_tf.models.embeddings import Embedding
-from distilbert_tf.models.inputs import (
-    ATTENTION_MASK,
-    INPUT_IDS,
-    NOT_INPUTS,
-    as_keras_data,
-    check_labels,
-    collect_inputs,
-)
-from distilbert_tf.models.outputs import EncoderOutput, HeadOutput
+from distilbert_tf.models.transformers_options import refuse_options
 from distilbert_tf.models.weight_names import (
     export_tensors,
     list_slots,
@@ -63,54 +54,10 @@ def refuse_frozen_weights() -> None:
         )
 
 
-# Options of transformers: those without effect here, and those whose effect is had otherwise.
-_WITHOUT_EFFECT = (
-    "from_pt",
-    "from_tf",
-    "low_cpu_mem_usage",
-    "resume_download",
-    "safe_serialization",
-    "use_safetensors",
-)
-_OTHERWISE = {
-    "attn_implementation": "attention has one implementation; leave it out",
-    "device_map": "TensorFlow places a model: load it under `tf.device` or in a strategy's scope",
-    "from_flax": "Flax weights are not read; save them with PyTorch transformers first",
-    "ignore_mismatched_sizes": "pass fresh_head=True, which starts with a new head",
-    "output_loading_info": "loading is strict: whatever does not fit is an error",
-    "max_shard_size": "a checkpoint is one file",
-    "proxies": "set HTTPS_PROXY in the environment",
-    "push_to_hub": "call the model's own push_to_hub",
-    "quantization_config": "weights are quantized by export_saved_model(weights='int8')",
-    "saved_model": "a SavedModel is written by distilbert_serving.export_saved_model",
-    "torch_dtype": "pass dtype, a dtype or policy of Keras' such as 'mixed_bfloat16'",
-    "trust_remote_code": "no code of a repository is ever run; leave it out",
-}
+class PreTrainedModel(CallConventions):
+    """Base of all models: configuration, strict loading and saving.
 
-
-def _refuse_options(function: str, options: dict[str, Any]) -> None:
-    """Removes options of transformers that change nothing, and refuses those that would."""
-    for name in _WITHOUT_EFFECT:
-        options.pop(name, None)
-    for name, remedy in _OTHERWISE.items():
-        if options.pop(name, None):
-            raise TypeError(f"{function} has no {name}: {remedy}.")
-
-
-class PreTrainedModel(DistributedTraining, keras.Model):
-    """Base of all models: calls, configuration, strict loading and saving.
-
-    Inputs are passed in one argument, as Keras does, `model(encoding)`, `model(ids)`, `model([ids,
-    mask])` or `model({"input_ids": ids, "attention_mask": mask})`, or by name, as transformers
-    does, `model(**encoding)` or `model(ids, attention_mask=mask)`: tensors, arrays or lists of
-    rows, which may be ragged.
-
-    A model with a head answers in kind. To one argument it returns the logits alone, which `fit`,
-    `evaluate`, `predict` and functional models need: there `logits[0]` is the first row. To inputs
-    by name, `labels` or `return_dict` it returns a `HeadOutput`, with hidden states and attentions
-    if the configuration asks for them: there `output[0]` is the loss if there are labels, and else
-    the logits. So it does to an encoding if the configuration asks. The encoder always returns an
-    `EncoderOutput`.
+    `CallConventions` says how inputs are passed, and what a call returns.
 
     By default padding and masked tokens are not computed (unpadding), which saves most of the work
     for short and uneven texts. With `skip_padding=False` every position is computed, in shapes that
@@ -126,7 +73,6 @@ class PreTrainedModel(DistributedTraining, keras.Model):
         **kwargs: Passed on to `keras.Model`.
     """
 
-    input_names: ClassVar[tuple[str, ...]] = (INPUT_IDS, ATTENTION_MASK)
     has_classifier: ClassVar[bool] = False
 
     def __init__(
@@ -142,85 +88,6 @@ class PreTrainedModel(DistributedTraining, keras.Model):
     def skip_padding(self) -> bool:
         """Whether calls leave out padding and masked tokens, unless they say otherwise."""
         return self._skip_padding
-
-    @property
-    def asks_for_states(self) -> bool:
-        """Whether the configuration asks for hidden states or attentions."""
-        return self.config.output_hidden_states or self.config.output_attentions
-
-    def __call__(
-        self,
-        inputs: Any = None,
-        attention_mask: Any = None,
-        *,
-        labels: Any = None,
-        return_dict: bool | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Calls the model; see the class for how inputs are passed, and what is returned."""
-        known = (*self.input_names, *NOT_INPUTS)
-        by_name = {name: kwargs.pop(name) for name in known if name in kwargs}
-        if attention_mask is not None:
-            by_name[ATTENTION_MASK] = attention_mask
-        as_transformers = (
-            bool(by_name)
-            or labels is not None
-            or return_dict is not None
-            or (self.asks_for_states and isinstance(inputs, BatchEncoding))
-        )
-        if as_transformers:
-            for name in ("output_hidden_states", "output_attentions"):
-                if kwargs.get(name) is None:
-                    kwargs[name] = getattr(self.config, name)
-        fields = collect_inputs(inputs, by_name, self.input_names, self.config.pad_token_id)
-        output = super().__call__(fields, **kwargs)
-        if not as_transformers:
-            return output
-        output = self._complete(output, labels)
-        wants_fields = self.config.return_dict if return_dict is None else return_dict
-        return output if wants_fields else output.to_tuple()
-
-    def _complete(self, output: Any, labels: Any) -> EncoderOutput | HeadOutput:
-        """Makes the output of a call as transformers has it."""
-        if labels is not None:
-            raise ValueError(f"{type(self).__name__} has no head, so labels give it no loss.")
-        return output
-
-    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Trains as Keras does; takes encodings of transformers wherever it takes dicts."""
-        validation = kwargs.get("validation_data")
-        if isinstance(validation, tuple) and validation:
-            kwargs["validation_data"] = (as_keras_data(validation[0]), *validation[1:])
-            check_labels(validation[1] if len(validation) > 1 else None)
-        elif validation is not None:
-            kwargs["validation_data"] = as_keras_data(validation)
-        if isinstance(x, tf.data.Dataset):
-            kwargs.setdefault("shuffle", False)  # or Keras warns that it leaves that to the dataset
-        check_labels(y)
-        return super().fit(as_keras_data(x), y, *args, **kwargs)
-
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Evaluates as Keras does; takes encodings: see `fit`."""
-        check_labels(y)
-        return super().evaluate(as_keras_data(x), y, *args, **kwargs)
-
-    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """Predicts as Keras does; takes encodings: see `fit`."""
-        return super().predict(as_keras_data(x), *args, **kwargs)
-
-    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Trains on one batch as Keras does; takes an encoding."""
-        check_labels(y)
-        return super().train_on_batch(as_keras_data(x), y, *args, **kwargs)
-
-    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Evaluates one batch as Keras does; takes an encoding."""
-        check_labels(y)
-        return super().test_on_batch(as_keras_data(x), y, *args, **kwargs)
-
-    def predict_on_batch(self, x: Any) -> Any:
-        """Predicts one batch as Keras does; takes an encoding."""
-        return super().predict_on_batch(as_keras_data(x))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, for `.keras` files."""
@@ -284,7 +151,7 @@ class PreTrainedModel(DistributedTraining, keras.Model):
             TypeError: An option of transformers has no meaning here; the message says what does.
         """
         hub = take_hub_options(options)
-        _refuse_options("from_pretrained", options)
+        refuse_options("from_pretrained", options)
         if (preset := find_preset(name_or_path, CONFIG)) is not None:
             options |= {} if config is None else {"config": config}
             return cls.from_preset(
@@ -497,7 +364,7 @@ class PreTrainedModel(DistributedTraining, keras.Model):
         Raises:
             TypeError: Another option; of one of transformers', the message says what does that.
         """
-        _refuse_options("save_pretrained", options)
+        refuse_options("save_pretrained", options)
         if options:
             raise TypeError(f"save_pretrained has no {min(options)}.")
         directory = Path(directory)
