@@ -1,6 +1,5 @@
 """The `distilbert-tf` command: finds the subcommand, parses its flags, and reports errors."""
 
-import difflib
 import importlib.metadata
 import logging as python_logging
 import os
@@ -14,6 +13,7 @@ from absl import flags, logging
 from distilbert_tf.commands import COMMANDS
 from distilbert_tf.commands.common_flags import UsageError, say
 from distilbert_tf.commands.help_text import PROGRAM, describe_command, describe_commands
+from distilbert_tf.spelling import find_similar
 from distilbert_tf.tensorflow_import import LOG_LEVEL, WARNING_LEVEL
 from distilbert_tf.version import __version__
 
@@ -69,8 +69,8 @@ def _find_command(name: str) -> str:
 
 def _suggest(name: str, known: Iterable[str], dashes: str = "") -> str:
     """Returns a question that names what is written like `name`; nothing if nothing is."""
-    similar = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" Did you mean {dashes}{similar[0]}?" if similar else ""
+    similar = find_similar(name, known, cutoff=0.5)
+    return f" Did you mean {dashes}{similar}?" if similar else ""
 
 
 def _underscored(word: str) -> str:

@@ -43,7 +43,7 @@ SHARED = (
     "version_status",
 )
 # What needs nothing but Python, and every package may import.
-FOUNDATION = ("distilbert_tf.files", "distilbert_tf.tensorflow_import")
+FOUNDATION = ("distilbert_tf.files", "distilbert_tf.spelling", "distilbert_tf.tensorflow_import")
 # Packages that import names when they are used, so that what needs no TensorFlow starts at once.
 LAZY = ("distilbert_tf", "distilbert_serving", "distilbert_tf.training")
 # `distilbert_tf` never imports `distilbert_serving`, but for its commands, when they run.

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import BertConfig, DistilBertConfig
 
 from distilbert_tf.checkpoints.hub import CONFIG
+from distilbert_tf.files import read_json_object
 
 # BERT's name for a field -> DistilBERT's. `layer_norm_eps` is not in the table: DistilBERT has
 # one fixed value, so it is checked instead.
@@ -126,12 +127,7 @@ def override(config: DistilBertConfig, **fields: Any) -> None:
 
 
 def _read_fields(path: Path) -> dict[str, Any]:
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not a JSON file: {error}") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path} is not a JSON object but {type(fields).__name__}.")
+    fields = read_json_object(path)
     if fields.get("model_type") not in ("distilbert", "bert"):
         raise ValueError(
             f"{path} has model_type={fields.get('model_type')!r}; this package reads 'distilbert' "

@@ -23,6 +23,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from distilbert_tf.files import read_json_object
+
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
@@ -186,8 +188,7 @@ def find_preset(name_or_path: str | os.PathLike[str], file: str) -> Path | None:
     directory = Path(name_or_path).expanduser()
     if (directory / file).is_file():
         with contextlib.suppress(ValueError):
-            fields = json.loads((directory / file).read_text(encoding="utf-8"))
-            if isinstance(fields, dict) and "registered_name" in fields:
+            if "registered_name" in read_json_object(directory / file):
                 return directory
     return None
 

@@ -1,42 +1,36 @@
-"""Labelled text: reads the examples of a task from files in GLUE's layout or the hub's, or memory.
-
-This is the only place where the contents of rows are checked, whatever format they come from.
-"""
+"""Labelled text: the examples of a task, from files as GLUE and the hub have them, or memory."""
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import numpy as np
 from absl import logging
 
+from distilbert_tf.checkpoints.problem_types import MULTI_LABEL, SINGLE_LABEL
 from distilbert_tf.data.file_formats import (
-    SEPARATORS,
     BadRows,
     DataError,
     Fault,
     Table,
-    is_unicode,
     open_table,
 )
 from distilbert_tf.data.in_memory import name_table, read_table
+from distilbert_tf.data.labels import choose_labels
 from distilbert_tf.data.places import Source, explain_absence, find_source
-from distilbert_tf.data.tasks import (
-    MULTI_LABEL,
-    REGRESSION,
-    SINGLE_LABEL,
-    Task,
-    choose_labels,
-    suggest,
+from distilbert_tf.data.rows import (
+    UNLABELLED,
+    Example,
+    find_column,
+    is_missing,
+    is_no_label,
+    read_rows,
 )
+from distilbert_tf.data.tasks import Task
 from distilbert_tf.files import digest_files
-
-ID_COLUMNS = ("index", "id", "idx")
-UNLABELLED = -1  # as in the hub's test splits
 
 
 @dataclass(frozen=True)
@@ -169,10 +163,10 @@ def find_labels(task: Task, data: Any) -> Task:
     several = task.problem_type == MULTI_LABEL
     for where, table in _open_all(source, task):
         places.append(where)
-        column = _column(where, table, task.label_columns)
+        column = find_column(where, table, task.label_columns)
         names.add(tuple(table.class_names(column)))
         for number, row in table.rows([column]):
-            if isinstance(row, Fault) or (several and _is_missing(row[0])):
+            if isinstance(row, Fault) or (several and is_missing(row[0])):
                 continue
             for value in task.split_labels(row[0]) if several else row:
                 values.append((f"{where}, {table.unit} {number}", value))
@@ -199,7 +193,7 @@ def has_labels(task: Task, data: Any, split: str) -> bool:
         columns = [name for name in task.label_columns if name in table.columns]
         for _, row in table.rows(columns[:1]):
             if not isinstance(row, Fault):
-                return bool(columns) and not _is_no_label(task, row[0])
+                return bool(columns) and not is_no_label(task, row[0])
     return False
 
 
@@ -300,12 +294,12 @@ def _read(
 ) -> Examples:
     if bad_rows not in get_args(BadRows):
         raise ValueError(f"bad_rows is {bad_rows!r}; it must be one of {get_args(BadRows)}.")
-    rows: list[_Row] = []
+    rows: list[Example] = []
     faults: list[Fault] = []
     places = []
     for where, table in tables:
         places.append(where)
-        for row in _read_rows(where, table, task, labelled):
+        for row in read_rows(where, table, task, labelled):
             if not isinstance(row, Fault):
                 rows.append(row)
             elif bad_rows == "error":
@@ -342,120 +336,3 @@ def _summarize(faults: Sequence[Fault]) -> str:
     return "; ".join(
         f"{kind} {count} times, first in {first[kind]}" for kind, count in kinds.most_common()
     )
-
-
-class _Row(NamedTuple):
-    texts: Sequence[str]
-    label: int | float | list[float]
-    id: str | None
-
-
-def _read_rows(where: str, table: Table, task: Task, labelled: bool) -> Iterator[_Row | Fault]:
-    """Yields the rows of a table; the detail of a fault begins with its place."""
-    columns = [_column(where, table, task.names_of(name)) for name in task.text_columns]
-    count = len(columns)
-    class_names: Sequence[str] = ()
-    if labelled and task.has_indicators:
-        columns += [_column(where, table, (name,), _LABEL_HINT) for name in task.label_columns]
-    elif labelled:
-        columns.append(_column(where, table, task.label_columns, _LABEL_HINT))
-        class_names = table.class_names(columns[-1])
-    id_column = [n for n in ID_COLUMNS if n not in columns and table.columns.count(n) == 1][:1]
-
-    def check(values: Sequence[Any] | Fault) -> _Row | Fault:
-        if isinstance(values, Fault):
-            return values
-        for name, text in zip(columns[:count], values, strict=False):
-            if (fault := _text_fault(name, text)) is not None:
-                return fault
-        label: Any = UNLABELLED
-        if labelled:
-            cells = values[count : len(columns)] if task.has_indicators else values[count]
-            label = _label(task, ", ".join(columns[count:]), cells, class_names)
-        if isinstance(label, Fault):
-            return label
-        row_id = values[-1] if id_column else None
-        return _Row(values[:count], label, str(row_id) if isinstance(row_id, str | int) else None)
-
-    for number, values in table.rows([*columns, *id_column]):
-        row = check(values)
-        if isinstance(row, Fault):
-            row = Fault(row.kind, f"{where}, {table.unit} {number}: {row.detail}")
-        yield row
-
-
-_LABEL_HINT = " A split without labels is read with labelled=False."
-
-
-def _column(where: str, table: Table, names: Sequence[str], hint: str = "") -> str:
-    for name in names:
-        if (count := table.columns.count(name)) == 1:
-            return name
-        if count > 1:
-            raise DataError(f"{where} has {count} columns named {name!r}.")
-    (only,) = table.columns if len(table.columns) == 1 else ("",)
-    separator = next((one for one in SEPARATORS if one in str(only)), None)
-    if separator is not None:
-        hint = f" Its header is one column: are its fields separated by {SEPARATORS[separator]}?"
-    columns = [str(column) for column in table.columns]
-    raise DataError(
-        f"{where} has no column {' or '.join(map(repr, names))}{suggest(names[0], columns)}; its "
-        f"columns are {', '.join(columns) or 'none'}.{hint}"
-    )
-
-
-def _is_no_label(task: Task, value: object) -> bool:
-    """Returns whether a value says that there is no label: -1, unless the task has such a one."""
-    if task.problem_type == MULTI_LABEL:
-        return _is_missing(value)
-    has_minus_one = "-1" in task.labels or task.problem_type == REGRESSION
-    minus_one = isinstance(value, int | str) and str(value) == str(UNLABELLED)
-    return _is_missing(value) or value == "" or (minus_one and not has_minus_one)
-
-
-def _is_missing(value: object) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _text_fault(column: str, text: object) -> Fault | None:
-    if _is_missing(text):
-        detail = f"the text in column {column!r} is missing or null"
-        if isinstance(text, float):  # pandas reads an empty field so
-            detail += f' (in pandas, frame[{column!r}].fillna("") makes it empty)'
-        return Fault("text missing", detail)
-    if not isinstance(text, str):
-        return Fault(
-            "text is not a string",
-            f"the text in column {column!r} is {text!r}, of type {type(text).__name__}, not a "
-            "string: write it as one",
-        )
-    if not is_unicode(text):
-        return Fault(
-            "text is not Unicode",
-            f"the text in column {column!r} is not Unicode: it holds bytes that are not UTF-8, or "
-            "half of a surrogate pair",
-        )
-    return None
-
-
-def _label(
-    task: Task, column: str, value: Any, class_names: Sequence[str]
-) -> int | float | list[float] | Fault:
-    def name(value: Any) -> Any:
-        is_number = isinstance(value, int) and 0 <= value < len(class_names)
-        return class_names[value] if is_number else value
-
-    if task.problem_type == MULTI_LABEL and _is_missing(value):
-        return Fault(
-            "no label", f"column {column!r} is missing or null; a row without labels has []"
-        )
-    try:
-        return task.read_label([*map(name, value)] if isinstance(value, list) else name(value))
-    except ValueError as error:
-        if _is_no_label(task, value):
-            return Fault(
-                "no label",
-                f"column {column!r} holds no label but {value!r}; a split without labels is read "
-                "with labelled=False",
-            )
-        return Fault("unknown label", f"column {column!r}: {error}")

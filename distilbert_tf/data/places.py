@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from distilbert_tf.checkpoints.hub import find_dataset
 from distilbert_tf.data.file_formats import ARROW, ENDINGS, SPREADSHEETS
-from distilbert_tf.data.tasks import Task, suggest
+from distilbert_tf.data.tasks import Task
+from distilbert_tf.spelling import suggest
 
 DEMO, HUB = "demo", "hub"
 DEMO_DATA = Path(__file__).parent / "demo_data"

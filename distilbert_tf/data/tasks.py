@@ -4,29 +4,24 @@ This module reads no data: `distilbert_tf.data.examples` does, as described by a
 """
 
 import dataclasses
-import difflib
 import json
-import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, SupportsIndex
 
-# What a row's label is, as transformers' configurations call it: one of the labels, any number of
-# them, or a number.
-SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
-REGRESSION = "regression"
-# The metrics of each, the usual ones first.
+from distilbert_tf.checkpoints.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from distilbert_tf.data.labels import INTEGER, read_number, spellings
+from distilbert_tf.files import read_json_object
+from distilbert_tf.spelling import suggest
+
+# By problem type, the usual ones first.
 METRIC_NAMES = {
     SINGLE_LABEL: ("accuracy", "f1", "macro_f1", "matthews_correlation"),
     MULTI_LABEL: ("micro_f1", "macro_f1", "accuracy"),
     REGRESSION: ("pearson", "r2"),
 }
-
-_INTEGER = re.compile("-?[0-9]+")
-_WHOLE = re.compile(r"(-?[0-9]+)\.0+")  # how an integer is written once a column has become floats
 
 
 def _usual_splits() -> dict[str, tuple[str, ...]]:
@@ -208,7 +203,7 @@ class Task:
         """Label ids by all spellings of a label in a file; `label_values` take precedence."""
         names = {name: i for i, name in enumerate(self.labels)}
         names.update({value: i for i, value in enumerate(self.label_values)})
-        if any(_INTEGER.fullmatch(name) for name in names):
+        if any(INTEGER.fullmatch(name) for name in names):
             return names  # a rating of 1 is the label "1", not the second of the labels
         return {**names, **{str(i): i for i in range(len(self.labels))}}
 
@@ -234,7 +229,7 @@ class Task:
         Raises:
             ValueError: The value is not a label; the message lists what is allowed.
         """
-        for written in _spellings(value):
+        for written in spellings(value):
             if written in self._ids:
                 return self._ids[written]
         raise ValueError(
@@ -256,9 +251,9 @@ class Task:
         if self.problem_type == SINGLE_LABEL:
             return self.label_id(value)
         if self.problem_type == REGRESSION:
-            return _read_number(value)
+            return read_number(value)
         if self.has_indicators and isinstance(value, Iterable):
-            numbers = [_read_number(one) for one in value]
+            numbers = [read_number(one) for one in value]
             if wrong := [number for number in numbers if number not in (0.0, 1.0)]:
                 raise ValueError(f"{wrong[0]:g} is neither 1 nor 0, which say if a row has a label")
             return numbers
@@ -286,100 +281,6 @@ class Task:
         if self.problem_type != SINGLE_LABEL:
             given["problem_type"] = self.problem_type
         return json.loads(json.dumps(given))
-
-
-def _spellings(value: object) -> tuple[str, ...]:
-    """Returns how a value may be written in `labels`, the likeliest first."""
-    if isinstance(value, str):
-        whole = _WHOLE.fullmatch(value)
-        return (value, whole[1]) if whole else (value,)
-    if isinstance(value, bool):
-        return (str(value),)  # not 1
-    if isinstance(value, SupportsIndex):  # as JSON and Parquet have
-        return (str(value.__index__()),)
-    if isinstance(value, float) and math.isfinite(value):
-        return _spellings(str(value))
-    return ()
-
-
-def _read_number(value: object) -> float:
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"{value!r} is no number")
-    return number
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Returns a part of a message: which known name was perhaps meant, or nothing."""
-    by_key = {one.strip().casefold(): one for one in reversed(list(known))}
-    found = difflib.get_close_matches(name.strip().casefold(), by_key, 1, 0.75)
-    return f" (did you mean {by_key[found[0]]!r}?)" if found else ""
-
-
-def choose_labels(values: Iterable[tuple[object, object]]) -> tuple[str, ...]:
-    """Finds the label names in a column.
-
-    Args:
-        values: Where each value stands, and the value; empty ones are no labels.
-
-    Returns:
-        The labels: numbers by size, others in the order of their characters.
-
-    Raises:
-        ValueError: There are fewer than two labels, or as good as one for each row; a row has
-            several; or two of them differ in capitals or blanks alone.
-    """
-    places: dict[str, object] = {}
-    rows = 0
-    for place, value in values:
-        if isinstance(value, Iterable) and not isinstance(value, str | bytes):
-            raise ValueError(
-                f"has several labels in a row (first in {place}), which is the problem_type "
-                f"{MULTI_LABEL!r} (--problem_type)"
-            )
-        if spellings := _spellings(value) if value != "" else ():
-            places.setdefault(spellings[0], place)
-            rows += 1
-    numbers = {match[1] if (match := _WHOLE.fullmatch(label)) else label for label in places}
-    if all(_INTEGER.fullmatch(number) and str(int(number)) == number for number in numbers):
-        return _checked(tuple(sorted(numbers, key=int)), rows)
-    for label, place in places.items():
-        parts = [part.strip() for part in label.split(";")]
-        if len(parts) > 1 and places.keys() >= set(parts):
-            raise ValueError(
-                f"has the labels {label!r} together (first in {place}): several labels in a row "
-                f"are the problem_type {MULTI_LABEL!r} (--problem_type)"
-            )
-    alike: dict[str, str] = {}
-    for label, place in places.items():
-        other = alike.setdefault(label.strip().casefold(), label)
-        if other != label:
-            raise ValueError(
-                f"has the labels {other!r} (first in {places[other]}) and {label!r} (first in "
-                f"{place}): write them alike, or list all labels (labels, --labels)"
-            )
-        if label != label.strip():
-            raise ValueError(
-                f"has blanks around the label {label!r} (first in {place}): did you mean "
-                f"{label.strip()!r}? Take them out, or list all labels (labels, --labels)"
-            )
-    return _checked(tuple(sorted(places)), rows)
-
-
-def _checked(labels: tuple[str, ...], rows: int) -> tuple[str, ...]:
-    if len(labels) < 2:
-        raise ValueError(f"has {labels[0]!r} as its only label" if labels else "has no labels")
-    if len(labels) > max(20, rows // 5):
-        raise ValueError(
-            f"has {len(labels):,} different values in {rows:,} rows, such as "
-            f"{labels[0][:60]!r} and {labels[1][:60]!r}: is that the column of the labels? If so, "
-            "list them (labels, --labels). Numbers to predict are the problem_type "
-            f"{REGRESSION!r} (--problem_type)"
-        )
-    return labels
 
 
 GLUE_ON_THE_HUB = "nyu-mll/glue"
@@ -494,10 +395,6 @@ def get_task(task: str | Path | Task) -> Task:
             "a .json file with them."
         )
     path = Path(task).expanduser()
-    try:
-        record = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"There is no task file {path}.") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from error
-    return read_task(record, path, path.stem)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no task file {path}.")
+    return read_task(read_json_object(path), path, path.stem)

@@ -12,6 +12,7 @@ import tensorflow as tf
 from absl import logging
 from transformers import BatchEncoding, DistilBertConfig
 
+from distilbert_tf.checkpoints.problem_types import MULTI_LABEL, REGRESSION
 from distilbert_tf.models.encoder import TFDistilBertModel
 from distilbert_tf.models.inputs import (
     ModelInputs,
@@ -190,9 +191,9 @@ class TFDistilBertForSequenceClassification(ModelWithHead):
     def make_loss(self, labels: tf.Tensor | None = None) -> keras.losses.Loss:
         """Makes the loss of `config.problem_type`, or what number and dtype of labels ask for."""
         kind = self.config.problem_type
-        if kind == "regression" or (kind is None and self.config.num_labels == 1):
+        if kind == REGRESSION or (kind is None and self.config.num_labels == 1):
             return keras.losses.MeanSquaredError()
-        if kind == "multi_label_classification" or (
+        if kind == MULTI_LABEL or (
             kind is None and labels is not None and labels.dtype.is_floating
         ):
             return keras.losses.BinaryCrossentropy(from_logits=True)

@@ -52,8 +52,6 @@ _DROPPED = {
 }
 _SEGMENTS = "embeddings.token_type_embeddings.weight"
 _BERT_BIAS = "cls.predictions.bias"  # the same tensor as the bias of the decoder
-
-
 MOST_NAMES = 6  # of each kind in an error
 
 
@@ -108,8 +106,8 @@ def to_distilbert(tensors: Mapping[str, np.ndarray], family: str) -> Tensors:
 
     A prefix that the names of an encoder have in common, because it was saved inside of something
     else (`module.`, `_orig_mod.`, `model.`), is removed wherever it stands. Of a BERT, row 0 of the
-    token-type table is added to every position (DistilBERT has no
-    segments), and the pooler and the next-sentence head are dropped.
+    token-type table is added to every position (DistilBERT has no segments), and the pooler and the
+    next-sentence head are dropped.
 
     Args:
         tensors: Arrays by the names in the file, with or without the family's prefix.

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from transformers import PreTrainedTokenizerBase
 
+from distilbert_tf.checkpoints.problem_types import MULTI_LABEL, REGRESSION
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.models.pretrained import PreTrainedModel
 from distilbert_tf.pipelines.base import (
@@ -136,9 +137,9 @@ class TextClassificationPipeline(Pipeline):
         config = self.model.config
         if function is None:
             function = "softmax"
-            if config.problem_type == "regression":
+            if config.problem_type == REGRESSION:
                 function = "none"
-            elif config.problem_type == "multi_label_classification" or config.num_labels == 1:
+            elif config.problem_type == MULTI_LABEL or config.num_labels == 1:
                 function = "sigmoid"
         scores = FUNCTIONS[function](logits)  # (C,)
         order = np.argsort(-scores, kind="stable")

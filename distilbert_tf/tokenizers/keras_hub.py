@@ -10,8 +10,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 SPECIAL_TOKENS = {
     "unk_token": "[UNK]",
     "cls_token": "[CLS]",
@@ -57,8 +55,8 @@ def write_files(tokenizer: Any, directory: Path) -> dict[str, Any]:
     }
 
 
-def make_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Any:
-    """Makes a KerasHub tokenizer: see `DistilBertTokenizer.to_keras_hub`."""
+def make_tokenizer(tokenizer: Any) -> Any:
+    """Makes a KerasHub tokenizer of a `DistilBertTokenizer`: see its `to_keras_hub`."""
     import keras_nlp
 
     for name, token in SPECIAL_TOKENS.items():
@@ -67,7 +65,7 @@ def make_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Any:
                 f"{name} is {getattr(tokenizer, name)!r}, but KerasHub's DistilBERT always has "
                 f"{token!r}."
             )
-    words = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    words = tokenizer.words()
     if added := sorted(tokenizer.get_vocab().keys() - words.keys()):
         raise ValueError(
             f"The tokenizer has added tokens ({', '.join(added[:5])}), for which KerasHub's "
@@ -75,7 +73,7 @@ def make_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Any:
         )
     strips = tokenizer.do_lower_case if tokenizer.strip_accents is None else tokenizer.strip_accents
     return keras_nlp.models.DistilBertTokenizer(
-        vocabulary=sorted(words, key=lambda word: words[word]),
+        vocabulary=list(words),
         lowercase=tokenizer.do_lower_case,
         strip_accents=strips,
         split_on_cjk=tokenizer.tokenize_chinese_chars,

@@ -244,14 +244,19 @@ class DistilBertTokenizer(transformers.DistilBertTokenizer):
             The files.
         """
         files = super().save_pretrained(save_directory, *args, **kwargs)
-        words = self.backend_tokenizer.get_vocab(with_added_tokens=False)
-        if sorted(words.values()) != list(range(len(words))):
+        words = self.words()
+        if list(words.values()) != list(range(len(words))):
             return files  # a line of that file is an id
         path = Path(save_directory) / VOCAB
         with replacing(path) as temporary:
-            lines = sorted(words, key=lambda word: words[word])
-            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            temporary.write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
         return (*files, str(path))
+
+    def words(self) -> dict[str, int]:
+        """Returns the ids of the vocabulary's words, without added tokens, in the order of ids."""
+        # The library's order changes from run to run, and with it that of a SavedModel.
+        words = self.backend_tokenizer.get_vocab(with_added_tokens=False)
+        return dict(sorted(words.items(), key=lambda item: item[1]))
 
     def as_layer(
         self,
@@ -279,10 +284,8 @@ class DistilBertTokenizer(transformers.DistilBertTokenizer):
                 raise ValueError(f"the layer supports only {name}='right'")
         if max_length is None:
             max_length = min(self.model_max_length, DEFAULT_MAX_LENGTH)
-        vocabulary = self.backend_tokenizer.get_vocab(with_added_tokens=False)
         return WordPieceTokenizer(
-            # By id, since the library's order changes from run to run, and with it a SavedModel.
-            dict(sorted(vocabulary.items(), key=lambda item: item[1])),
+            self.words(),
             added_tokens=self._raw_text_tokens(),
             unk_token=self.backend_tokenizer.model.unk_token,
             cls_token=self.cls_token,
@@ -315,7 +318,7 @@ class DistilBertTokenizer(transformers.DistilBertTokenizer):
 def _check_special_tokens(tokenizer: DistilBertTokenizer, directory: Path) -> None:
     """Checks that the files of a tokenizer hold its special tokens."""
     path = directory / (TOKENIZER_JSON if (directory / TOKENIZER_JSON).is_file() else VOCAB)
-    known = set(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False))
+    known = set(tokenizer.words())
     added: Any = []
     if path.name == TOKENIZER_JSON:
         added = json.loads(path.read_text(encoding="utf-8"))["added_tokens"]

@@ -8,10 +8,11 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
+from distilbert_tf.checkpoints.problem_types import SINGLE_LABEL
 from distilbert_tf.data.examples import Examples, find_labels
 from distilbert_tf.data.sampler import EpochSampler
 from distilbert_tf.data.splits import load_training_splits
-from distilbert_tf.data.tasks import SINGLE_LABEL, Task, get_task
+from distilbert_tf.data.tasks import Task, get_task
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.training.batches import (
     TaskRows,

@@ -10,8 +10,9 @@ from transformers import DistilBertConfig
 
 from distilbert_tf.checkpoints.config import load_config
 from distilbert_tf.checkpoints.hub import CONFIG, find_checkpoint
+from distilbert_tf.checkpoints.problem_types import SINGLE_LABEL
 from distilbert_tf.checkpoints.tensor_files import CheckpointError, read_tensors
-from distilbert_tf.data.tasks import SINGLE_LABEL, TASKS, Task, get_task, read_task
+from distilbert_tf.data.tasks import TASKS, Task, get_task, read_task
 from distilbert_tf.models.encoder import TFDistilBertModel
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.models.weight_names import load_tensors, to_distilbert

@@ -11,12 +11,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from distilbert_tf.checkpoints.problem_types import SINGLE_LABEL
 from distilbert_tf.data.datasets import make_dataset
 from distilbert_tf.data.examples import load_examples
 from distilbert_tf.data.file_formats import BadRows
 from distilbert_tf.data.splits import load_split
 from distilbert_tf.data.submission import write_submission
-from distilbert_tf.data.tasks import SINGLE_LABEL, Task, get_task
+from distilbert_tf.data.tasks import Task, get_task
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer
 from distilbert_tf.training.batches import collect_rows, evaluation_batches

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from distilbert_tf.data.tasks import MULTI_LABEL, REGRESSION
+from distilbert_tf.checkpoints.problem_types import MULTI_LABEL, REGRESSION
 
 BALANCED = "balanced"
 

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from distilbert_tf.data.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from distilbert_tf.checkpoints.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 
 def accuracy(confusion: tf.Tensor) -> tf.Tensor:

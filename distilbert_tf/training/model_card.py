@@ -9,8 +9,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from distilbert_tf.checkpoints.hub import DEMO
+from distilbert_tf.checkpoints.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from distilbert_tf.data.places import HUB
-from distilbert_tf.data.tasks import GLUE_ON_THE_HUB, MULTI_LABEL, REGRESSION, SINGLE_LABEL, Task
+from distilbert_tf.data.tasks import GLUE_ON_THE_HUB, Task
 from distilbert_tf.files import replacing
 from distilbert_tf.training.evaluation import Scores
 from distilbert_tf.training.options import FinetuneOptions

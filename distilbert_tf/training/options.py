@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distilbert_tf.data.file_formats import BadRows
-from distilbert_tf.data.tasks import suggest
+from distilbert_tf.spelling import suggest
 
 SCHEDULES = ("linear", "cosine", "constant_with_warmup")
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")

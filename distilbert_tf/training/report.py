@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from distilbert_tf.checkpoints.problem_types import SINGLE_LABEL
 from distilbert_tf.data.examples import Examples
-from distilbert_tf.data.tasks import SINGLE_LABEL, Task
+from distilbert_tf.data.tasks import Task
 from distilbert_tf.files import replacing
 from distilbert_tf.training.evaluation import Scores
 from distilbert_tf.training.metrics import log_prefix

@@ -3,7 +3,6 @@
 Needs no TensorFlow.
 """
 
-import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from absl import logging
 
 from distilbert_tf.checkpoints.hub import CONFIG, WEIGHTS
 from distilbert_tf.checkpoints.tensor_files import CheckpointError
+from distilbert_tf.files import read_json_object
 
 RUN, METRICS, CARD = "run.json", "metrics.json", "README.md"
 CURVES, CONFUSION = "learning_curves.png", "confusion_matrix.png"
@@ -90,7 +90,7 @@ class RunDirectory:
     def read_run(self) -> dict[str, Any]:
         """Reads `run.json`; empty if there is none, or a damaged one."""
         try:
-            return _read_json_object(self.path / RUN)
+            return _read_record(self.path / RUN)
         except (OSError, CheckpointError):
             return {}
 
@@ -159,7 +159,7 @@ def find_task_directories(directory: str | os.PathLike[str]) -> list[Path]:
         return []
     found = {path.parent.name: path.parent for path in sorted(parent.glob(f"*/{CONFIG}"))}
     for name, path in found.items():
-        named = _read_json_object(path / CONFIG).get("task_name")
+        named = _read_record(path / CONFIG).get("task_name")
         if named != name:
             raise CheckpointError(
                 f"{path / CONFIG} has task_name={named!r}; in a directory of several tasks it must "
@@ -168,7 +168,7 @@ def find_task_directories(directory: str | os.PathLike[str]) -> list[Path]:
             )
     if not found or not (parent / RUN).is_file():
         return list(found.values())
-    names = _read_json_object(parent / RUN).get("tasks")
+    names = _read_record(parent / RUN).get("tasks")
     if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
         return list(found.values())
     if missing := [name for name in names if name not in found]:
@@ -181,11 +181,8 @@ def find_task_directories(directory: str | os.PathLike[str]) -> list[Path]:
     return [found[name] for name in names]
 
 
-def _read_json_object(path: Path) -> dict[str, Any]:
+def _read_record(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_json_object(path)
     except ValueError as error:
-        raise CheckpointError(f"{path} is not a JSON file: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is not a JSON object but {type(content).__name__}.")
-    return content
+        raise CheckpointError(str(error)) from error

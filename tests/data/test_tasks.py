@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distilbert_tf.data.tasks import TASKS, Task, choose_labels, get_task, read_task
+from distilbert_tf.data.labels import choose_labels
+from distilbert_tf.data.tasks import TASKS, Task, get_task, read_task
 
 SST2, MNLI, QQP = TASKS["sst2"], TASKS["mnli"], TASKS["qqp"]
 VALID = {
@@ -74,8 +75,8 @@ def test_a_task_comes_back_from_its_record(tmp_path: Path) -> None:
         ('{"text_columns": ["a"], "label_column": ["b"]}', "'label_column' .*mean 'label_columns'"),
         ('{"text_columns": ["a"]}', "has no label_columns, which a task needs"),
         ('{"text_columns": ["a", "b", "c"], "label_columns": ["d"]}', "one text column or two"),
-        ("[]", "is not a JSON object with the fields of a task"),
-        ("{", "is not JSON: "),
+        ("[]", "is not a JSON object but list"),
+        ("{", "is not a JSON file: "),
     ],
 )
 def test_files_that_hold_no_task_are_refused(tmp_path: Path, content: str, message: str) -> None:

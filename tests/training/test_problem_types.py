@@ -15,11 +15,12 @@ from sklearn import metrics as sklearn_metrics
 from tiny_task import BAD, CONFIG, GOOD, THINGS, tiny_checkpoint
 
 from distilbert_tf import cli
+from distilbert_tf.checkpoints.problem_types import MULTI_LABEL, REGRESSION
 from distilbert_tf.data.datasets import make_dataset
 from distilbert_tf.data.examples import Examples, find_labels, load_examples
 from distilbert_tf.data.file_formats import DataError
 from distilbert_tf.data.splits import split_examples
-from distilbert_tf.data.tasks import MULTI_LABEL, REGRESSION, Task
+from distilbert_tf.data.tasks import Task
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.pipelines import pipeline
 from distilbert_tf.tokenizers.tokenizer import DistilBertTokenizer

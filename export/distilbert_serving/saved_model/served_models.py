@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from distilbert_serving import signatures as names
 from distilbert_serving.saved_model.tracing import trace_by_size
+from distilbert_tf.checkpoints.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from distilbert_tf.models.encoder import TFDistilBertModel
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
@@ -143,7 +144,7 @@ class ServedClassifier(ServedModel):
         if regress_label not in self.labels:
             raise ValueError(f"regress_label={regress_label!r} is none of {self.labels}.")
         self.regress_label = regress_label
-        self.problem_type = model.config.problem_type or _SINGLE
+        self.problem_type = model.config.problem_type or SINGLE_LABEL
         self._activate = _ACTIVATIONS[self.problem_type]
         super().__init__(model, tokenizer, pair)
 
@@ -177,10 +178,14 @@ class ServedClassifier(ServedModel):
 
     def describe(self) -> dict[str, Any]:
         """See `ServedModel.describe`."""
-        known = {"labels": self.labels, "pair": self.pair, "regress_label": self.regress_label}
-        return (
-            known if self.problem_type == _SINGLE else known | {"problem_type": self.problem_type}
-        )
+        described: dict[str, Any] = {
+            "labels": self.labels,
+            "pair": self.pair,
+            "regress_label": self.regress_label,
+        }
+        if self.problem_type != SINGLE_LABEL:
+            described["problem_type"] = self.problem_type
+        return described
 
 
 class ServedMaskedLM(ServedModel):
@@ -351,7 +356,7 @@ def _list_labels(model: TFDistilBertForSequenceClassification) -> list[str]:
             f"config.id2label must name the classes 0 to {model.classifier.units - 1}; "
             f"got {config.id2label}."
         )
-    if (len(labels) == 1) != (config.problem_type == "regression"):
+    if (len(labels) == 1) != (config.problem_type == REGRESSION):
         raise ValueError(
             "A classifier has two labels at least, and a regression one; this model has "
             f"{len(labels)} label(s) and problem_type={config.problem_type!r} (config.json)."
@@ -359,12 +364,11 @@ def _list_labels(model: TFDistilBertForSequenceClassification) -> list[str]:
     return [labels[number] for number in sorted(labels)]
 
 
-_SINGLE = "single_label_classification"
 # What makes probabilities of logits.
 _ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
-    _SINGLE: tf.nn.softmax,
-    "multi_label_classification": tf.nn.sigmoid,
-    "regression": tf.identity,
+    SINGLE_LABEL: tf.nn.softmax,
+    MULTI_LABEL: tf.nn.sigmoid,
+    REGRESSION: tf.identity,
 }
 
 

@@ -92,7 +92,8 @@ class ModelServer:
                 model_platform="tensorflow",
             )
         _check_free(options.host, self.port, "port=0 takes a free one")
-        _check_free(options.host, self.rest_port, "choose another rest_port (--rest_api_port)")
+        if self.rest_port is not None:
+            _check_free(options.host, self.rest_port, "choose another rest_port (--rest_api_port)")
         self._stopping.clear()
         self._handler = RequestHandler(config, options, self._metrics)
         try:
@@ -174,7 +175,7 @@ class ModelServer:
         self.stop()
 
 
-def _check_free(host: str, port: int | None, remedy: str) -> None:
+def _check_free(host: str, port: int, remedy: str) -> None:
     """Finds out before models are loaded, and more clearly than gRPC does, that a port is taken.
 
     Raises:
@@ -184,7 +185,7 @@ def _check_free(host: str, port: int | None, remedy: str) -> None:
     with socket.socket(family) as probe:  # which is bound, but does not listen: nobody can connect
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host.strip("[]"), port or 0))
+            probe.bind((host.strip("[]"), port))
         except OSError as error:
             # Of what else is wrong, whoever listens says more.
             if error.errno == errno.EADDRINUSE:

@@ -7,10 +7,11 @@ import os
 import re
 import shutil
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from distilbert_serving.tf_serving.config_files import ConfigError
+from distilbert_tf.files import replacing
 
 TEMPLATES = Path(__file__).with_name("deploy")
 DOCKER_FILES = ("Dockerfile", "compose.yaml", "ready.sh")
@@ -65,23 +66,25 @@ def write_kubernetes_files(
     Returns:
         The files written.
     """
-    written = [_write(directory / name, model_name, served_path) for name in KUBERNETES_FILES]
     data = "".join(
         f"  {path.name}: |\n{textwrap.indent(path.read_text(encoding='utf-8'), '    ')}"
         for path in configuration
     )
-    manifests = written[0].read_text(encoding="utf-8")
-    written[0].write_text(_CONFIG_DATA.sub(lambda _: data, manifests, count=1), encoding="utf-8")
-    return written
+
+    def fill_in(manifest: str) -> str:
+        return _CONFIG_DATA.sub(lambda _: data, manifest, count=1)
+
+    return [_write(directory / name, model_name, served_path, fill_in) for name in KUBERNETES_FILES]
 
 
-def _write(path: Path, model_name: str, served_path: str) -> Path:
+def _write(
+    path: Path, model_name: str, served_path: str, fill_in: Callable[[str], str] = str
+) -> Path:
     template = TEMPLATES / path.name
     # Pieces between the path are renamed, since the path need not end with the model's name.
     pieces = template.read_text(encoding="utf-8").split("/models/distilbert")
-    path.write_text(
-        os.fspath(served_path).join(_TEMPLATE_NAME.sub(model_name, piece) for piece in pieces),
-        encoding="utf-8",
-    )
+    text = os.fspath(served_path).join(_TEMPLATE_NAME.sub(model_name, piece) for piece in pieces)
+    with replacing(path) as temporary:
+        temporary.write_text(fill_in(text), encoding="utf-8")
     shutil.copymode(template, path)
     return path

@@ -23,6 +23,7 @@ from distilbert_serving.tf_serving.environment import ENV_FILE
 from distilbert_serving.tf_serving.serving_config import model_config, monitoring_config
 from distilbert_serving.tf_serving.warmup import SignatureDefs, make_warmup, write_warmup
 from distilbert_serving.version_numbers import find_versions
+from distilbert_tf.files import replacing
 
 MODELS_FILE = "models.config"
 MONITORING_FILE = "monitoring.config"
@@ -150,8 +151,11 @@ def write_server_files(
         containers += write_docker_files(directory, model_name, served_path)
     if kubernetes:
         containers += write_kubernetes_files(directory, model_name, served_path, written)
-    copied = [Path(shutil.copyfile(file, directory / file.name)) for file in (ENV_FILE, PROTOSET)]
-    return [*written, *copied, *containers]
+    for file in (ENV_FILE, PROTOSET):
+        with replacing(directory / file.name) as temporary:
+            shutil.copyfile(file, temporary)
+        written.append(directory / file.name)
+    return [*written, *containers]
 
 
 def parse_policy(policy: str | None) -> dict:
