@@ -89,6 +89,15 @@ def variables() -> list[keras.Variable]:
     return made
 
 
+def weights_of_two(n_layers: int) -> list[keras.Variable]:
+    """Makes a classifier; returns its weights, all of which are 2."""
+    config = DistilBertConfig(vocab_size=7, dim=4, n_layers=n_layers, n_heads=1, hidden_dim=4)
+    weights = TFDistilBertForSequenceClassification(config).trainable_variables
+    for weight in weights:
+        weight.assign(np.full(weight.shape, 2.0))
+    return weights
+
+
 def test_only_kernels_decay() -> None:
     """With zero gradients AdamW moves a weight by its decay alone: -rate * decay * weight."""
     weights = variables()
@@ -102,11 +111,7 @@ def test_only_kernels_decay() -> None:
 
 def test_what_decays_in_a_real_model() -> None:
     """The exclusion goes by the names that Keras gives to variables."""
-    config = DistilBertConfig(vocab_size=7, dim=4, n_layers=1, n_heads=1, hidden_dim=4)
-    model = TFDistilBertForSequenceClassification(config)
-    weights = model.trainable_variables
-    for weight in weights:
-        weight.assign(np.full(weight.shape, 2.0))
+    weights = weights_of_two(n_layers=1)
     optimizer = create_optimizer(0.1, total_steps=10, warmup_ratio=0.0, weight_decay=0.5)
     optimizer.apply([tf.zeros(weight.shape) for weight in weights], weights)
     moved = {weight.path for weight in weights if not np.all(weight.numpy() == 2.0)}
@@ -118,11 +123,7 @@ def test_what_decays_in_a_real_model() -> None:
 
 def test_lower_layers_learn_at_lower_rates() -> None:
     """Adam's first step is the rate, whatever the gradient; decay is scaled alike."""
-    config = DistilBertConfig(vocab_size=7, dim=4, n_layers=2, n_heads=1, hidden_dim=4)
-    model = TFDistilBertForSequenceClassification(config)
-    weights = model.trainable_variables
-    for weight in weights:
-        weight.assign(np.full(weight.shape, 2.0))
+    weights = weights_of_two(n_layers=2)
     optimizer = create_optimizer(
         0.1, total_steps=10, warmup_ratio=0.0, weight_decay=0.5, max_gradient_norm=None,
         rate_factors=layer_rate_factors(0.5, n_layers=2),
