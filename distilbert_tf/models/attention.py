@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from transformers import DistilBertConfig
 
-from distilbert_tf.models.layers import Dropout, Linear
+from distilbert_tf.models.layers import Dropout, Linear, at_least_float32
 from distilbert_tf.models.slot import Slot
 from distilbert_tf.models.unpadding import Layout
 
@@ -91,6 +91,7 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         x: Float (N, D).
         layout: Where the tokens are.
         query: Float (B, D), the first token of each row, if only these attend.
+        fused: See `Fusion`.
 
     Returns:
         The pair of the layer's output, (N, D) or (B, D), and the attention weights of each group,
@@ -139,6 +140,7 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         x: tf.Tensor,
         layout: Layout,
         query: tf.Tensor | None = None,
+        fused: bool = False,
         training: bool | None = None,
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Attends: (N, D) to (N, D), or to (B, D) for the first tokens alone."""
@@ -155,7 +157,7 @@ class MultiHeadSelfAttention(keras.layers.Layer):
             triples = [[q, *tf.unstack(kv)] for q, kv in zip(queries, heads, strict=True)]
         contexts, weights = [], []
         for (q, k, v), group in zip(triples, layout.groups, strict=True):
-            weights.append(self._weigh(q, k, group.mask))  # (R, H, T or 1, T)
+            weights.append(self._weigh(q, k, group.mask, fused))  # (R, H, T or 1, T)
             contexts.append(tf.matmul(self.dropout(weights[-1], training=training), v))
         if query is None:
             context = layout.merge_heads(contexts)  # (N, D)
@@ -163,14 +165,14 @@ class MultiHeadSelfAttention(keras.layers.Layer):
             context = layout.merge_rows([tf.reshape(rows, [-1, self.dim]) for rows in contexts])
         return self.out_lin(context), weights
 
-    def _weigh(self, query: tf.Tensor, key: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    def _weigh(self, query: tf.Tensor, key: tf.Tensor, mask: tf.Tensor, fused: bool) -> tf.Tensor:
         """Computes the attention weights of a group."""
         # In float32 at least: bfloat16 sums of exponentials lose 2 digits, and the lowest float16
         # plus a score is -inf. The lowest finite number rather than -inf, so that a row without any
         # token spreads its attention evenly, where -inf makes NaN.
-        dtype = tf.as_dtype(keras.backend.result_type(self.compute_dtype, "float32"))
-        # Product, scale and mask in this order are one kernel for TensorFlow's graph optimizer in
-        # float32; and in bfloat16 a CPU is slow with all but products.
+        dtype = tf.as_dtype(self.compute_dtype if fused else at_least_float32(self.compute_dtype))
+        # Product, scale and mask in this order are one kernel for TensorFlow's graph optimizer, if
+        # no cast is between them.
         scores = tf.cast(tf.matmul(query, key, transpose_b=True), dtype) * self.head_dim**-0.5
         bias = tf.where(mask, tf.zeros([], dtype), dtype.min)
         # The optimizer knows no rank of the kernel's output, and would log a line for each softmax.

@@ -10,7 +10,13 @@ import numpy as np
 import tensorflow as tf
 from transformers import DistilBertConfig
 
-from distilbert_tf.models.layers import Dropout, LayerNorm, resize_weight
+from distilbert_tf.models.layers import (
+    NO_FUSION,
+    Dropout,
+    Fusion,
+    LayerNorm,
+    resize_weight,
+)
 from distilbert_tf.models.slot import Slot
 
 
@@ -106,6 +112,7 @@ class Embeddings(keras.layers.Layer):
     Call arguments:
         input_ids: Integers (N,).
         positions: Integers (N,), the column of each token in its row.
+        fusion: See `Fusion`.
 
     Returns:
         Float (N, D).
@@ -146,11 +153,15 @@ class Embeddings(keras.layers.Layer):
         self.dropout.build()
 
     def call(
-        self, input_ids: tf.Tensor, positions: tf.Tensor, training: bool | None = None
+        self,
+        input_ids: tf.Tensor,
+        positions: tf.Tensor,
+        fusion: Fusion = NO_FUSION,
+        training: bool | None = None,
     ) -> tf.Tensor:
         """Embeds tokens: (N,) to (N, D)."""
         x = self.word_embeddings(input_ids) + self.position_embeddings(positions)
-        return self.dropout(self.LayerNorm(x), training=training)
+        return self.dropout(self.LayerNorm(x, fused=fusion.layer_norm), training=training)
 
     def check_length(self, input_ids: tf.Tensor) -> tf.Tensor:
         """Refuses rows that have more tokens than there are positions.

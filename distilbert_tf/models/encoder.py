@@ -11,6 +11,7 @@ from transformers import DistilBertConfig
 
 from distilbert_tf.models.embeddings import Embeddings
 from distilbert_tf.models.inputs import ModelInputs, split_inputs
+from distilbert_tf.models.layers import NO_FUSION, Fusion
 from distilbert_tf.models.outputs import EncoderOutput
 from distilbert_tf.models.pretrained import PreTrainedModel
 from distilbert_tf.models.transformer import Transformer
@@ -38,6 +39,7 @@ class TFDistilBertModel(PreTrainedModel):
         skip_padding: Whether to leave out what no token sees; by default as the model was made.
         length_groups: In how many groups of rows by length attention is computed; see
             `UnpaddedLayout`.
+        fusion: What is spelled for the graph optimizer: see `Fusion`.
 
     Returns:
         An `EncoderOutput`.
@@ -72,6 +74,7 @@ class TFDistilBertModel(PreTrainedModel):
         first_token_only: bool = False,
         skip_padding: bool | None = None,
         length_groups: int = LENGTH_GROUPS,
+        fusion: Fusion = NO_FUSION,
     ) -> EncoderOutput:
         """Encodes tokens."""
         if skip_padding is None:
@@ -85,9 +88,18 @@ class TFDistilBertModel(PreTrainedModel):
         ids, mask = split_inputs(inputs)
         ids = self.embeddings.check_length(ids)
         layout = make_layout(mask, skip_padding=skip_padding, length_groups=length_groups)
-        x = self.embeddings(layout.flatten(ids), layout.positions, training=training)
+        x = self.embeddings(
+            layout.flatten(ids),
+            layout.positions,
+            fusion=fusion,
+            training=training,
+        )
         output = self.transformer(
-            x, layout=layout, first_token_only=first_token_only, training=training
+            x,
+            layout=layout,
+            first_token_only=first_token_only,
+            fusion=fusion,
+            training=training,
         )
 
         def pad(x: tf.Tensor) -> tf.Tensor:

@@ -18,7 +18,7 @@ from distilbert_tf.models.inputs import (
     ModelInputs,
     check_labels,
 )
-from distilbert_tf.models.layers import Dropout, Linear
+from distilbert_tf.models.layers import Dropout, Linear, at_least_float32
 from distilbert_tf.models.outputs import HeadOutput
 from distilbert_tf.models.pretrained import PreTrainedModel
 from distilbert_tf.models.weight_names import HEADS
@@ -154,8 +154,9 @@ class TFDistilBertForSequenceClassification(ModelWithHead):
             config.dim, config, name="pre_classifier", dtype=self.dtype_policy
         )
         self.dropout = Dropout(config.seq_classif_dropout, name="dropout", dtype=self.dtype_policy)
+        # In float32 at least: a few columns, whose sums decide.
         self.classifier = Linear(
-            config.num_labels, config, name="classifier", dtype=self.dtype_policy
+            config.num_labels, config, name="classifier", dtype=at_least_float32(self.compute_dtype)
         )
         self.build()
 

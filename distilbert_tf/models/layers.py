@@ -8,7 +8,7 @@ exists as soon as the model does, and its path tells where it is.
 """
 
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -24,6 +24,29 @@ if keras.backend.backend() != "tensorflow":
     )
 
 LAYER_NORM_EPSILON = 1e-12  # not a field of DistilBertConfig: the reference fixes it too
+
+
+class Fusion(NamedTuple):
+    """Which parts are spelled for the kernels that TensorFlow's graph optimizer has for a CPU.
+
+    For inference in a graph: gradients, and calls without that optimizer, are slower so.
+
+    Attributes:
+        attention: Whether attention's scores stay in the type that is computed in: scale and mask
+            are then part of the product, whose output the softmax reads, float32 only inside.
+        layer_norm: Whether each LayerNorm is one kernel, which pays from some hundred rows on.
+    """
+
+    attention: bool = False
+    layer_norm: bool = False
+
+
+NO_FUSION = Fusion()
+
+
+def at_least_float32(dtype: Any) -> str:
+    """Returns the name of a float type, or "float32" for smaller ones."""
+    return keras.backend.result_type(dtype, "float32")
 
 
 def resize_weight(layer: keras.layers.Layer, name: str, rows: int, initializer: Any) -> None:
@@ -86,12 +109,15 @@ class Linear(keras.layers.Dense):
 
 
 class LayerNorm(keras.layers.LayerNormalization):
-    """LayerNormalization with the epsilon of the reference, in few passes over the rows.
+    """LayerNormalization with the epsilon of the reference, in few passes over the rows, or in one.
 
-    Statistics are float32 under any mixed policy.
+    Statistics, scale and shift are float32 under any policy of less: they are few, and the rows
+    are float32 already where they are scaled.
 
     Call arguments:
         x: Float (..., D).
+        fused: Whether to spell it for one kernel of oneDNN: see `Fusion`. Only for x of shape
+            (N, D) where N is not known before a call.
 
     Returns:
         Float (..., D).
@@ -103,9 +129,15 @@ class LayerNorm(keras.layers.LayerNormalization):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(epsilon=LAYER_NORM_EPSILON, **kwargs)
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
+    def add_weight(self, *args: Any, **kwargs: Any) -> keras.Variable:
+        """Makes scale or shift."""
+        return super().add_weight(*args, dtype=at_least_float32(self.variable_dtype), **kwargs)
+
+    def call(self, x: tf.Tensor, fused: bool = False) -> tf.Tensor:
         """Normalizes each row, then scales and shifts it."""
-        dtype = keras.backend.result_type(x.dtype, "float32")
+        if fused:
+            return self._call_fused(x)
+        dtype = at_least_float32(x.dtype)
         x = tf.cast(x, dtype)
         centered = x - tf.reduce_mean(x, axis=-1, keepdims=True)
         variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True)
@@ -113,6 +145,31 @@ class LayerNorm(keras.layers.LayerNormalization):
         # plain division, which the graph optimizer turns into one.
         inverse = tf.math.divide_no_nan(tf.ones([], dtype), tf.sqrt(variance + self.epsilon))
         x = centered * inverse * tf.cast(self.gamma, dtype) + tf.cast(self.beta, dtype)
+        return tf.cast(x, self.compute_dtype)
+
+    def _call_fused(self, x: tf.Tensor) -> tf.Tensor:
+        """Normalizes (N, D) as Keras 2 did, each row being a channel of batch normalization."""
+        # Every op is part of the pattern that the optimizer looks for (FindMklLayerNorm in its
+        # remapper.cc), from TensorFlow 2.12 to today's; but that it must not find a cast there,
+        # which it would move behind the reshape. In float32 at least: the kernel for bfloat16 fails
+        # on processors that lack it.
+        dtype = at_least_float32(x.dtype)
+        x = tf.ensure_shape(tf.cast(x, dtype), x.shape)
+        shape = tf.shape(x)
+        per_row = shape[:1]
+        as_channels = tf.reshape(x, tf.concat([[1], shape, [1]], 0))
+        normalized, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=as_channels,
+            scale=tf.fill(per_row, 1.0),
+            offset=tf.fill(per_row, 0.0),
+            mean=tf.constant([], tf.float32),
+            variance=tf.constant([], tf.float32),
+            epsilon=self.epsilon,
+            data_format="NCHW",
+            is_training=True,
+        )
+        scaled = tf.reshape(normalized, shape) * tf.cast(self.gamma, dtype)
+        x = tf.raw_ops.AddV2(x=tf.cast(self.beta, dtype), y=scaled)
         return tf.cast(x, self.compute_dtype)
 
     def slots(self) -> dict[str, Slot]:

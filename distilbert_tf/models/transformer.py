@@ -12,7 +12,14 @@ from transformers import DistilBertConfig
 
 from distilbert_tf.models.activations import get_activation
 from distilbert_tf.models.attention import MultiHeadSelfAttention
-from distilbert_tf.models.layers import Dropout, LayerNorm, Linear
+from distilbert_tf.models.layers import (
+    NO_FUSION,
+    Dropout,
+    Fusion,
+    LayerNorm,
+    Linear,
+    at_least_float32,
+)
 from distilbert_tf.models.unpadding import Layout
 
 
@@ -49,7 +56,7 @@ class FeedForward(keras.layers.Layer):
         hidden = self.lin1(x)  # (N, F)
         if training:
             # In bfloat16 a CPU is slow with all but products. (Without gradients it is one kernel.)
-            hidden = tf.cast(hidden, keras.backend.result_type(self.compute_dtype, "float32"))
+            hidden = tf.cast(hidden, at_least_float32(self.compute_dtype))
         hidden = tf.cast(self.activation(hidden), self.compute_dtype)
         return self.dropout(self.lin2(hidden), training=training)
 
@@ -65,6 +72,7 @@ class TransformerBlock(keras.layers.Layer):
         x: Float (N, D).
         layout: Where the tokens are.
         first_token_only: Whether to compute only the first token of each row.
+        fusion: See `Fusion`.
 
     Returns:
         The pair of the block's output, (N, D) or (B, D), and the attention weights: see
@@ -91,13 +99,19 @@ class TransformerBlock(keras.layers.Layer):
         x: tf.Tensor,
         layout: Layout,
         first_token_only: bool = False,
+        fusion: Fusion = NO_FUSION,
         training: bool | None = None,
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Runs one block."""
         query = layout.first_tokens(x) if first_token_only else None  # (B, D)
-        attended, weights = self.attention(x, layout=layout, query=query, training=training)
-        x = self.sa_layer_norm((x if query is None else query) + attended)
-        return self.output_layer_norm(x + self.ffn(x, training=training)), weights
+        fused = fusion.layer_norm and not first_token_only  # those are few
+        attended, weights = self.attention(
+            x, layout=layout, query=query, fused=fusion.attention, training=training
+        )
+        x = (x if query is None else query) + attended
+        x = self.sa_layer_norm(x, fused=fused)
+        x = x + self.ffn(x, training=training)
+        return self.output_layer_norm(x, fused=fused), weights
 
 
 class TransformerOutput(NamedTuple):
@@ -125,6 +139,7 @@ class Transformer(keras.layers.Layer):
         x: Float (N, D), the embedded tokens.
         layout: Where they are.
         first_token_only: Whether the last block computes only the first token of each row.
+        fusion: See `Fusion`.
 
     Returns:
         A `TransformerOutput`.
@@ -147,6 +162,7 @@ class Transformer(keras.layers.Layer):
         x: tf.Tensor,
         layout: Layout,
         first_token_only: bool = False,
+        fusion: Fusion = NO_FUSION,
         training: bool | None = None,
     ) -> TransformerOutput:
         """Runs the stack, and keeps the output of every block."""
@@ -154,7 +170,11 @@ class Transformer(keras.layers.Layer):
         for block in self.layer:
             is_last = block is self.layer[-1]
             x, weights = block(
-                x, layout=layout, first_token_only=first_token_only and is_last, training=training
+                x,
+                layout=layout,
+                first_token_only=first_token_only and is_last,
+                fusion=fusion,
+                training=training,
             )
             hidden_states.append(x)
             attentions.append(weights)

@@ -130,18 +130,21 @@ class UnpaddedLayout(Layout):
     """
 
     def __init__(self, attention_mask: tf.Tensor, length_groups: int = LENGTH_GROUPS) -> None:
-        mask = tf.cast(attention_mask, tf.bool)
+        mask = tf.ensure_shape(tf.cast(attention_mask, tf.bool), [None, None])
         self._batch_shape = tf.shape(mask)  # (B, W)
         rows, width = self._batch_shape[0], self._batch_shape[1]
         is_first = (tf.range(width) == 0)[tf.newaxis]
         is_empty = ~tf.reduce_any(mask, axis=1, keepdims=True)
         kept = mask | is_first | is_empty  # (B, W)
+        # Whatever has the shape (N,) is made from this by elementwise ops. So TensorFlow's graph
+        # optimizer knows all (N, D) to be of one shape, and residuals become part of the products.
         self._kept = tf.cast(tf.where(tf.reshape(kept, [-1]))[:, 0], tf.int32)  # (N,)
+        self._numbers = tf.cumsum(tf.ones_like(self._kept), exclusive=True)  # (N,), 0, 1, 2, ...
         self.positions = self._kept % tf.maximum(width, 1)
         self._lengths = tf.reduce_sum(tf.cast(kept, tf.int32), axis=1)  # (B,)
         self._starts = tf.cumsum(self._lengths, exclusive=True)  # (B,)
         self._count = tf.size(self._kept)
-        self._row_of_token = tf.repeat(tf.range(rows), self._lengths)  # (N,)
+        self._row_of_token = self._kept // tf.maximum(width, 1)  # (N,)
         kept_mask = tf.gather(tf.reshape(mask, [-1]), self._kept)  # (N,)
         self._places: dict[tuple[int, int], tf.Tensor] = {}  # the same in every block
         self.groups = []
@@ -244,13 +247,18 @@ class UnpaddedLayout(Layout):
                 )
                 table = tf.tensor_scatter_nd_update(table, numbers[:, tf.newaxis], columns)
                 begin += parts * rows * n_heads * length
-            by_token = tf.gather(table, self._row_of_token)[:, tf.newaxis, tf.newaxis, :]
-            begin, rows, length, row = tf.unstack(by_token, axis=-1)  # (N, 1, 1) each
-            token = tf.range(self._count) - tf.gather(self._starts, self._row_of_token)
+            by_token = tf.unstack(tf.gather(table, self._row_of_token), axis=-1)
+            begin, rows, length, row = (_append_axes(column) for column in by_token)  # (N, 1, 1)
+            token = self._numbers - tf.gather(self._starts, self._row_of_token)
             part = tf.range(parts)[:, tf.newaxis]
             head = ((part * rows + row) * n_heads + tf.range(n_heads)) * length  # (N, P, H)
-            self._places[parts, n_heads] = begin + head + token[:, tf.newaxis, tf.newaxis]
+            self._places[parts, n_heads] = begin + head + _append_axes(token)
         return self._places[parts, n_heads]
+
+
+def _append_axes(column: tf.Tensor) -> tf.Tensor:
+    """Reshapes (N,) to (N, 1, 1); slicing with new axes would hide N from the graph optimizer."""
+    return tf.expand_dims(tf.expand_dims(column, -1), -1)
 
 
 class _Rectangle(NamedTuple):

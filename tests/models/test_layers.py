@@ -12,7 +12,7 @@ from distilbert_tf.models.embeddings import (
     gather_with_dense_gradient,
     sinusoidal_positions,
 )
-from distilbert_tf.models.layers import Dropout
+from distilbert_tf.models.layers import LAYER_NORM_EPSILON, Dropout, LayerNorm
 
 ONES = np.ones((300, 200), "float32")
 
@@ -88,6 +88,31 @@ def test_replicas_draw_different_masks(monkeypatch):
 def test_dropout_rate_outside_0_and_1_is_refused(rate):
     with pytest.raises(ValueError, match=r"\[0, 1\)"):
         Dropout(rate)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 300])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("policy", ["float32", "bfloat16"])
+def test_layer_norm_is_the_definition(policy, fused, rows):
+    random = np.random.default_rng(rows)
+    layer = LayerNorm(dtype=policy)
+    layer.build((None, 48))
+    for weight in layer.weights:
+        assert weight.dtype == "float32"
+        weight.assign(random.normal(1, 0.5, 48))
+    sizes = 10.0 ** random.integers(-3, 3, (rows, 1))
+    x = tf.cast(random.normal(0.3, 1.0, (rows, 48)) * sizes, policy)
+    call = tf.function(
+        lambda x: layer(x, fused=fused), input_signature=[tf.TensorSpec([None, 48], policy)]
+    )
+    exact = x.numpy().astype("float64")
+    exact -= exact.mean(axis=1, keepdims=True)
+    exact /= np.sqrt((exact**2).mean(axis=1, keepdims=True) + LAYER_NORM_EPSILON)
+    exact = exact * layer.gamma.numpy().astype("float64") + layer.beta.numpy()
+    found = call(x)
+    assert found.dtype == policy
+    bound = FEW * EPS if policy == "float32" else 2.0**-8  # rounded once, at the end
+    assert np.abs(found.numpy() - exact).max(initial=0.0) <= bound * largest(exact)
 
 
 def test_dim_must_be_a_multiple_of_heads():

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from distilbert_tf.models.encoder import TFDistilBertModel
 from distilbert_tf.models.inputs import ModelInputs
+from distilbert_tf.models.layers import Fusion
 from distilbert_tf.models.unpadding import LENGTH_GROUPS
 
 # oneDNN packs weights for 7 to 88 rows in one way and for more in another (measured on AVX-512).
@@ -26,7 +27,8 @@ def trace_by_size(
 
     A server that packs its weights once (TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1) keeps for each op of
     the graph the layout of its first call. Few rows want another layout than many, and would pay
-    for it anew in every call: 10 ms for a lone sentence. Two copies of each op keep both.
+    for it anew in every call: 10 ms for a lone sentence. Two copies of each op keep both. For
+    many tokens each LayerNorm is one kernel, which takes longer to start than few tokens take.
 
     Padding is never computed, not even for a model made with `skip_padding=False`.
 
@@ -40,7 +42,7 @@ def trace_by_size(
         What `head` returns.
     """
 
-    def compute(length_groups: int) -> tf.Tensor:
+    def compute(length_groups: int, fusion: Fusion) -> tf.Tensor:
         encoded = encoder(
             inputs,
             training=False,
@@ -49,14 +51,16 @@ def trace_by_size(
             first_token_only=first_token_only,
             skip_padding=True,
             length_groups=length_groups,
+            fusion=fusion,
         )
         return head(encoded.last_hidden_state)
 
     tokens = tf.math.count_nonzero(inputs["attention_mask"], dtype=tf.int32)
     few, most = FEW_TOKENS
+    has_kernels = encoder.compute_dtype in ("float32", "bfloat16")
     return tf.cond(
         (tokens >= few) & (tokens <= most),
         # With few tokens, more groups of rows cost more than they save.
-        lambda: compute(1),
-        lambda: compute(LENGTH_GROUPS),
+        lambda: compute(1, Fusion(attention=has_kernels)),
+        lambda: compute(LENGTH_GROUPS, Fusion(attention=has_kernels, layer_norm=has_kernels)),
     )
