@@ -17,7 +17,8 @@ from distilbert_tf.tensorflow_import import import_tensorflow
 # The flags that `export_pretrained` takes as they are.
 _OPTIONS = (
     "version", "max_length", "pair", "regress_label", "top_k", "max_masks", "max_text_bytes",
-    "weights", "max_batch_size", "max_latency_ms", "max_request_rows", "warmup",
+    "weights", "compute", "evaluate_on", "max_changed_labels", "max_score_loss", "max_batch_size",
+    "max_latency_ms", "max_request_rows", "warmup",
 )  # fmt: skip
 
 
@@ -34,8 +35,19 @@ def define_export(values: flags.FlagValues) -> None:
     define_max_length(values)
     text = "whether every task takes two texts (default: what each checkpoint says)"
     define_flag(values, "pair", None, text, kind=bool)
-    text = "how weights are stored; once loaded they are float32"
+    text = "how weights are stored; once loaded they are as --compute says"
     define_flag(values, "weights", "fp32", text, choices=["fp32", "fp16", "int8"])
+    text = "what weights are held and multiplied in; bfloat16 is for processors that have it"
+    define_flag(values, "compute", "float32", text, choices=["float32", "bfloat16"])
+    text = (
+        "labelled data of the tasks, to say on how many labels and scores change by --weights and "
+        "--compute: a directory, a file, 'hub' or 'demo'"
+    )
+    define_flag(values, "evaluate_on", None, text, kind=str)
+    text = "share of the labels that may change on these data; more, and nothing is exported"
+    define_flag(values, "max_changed_labels", None, text, kind=float)
+    text = "by how much the tasks' first metrics may be lower on these data, likewise"
+    define_flag(values, "max_score_loss", None, text, kind=float)
     define_batching(values)
     text = (
         "sizes that a batch may have, or 'all' up to max_batch_size, for GPUs and XLA (default: "

@@ -7,6 +7,12 @@ import numpy as np
 
 Arrays = Mapping[str, np.ndarray]  # by output; strings as bytes
 
+# By how much numbers may differ, relative to `size_of` their output, by the float type that a model
+# multiplies in. Both sides do the same arithmetic, but the graph optimizer fuses ops, which changes
+# the order of sums: about 1e-6 in float32. A single wrong token or weight changes logits a hundred
+# times more than the first of these bounds.
+TOLERANCES = {"float32": 1e-5, "float64": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
+
 _MOST_SHOWN = 200  # characters of a row
 
 

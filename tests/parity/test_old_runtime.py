@@ -19,6 +19,8 @@ from distilbert_serving.inspection.loader_comparison import (
     compare_loaders,
     run_signatures,
 )
+from distilbert_serving.inspection.saved_model_files import find_compute_dtype, read_meta_graph
+from distilbert_serving.output_comparison import TOLERANCES
 from distilbert_serving.saved_model.exporter import export_saved_model
 from exporting import TINY_MAX_LENGTH, make_tiny_model
 
@@ -38,9 +40,14 @@ pytestmark = [
 
 LOADER = Path(__file__).parents[1] / "c_api_loader.py"
 ENVIRONMENT = "tensorflow2_12"
-TOLERANCE = 1e-5  # relative to the largest number of an output, or 1
 # Of the encoder's export; the tiny model's matrices are too small to be quantized.
-OPTIONS: list[dict[str, object]] = [{}, {"weights": "fp16"}, {"weights": "int8"}]
+OPTIONS: list[dict[str, object]] = [
+    {},
+    {"weights": "fp16"},
+    {"weights": "int8"},
+    {"compute": "bfloat16"},
+    {"compute": "bfloat16", "weights": "int8"},
+]
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +76,7 @@ def assert_same_on_both(
     varied: str = "logits",
     least: float = 0.1,
 ) -> None:
+    tolerance = TOLERANCES[find_compute_dtype(read_meta_graph(directory))]
     report = inspect_export(directory)
     assert (report.first_server, report.is_servable) == ("2.12", True)
     loaded = load_as_server(directory, old_python)
@@ -79,9 +87,9 @@ def assert_same_on_both(
     for reloaded in (new, old):
         assert set(reloaded.answers) == {"tf2", "session"}
         assert all(answers.keys() == signatures for answers in reloaded.answers.values())
-        compare_loaders(reloaded)
+        compare_loaders(reloaded, tolerance)
     differences = [
-        compare_answers(new.answers[loader], old.answers[loader], TOLERANCE)
+        compare_answers(new.answers[loader], old.answers[loader], tolerance)
         for loader in new.answers
     ]
     largest = {name: max(each[name] for each in differences) for name in signatures}

@@ -25,13 +25,12 @@ from distilbert_serving.inspection.fresh_process import (
     ReloadError,
     ask_fresh_process,
 )
-from distilbert_serving.inspection.saved_model_files import read_meta_graph
-from distilbert_serving.output_comparison import DifferenceError, compare_outputs
+from distilbert_serving.inspection.saved_model_files import find_compute_dtype, read_meta_graph
+from distilbert_serving.output_comparison import TOLERANCES, DifferenceError, compare_outputs
 from distilbert_serving.sample_sentences import SENTENCES
 from distilbert_serving.signatures import TensorInfo
 from distilbert_serving.tensors import NUMPY_TYPES
 
-TOLERANCE = 1e-5  # relative to the largest number of an output, or 1
 BATCH_SIZES = (1, 3, 8)
 FREE_SIZE = 6
 
@@ -135,30 +134,34 @@ def compare_export(directory: Path) -> Comparison:
     try:
         reloaded = run_signatures(directory)
         load_s = reloaded.load_s
-        return Comparison(None, load_s, compare_loaders(reloaded))
+        tolerance = TOLERANCES[find_compute_dtype(read_meta_graph(directory))]
+        return Comparison(None, load_s, compare_loaders(reloaded, tolerance))
     except (ReloadError, RunError) as error:
         return Comparison(str(error), load_s, {})
 
 
-def compare_loaders(reloaded: Reloaded) -> dict[str, float]:
+def compare_loaders(
+    reloaded: Reloaded, tolerance: float = TOLERANCES["float32"]
+) -> dict[str, float]:
     """Compares the answers of the two loaders.
 
     Args:
         reloaded: The answers.
+        tolerance: What numbers may differ by: see `compare_outputs`.
 
     Returns:
         The greatest difference between two numbers, by signature.
 
     Raises:
-        RunError: A signature failed, or the loaders differ by more than `TOLERANCE`.
+        RunError: A signature failed, or the loaders differ by more than the tolerance.
     """
-    return compare_answers(reloaded.answers["tf2"], reloaded.answers["session"])
+    return compare_answers(reloaded.answers["tf2"], reloaded.answers["session"], tolerance)
 
 
 def compare_answers(
     left: Mapping[str, list[Arrays] | str],
     right: Mapping[str, list[Arrays] | str],
-    tolerance: float = TOLERANCE,
+    tolerance: float = TOLERANCES["float32"],
 ) -> dict[str, float]:
     """Compares two sets of answers: see `compare_loaders`."""
     if left.keys() != right.keys():

@@ -7,9 +7,10 @@ from typing import NamedTuple
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
-from distilbert_serving.protos import meta_graph_pb2, saved_model_pb2
+from distilbert_serving.protos import meta_graph_pb2, saved_model_pb2, types_pb2
 
 _SERVING_TAG = "serve"
+_SMALL_FLOATS = {"bfloat16": types_pb2.DT_BFLOAT16, "float16": types_pb2.DT_HALF}
 _BINARY, _TEXT = "saved_model.pb", "saved_model.pbtxt"
 
 
@@ -67,6 +68,17 @@ def walk_nodes(meta_graph: meta_graph_pb2.MetaGraphDef) -> Iterator[tuple]:
     for function in meta_graph.graph_def.library.function:
         for node in function.node_def:
             yield node, Place(node.name, function.signature.name)
+
+
+def find_compute_dtype(meta_graph: meta_graph_pb2.MetaGraphDef) -> str:
+    """Returns the smallest float type that a graph multiplies matrices in, or "float32"."""
+    types = {
+        node.attr["T"].type
+        for node, _ in walk_nodes(meta_graph)
+        if node.op in ("MatMul", "BatchMatMulV2")
+    }
+    found = [name for name, number in _SMALL_FLOATS.items() if number in types]
+    return found[0] if found else "float32"
 
 
 def _read_saved_model(directory: Path) -> saved_model_pb2.SavedModel:

@@ -17,6 +17,8 @@ from absl import logging
 from distilbert_serving import signatures as names
 from distilbert_serving.inspection.compatibility import OLDEST_SERVER, check_saved_model
 from distilbert_serving.inspection.saved_model_files import read_meta_graph
+from distilbert_serving.saved_model.accuracy import Limits, measure_changes
+from distilbert_serving.saved_model.compute_precision import cast_models
 from distilbert_serving.saved_model.endpoints import MAX_TEXT_BYTES, Tokenization, make_endpoints
 from distilbert_serving.saved_model.graph_file import edit_graph
 from distilbert_serving.saved_model.publishing import (
@@ -31,7 +33,7 @@ from distilbert_serving.saved_model.served_models import (
     ServedMaskedLM,
     ServedModel,
 )
-from distilbert_serving.saved_model.verification import measure_quantization, verify_saved_model
+from distilbert_serving.saved_model.verification import measure_rounding, verify_saved_model
 from distilbert_serving.saved_model.weight_quantization import fake_quantized, saved_quantized
 from distilbert_serving.tf_serving.batching_parameters import batching_parameters
 from distilbert_serving.tf_serving.serving_files import write_serving_files
@@ -87,6 +89,10 @@ def export_saved_model(
     max_masks: int = 16,
     max_text_bytes: int = MAX_TEXT_BYTES,
     weights: str = "fp32",
+    compute: str | None = None,
+    evaluate_on: Any = None,
+    max_changed_labels: float | None = None,
+    max_score_loss: float | None = None,
     max_batch_size: int = 32,
     max_latency_ms: float = 5.0,
     max_request_rows: int | None = None,
@@ -114,8 +120,7 @@ def export_saved_model(
 
     Args:
         model: A classifier, a masked-LM model or an encoder; or classifiers by task, whose
-            `distilbert` is one object. A mixed-precision one keeps computing as it does, with
-            float32 outputs.
+            `distilbert` is one object. It stays as it is.
         tokenizer: The tokenizer of all of them.
         base_path: A local directory, made if missing; the server's `model_base_path`.
         version: The version's number; by default one more than the highest that is there.
@@ -131,7 +136,16 @@ def export_saved_model(
         max_text_bytes: The longest text that is computed, in bytes. Whatever `max_length` cuts
             later, the tokenizer needs some hundred bytes of memory for each byte in a batch.
         weights: How large weights are stored: "fp32", "fp16" (half the size) or "int8" (a
-            quarter). They are float32 once loaded, with the values that rounding gives.
+            quarter). Once loaded they are as `compute` says, with the values that rounding gives.
+        compute: "float32", or "bfloat16" for processors that multiply it (AVX512_BF16, AMX): then
+            weights are bfloat16, stored and loaded, so "fp32" and "fp16" of `weights` mean the
+            same. By default as the model computes.
+        evaluate_on: Labelled data to compare the classifiers of the export on with those in
+            memory: what `load_examples` takes for the tasks that their configurations record, such
+            as a directory. How many labels changed, and the scores before and after, stand in the
+            log and in `export.json`.
+        max_changed_labels: The share of those labels that may change, from 0 to 1.
+        max_score_loss: By how much the tasks' first metrics may be lower on these data.
         max_batch_size: The most rows that a server computes at once.
         max_latency_ms: How long a request may wait for others to be computed with, in milliseconds.
         max_request_rows: The most rows in a request, which is computed in parts; by default 1024.
@@ -151,10 +165,12 @@ def export_saved_model(
             than the tokenizer's, the model has fewer than `max_length` positions, weights are too
             large to be stored as asked, `warmup` names a signature or an output that there is not,
             a number, `base_path` or `version` makes no sense, several models have encoders of their
-            own, or a task's name cannot be that of a signature.
+            own, a task's name cannot be that of a signature, or a model to evaluate records none.
         FileExistsError: There is such a version already.
         CompatibilityError: The graph holds something that a stock server lacks.
-        VerificationError: The reloaded model fails or answers differently.
+        DataError: `evaluate_on` does not fit a task.
+        VerificationError: The reloaded model fails or answers differently, or more labels change,
+            or a score falls further, than is allowed.
         OSError: The disk is full or cannot be written to.
     """
     start_s = time.monotonic()
@@ -166,12 +182,21 @@ def export_saved_model(
         max_request_rows=max_request_rows,
         allowed_batch_sizes=allowed_batch_sizes,
     )
-    if isinstance(model, Mapping):
+    limits = Limits(max_changed_labels, max_score_loss)
+    if evaluate_on is None and limits != Limits():
+        raise ValueError("max_changed_labels and max_score_loss need data: pass evaluate_on.")
+    given: Mapping[str, Any] = model if isinstance(model, Mapping) else {"": model}
+
+    def serve(models: Mapping[str, Any]) -> dict[str, ServedModel]:
+        if not isinstance(model, Mapping):
+            return {"": _serve_model(models[""], tokenizer, pair, regress_label, top_k, max_masks)}
         if regress_label is not None:
             raise ValueError("regress_label is for one classifier, and the tasks' labels differ.")
-        served = _serve_tasks(model, tokenizer, pair)
-    else:
-        served = {"": _serve_model(model, tokenizer, pair, regress_label, top_k, max_masks)}
+        return _serve_tasks(models, tokenizer, pair)
+
+    exact = serve(given)
+    models = cast_models(given, compute)
+    served = exact if compute is None else serve(models)
     first = next(iter(served.values()))
     max_length = _check_length(max_length, first.model, tokenizer)
     logging.info("Tracing the serving graph.")
@@ -195,16 +220,26 @@ def export_saved_model(
         with explained_errors(moved):
             write_serving_files(moved, signature_defs, warmup, batching, max_length=max_length)
         compute_dtype = first.model.compute_dtype
-        rounding = measure_quantization(endpoints, module.weights, weights)
+        unrounded = endpoints if served is exact else make_endpoints(exact, tokenization)
+        default = [each[names.SERVING_DEFAULT] for each in (unrounded, endpoints)]
+        rounding = measure_rounding(default[0], default[1], module.weights, weights)
         difference = None
         if verify:
             logging.info("Reloading in a fresh process.")
             with fake_quantized(module.weights, weights):
-                difference = verify_saved_model(moved, endpoints, compute_dtype=compute_dtype)
+                in_float32 = None
+                if compute == "bfloat16":
+                    in_float32 = make_endpoints(serve(cast_models(models, "float32")), tokenization)
+                difference = verify_saved_model(
+                    moved, endpoints, compute_dtype=compute_dtype, in_float32=in_float32
+                )
         else:
             logging.warning("Not reloaded and compared, since verify=False.")
+        changes = {}
+        if evaluate_on is not None:
+            changes = measure_changes(moved, given, tokenization, evaluate_on, limits)
         record = {
-            **_describe(first),
+            **_describe(next(iter(exact.values()))),
             "max_length": max_length,
             "max_text_bytes": max_text_bytes,
             "signatures": sorted(signatures),
@@ -216,8 +251,10 @@ def export_saved_model(
             "tensorflow": tf.__version__,
             "exported_at": datetime.datetime.now(datetime.UTC).isoformat(),
         }
+        if changes:
+            record["evaluation"] = {task: change._asdict() for task, change in changes.items()}
         if isinstance(model, Mapping):
-            record["tasks"] = {task: _describe(each) for task, each in served.items()}
+            record["tasks"] = {task: _describe(each) for task, each in exact.items()}
         with explained_errors(moved):
             _write_record(moved / EXTRA_ASSETS / EXPORT_RECORD, record)
         published = publish(moved, base, version)

@@ -7,7 +7,7 @@ in-graph tokenizer and the traced graph are tested, in every signature.
 Shapes: B rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +15,16 @@ import tensorflow as tf
 from absl import logging
 
 from distilbert_serving.inspection.fresh_process import Arrays, ReloadError, ask_fresh_process
-from distilbert_serving.output_comparison import DifferenceError, compare_outputs, size_of
+from distilbert_serving.output_comparison import (
+    TOLERANCES,
+    DifferenceError,
+    compare_outputs,
+    size_of,
+)
 from distilbert_serving.sample_sentences import SENTENCES
 from distilbert_serving.saved_model.endpoints import Endpoint, TextBatch
 from distilbert_serving.saved_model.served_models import Expected
 from distilbert_serving.saved_model.weight_quantization import fake_quantized
-from distilbert_serving.signatures import SERVING_DEFAULT
-
-# By how much numbers may differ, relative to the largest of their output (or 1). Both sides do the
-# same arithmetic, but the graph optimizer fuses ops, which changes the order of sums: about 1e-6 in
-# float32. A single wrong token or weight changes logits a hundred times more than these bounds.
-TOLERANCES = {"float32": 1e-5, "float64": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
 
 # Few tokens and many in turn: the graph holds a way for each, and packed weights must serve both.
 BATCHES = tuple(
@@ -40,7 +39,11 @@ class VerificationError(RuntimeError):
 
 
 def verify_saved_model(
-    directory: Path, endpoints: Mapping[str, Endpoint], *, compute_dtype: str
+    directory: Path,
+    endpoints: Mapping[str, Endpoint],
+    *,
+    compute_dtype: str,
+    in_float32: Mapping[str, Endpoint] | None = None,
 ) -> float:
     """Compares each signature with the endpoint it was made from, on sentences of all kinds.
 
@@ -48,6 +51,10 @@ def verify_saved_model(
         directory: The SavedModel.
         endpoints: The endpoints by signature.
         compute_dtype: The float type that the models compute in, a key of `TOLERANCES`.
+        in_float32: Those of models with the same weights that compute in float32, if
+            `compute_dtype` is less. What is compared are then two roundings of one answer: each
+            may be as far from it as the model in memory is, and twice that is allowed where it is
+            more than `TOLERANCES` says.
 
     Returns:
         The greatest difference between two numbers, relative to the largest of their output (or 1).
@@ -55,13 +62,20 @@ def verify_saved_model(
     Raises:
         VerificationError: It cannot be loaded, or an output differs; the message says which.
     """
-    tolerance = TOLERANCES[compute_dtype]
     feeds = {
         name: [endpoint.feed(batch) for batch in BATCHES] for name, endpoint in endpoints.items()
     }
     expected: dict[int, list[Expected]] = {}  # an endpoint may have two names
+    tolerances: dict[int, float] = {}
     for name, endpoint in endpoints.items():
         if id(endpoint) not in expected:
+            tolerance = TOLERANCES[compute_dtype]
+            if in_float32 is not None:
+                rounded = (_expect(name, each, 0.0) for each in (endpoint, in_float32[name]))
+                tolerance = max(
+                    tolerance, 2 * max(_differences(*rounded, relative=True), default=0.0)
+                )
+            tolerances[id(endpoint)] = tolerance
             expected[id(endpoint)] = _expect(name, endpoint, tolerance)
     try:
         reloaded = ask_fresh_process(directory, feeds)
@@ -76,7 +90,7 @@ def verify_saved_model(
                 raise VerificationError(f"Not verified: {where}: {answers}")
             pairs = zip(expected[id(endpoint)], answers, strict=True)
             largest = max(
-                _check_answer(where, batch, want, got, tolerance)
+                _check_answer(where, batch, want, got, tolerances[id(endpoint)])
                 for batch, (want, got) in zip(BATCHES, pairs, strict=True)
             )
             difference = max(difference, largest)
@@ -84,39 +98,45 @@ def verify_saved_model(
         "Reloaded, the outputs of %d signatures differ by %.1e at most (allowed: %.1e).",
         len(endpoints),
         difference,
-        tolerance,
+        max(tolerances.values()),
     )
     return difference
 
 
-def measure_quantization(
-    endpoints: Mapping[str, Endpoint], variables: Sequence[tf.Variable], weights: str
+def measure_rounding(
+    exact: Endpoint, endpoint: Endpoint, variables: Sequence[tf.Variable], weights: str
 ) -> float:
-    """Measures what weight quantization does to the outputs of the default signature.
+    """Measures what storing and computing with fewer bits does to the outputs of a signature.
 
     Args:
-        endpoints: The endpoints by signature.
-        variables: The variables to be quantized.
+        exact: The endpoint of the model in memory.
+        endpoint: The same of the model that is exported.
+        variables: The variables of that model.
         weights: How they are stored, one of `WEIGHTS`.
 
     Returns:
-        The greatest difference between two numbers, such as logits; 0 for "fp32".
+        The greatest difference between two numbers, such as logits.
 
     Raises:
         ValueError: A variable cannot be quantized so.
     """
-    if weights == "fp32":
+    if exact is endpoint and weights == "fp32":
         return 0.0
-    endpoint = endpoints[SERVING_DEFAULT]
-    before = [endpoint.expect(batch, 0.0) for batch in BATCHES]
+    before = [exact.expect(batch, 0.0) for batch in BATCHES]
     with fake_quantized(variables, weights):
         after = [endpoint.expect(batch, 0.0) for batch in BATCHES]
-    return max(
-        float(np.abs(array - quantized.outputs[name]).max(initial=0.0))
-        for exact, quantized in zip(before, after, strict=True)
-        for name, array in exact.outputs.items()
-        if array.dtype.kind == "f"
-    )
+    return max(_differences(after, before))
+
+
+def _differences(
+    got: Sequence[Expected], want: Sequence[Expected], *, relative: bool = False
+) -> Iterator[float]:
+    """Yields the greatest difference between two numbers of each output and batch."""
+    for ours, theirs in zip(got, want, strict=True):
+        for name, array in theirs.outputs.items():
+            if array.dtype.kind == "f":
+                difference = float(np.abs(array - ours.outputs[name]).max(initial=0.0))
+                yield difference / (size_of(array) if relative else 1.0)
 
 
 def _expect(name: str, endpoint: Endpoint, tolerance: float) -> list[Expected]:

@@ -2,8 +2,9 @@
 
 `fp16` stores large variables as float16; `int8` stores matrices as int8, with a scale for each row
 or each column. Small variables (biases, layer norms, most heads) stay float32. The loader casts
-them back when it restores them, so a call costs what it costs with float32 weights. The memory for
-what it read goes back to TensorFlow's pool, where the first calls find it.
+them back when it restores them, so a call costs what it costs with float32 weights. Variables in
+bfloat16 have half the size as they are, so only `int8` changes how they are stored. The memory
+for what the loader read goes back to TensorFlow's pool, where the first calls find it.
 
 While the SavedModel is written, the variables themselves save nothing. One object beside them saves
 and restores them, with functions of its own, which TensorFlow traces into the SavedModel. A loader
@@ -49,7 +50,7 @@ def fake_quantize(array: np.ndarray, weights: str) -> np.ndarray:
     """Computes the values that a variable will have once loaded.
 
     Args:
-        array: The variable's values; other types than float32 are stored as they are.
+        array: The variable's values; other types than float32 and bfloat16 are stored as they are.
         weights: One of `WEIGHTS`.
 
     Returns:
@@ -150,7 +151,7 @@ class QuantizedWeights(tf.saved_model.experimental.TrackableResource):
         for number, (variable, storage) in enumerate(self.quantized):
             names = ("fp16",) if storage == _FP16 else ("int8", "scale")
             parts = {name: restored_tensors[f"weight_{number}_{name}"] for name in names}
-            variable.assign(_dequantize(parts))
+            variable.assign(tf.cast(_dequantize(parts), variable.dtype))
 
     def _deserialization_dependencies(self, children: Any) -> dict[str, tf.Variable]:
         return {f"weight_{number}": variable for number, (variable, _) in enumerate(self.quantized)}
@@ -200,9 +201,10 @@ def _choose_storage(array: np.ndarray, weights: str) -> str:
     """Chooses how values are stored, and checks that they can be."""
     if weights not in WEIGHTS:
         raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}; got {weights!r}.")
-    if weights == "fp32" or array.dtype != np.float32 or array.size < _FEWEST_ELEMENTS:
-        return _FP32
     is_int8 = weights == "int8" and array.ndim == 2
+    fits = array.dtype == np.float32 or (array.dtype == tf.bfloat16 and is_int8)
+    if weights == "fp32" or not fits or array.size < _FEWEST_ELEMENTS:
+        return _FP32
     largest, limit = np.abs(array).max(), _INT8_LIMIT if is_int8 else _FP16_LIMIT
     if not largest <= limit:  # also true of NaN
         raise ValueError(
@@ -216,16 +218,19 @@ def _choose_storage(array: np.ndarray, weights: str) -> str:
 
 
 def _squared_error(array: np.ndarray, storage: str) -> float:
-    return float(np.square(_fake_quantize(array, storage) - array, dtype=np.float64).sum())
+    error = _fake_quantize(array, storage).astype(np.float64) - array.astype(np.float64)
+    return float(np.square(error).sum())
 
 
 def _fake_quantize(array: np.ndarray, storage: str) -> np.ndarray:
-    return _dequantize(_quantize_tensor(tf.constant(array), storage)).numpy()
+    values = _dequantize(_quantize_tensor(tf.constant(array), storage))
+    return np.asarray(values.numpy(), array.dtype)
 
 
 def _quantize_tensor(values: tf.Tensor, storage: str) -> Tensors:
     if storage == _FP16:
         return {"fp16": tf.cast(values, tf.float16)}
+    values = tf.cast(values, tf.float32)
     maximum = tf.reduce_max(tf.abs(values), axis=storage == _INT8_ROWS, keepdims=True)
     scale = tf.where(maximum < _SMALLEST_MAXIMUM, 0.0, maximum / _INT8_STEPS)
     scale = tf.cast(scale, tf.bfloat16)
