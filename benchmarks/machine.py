@@ -29,6 +29,15 @@ def threads_available() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def processor_name() -> str:
+    """Names the kind of processor, for files: `intel_xeon_amx_tile`, `amd_epyc_avx512_bf16`."""
+    machine = describe_machine()
+    model = machine.get("Model name", platform.machine()).replace("(R)", "").partition("@")[0]
+    words = [word for word in model.lower().split() if word not in ("cpu", "processor")]
+    widest = machine["Vector units"].split(", ")[-1]
+    return "_".join(filter(None, [*words[:2], widest]))
+
+
 def describe_machine() -> dict[str, Any]:
     """Describes CPU, memory, system and this process' environment."""
     fields = _lscpu()

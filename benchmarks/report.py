@@ -10,14 +10,14 @@ from typing import Any
 import matplotlib
 
 from benchmarks.harness import say
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, processor_name
 from benchmarks.peers import Peer
 from benchmarks.timing import Timing, fastest
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results" / processor_name()
 OURS = "ours"
 MODE_TITLES = {"ids": "from token ids", "text": "end to end, from strings"}
 MARKERS = "oosDv^<>PXph8"
@@ -66,9 +66,24 @@ def describe(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def competitors(results: Mapping[str, Any], times: Mapping[str, float]) -> dict[str, float]:
-    """Keeps the times of the fp32 peers, without ours and the yardsticks."""
-    return {name: t for name, t in times.items() if results["peers"][name]["competes"]}
+def competitors(
+    results: Mapping[str, Any], times: Mapping[str, float], precision: str = "float32"
+) -> dict[str, float]:
+    """Keeps the times, or speeds, of the peers of a precision, without ours and the yardsticks."""
+    return {
+        name: figure
+        for name, figure in times.items()
+        if results["peers"][name]["competes"] and results["peers"][name]["precision"] == precision
+    }
+
+
+def ours_by_precision(results: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the row of ours that counts in each precision: the first."""
+    found: dict[str, str] = {}
+    for name, peer in results["peers"].items():
+        if peer["is_ours"]:
+            found.setdefault(peer["precision"], name)
+    return found
 
 
 def medians(case: Mapping[str, Any]) -> dict[str, float]:
@@ -148,6 +163,7 @@ def _shown(results: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> li
 def _times_table(results: Mapping[str, Any], cases: Sequence[Mapping[str, Any]], kind: str) -> str:
     names = _shown(results, cases)
     labels = [results["peers"][name]["label"] for name in names]
+    contests = ours_by_precision(results)
     rows = []
     for case in cases:
         times = {
@@ -155,10 +171,13 @@ def _times_table(results: Mapping[str, Any], cases: Sequence[Mapping[str, Any]],
             for name, t in case["times"].items()
             if t.medians_s
         }
-        rivals = competitors(results, times)
-        best = fastest(rivals)
-        ours = times.get(OURS)
-        winner = fastest(rivals | ({OURS: ours} if ours else {}))
+        winners, ratios = set(), []
+        for precision, ours in contests.items():
+            rivals = competitors(results, times, precision)
+            best = fastest(rivals)
+            winner = fastest(rivals | ({ours: times[ours]} if ours in times else {}))
+            winners |= {winner[0]} if winner else set()
+            ratios.append(f"{best[1] / times[ours]:.2f}x" if ours in times and best else "-")
         row = [f"{case['label']} ({case['true_tokens']} of {case['padded_tokens']} tokens)"]
         for name in names:
             if name in case["errors"]:
@@ -167,10 +186,10 @@ def _times_table(results: Mapping[str, Any], cases: Sequence[Mapping[str, Any]],
                 row.append("-")
             else:
                 text = _milliseconds(times[name])
-                row.append(f"**{text}**" if winner and name == winner[0] else text)
-        row.append(f"{best[1] / ours:.2f}x" if ours and best else "-")
-        rows.append(row)
-    return table(["case", *labels, "our speed / fastest fp32 peer's"], rows)
+                row.append(f"**{text}**" if name in winners else text)
+        rows.append(row + ratios)
+    compared = [f"our speed / fastest {precision} peer's" for precision in contests]
+    return table(["case", *labels, *compared], rows)
 
 
 def _milliseconds(time_s: float) -> str:
@@ -234,7 +253,7 @@ def _yardstick_table(model: str, part: Mapping[str, Any]) -> str:
 def plot_ratios(
     results: Mapping[str, Any], cases: Sequence[Mapping[str, Any]], title: str, path: Path
 ) -> None:
-    """Plots everybody's median as a multiple of the fastest fp32 peer's, a row a case."""
+    """Plots everybody's median as a multiple of the fastest float32 peer's, a row a case."""
     figure, axes = plt.subplots(figsize=(9, 1.6 + 0.45 * len(cases)), layout="constrained")
     for number, name in enumerate(_shown(results, cases)):
         points = []
@@ -262,7 +281,7 @@ def plot_ratios(
     axes.set_yticks(range(len(cases)), [case["label"] for case in cases])
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
-    axes.set_xlabel("time, fastest fp32 peer = 1 (left is faster)")
+    axes.set_xlabel("time, fastest float32 peer = 1 (left is faster)")
     axes.set_title(title)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
     figure.savefig(path, dpi=120)
