@@ -63,7 +63,7 @@ flags.DEFINE_string("output", str(report.RESULTS), "directory of the results")
 SEED = 11
 # How far a loss may be from ours, as a share of what it is computed from: logarithms of
 # probabilities as large as the masked-LM loss, or a cosine. float32 rounds 16 times a layer.
-TOLERANCES = {"fp32": 16 * 13 * float(np.finfo(np.float32).eps), "bfloat16": 0.03}
+TOLERANCES = {"float32": 16 * 13 * float(np.finfo(np.float32).eps), "bfloat16": 0.03}
 
 
 def make_models(directory: Path) -> None:

@@ -17,13 +17,14 @@ from benchmarks.cases import Case, build_cases
 from benchmarks.checkpoints import MODELS, NAMES, digest, make_checkpoint
 from benchmarks.harness import Crew, Progress, WorkerError, say, shuffled
 from benchmarks.machine import threads_available
-from benchmarks.peers import INFERENCE, Peer, choose
+from benchmarks.peers import INFERENCE, PRECISIONS, Peer, choose
 from benchmarks.timing import Timing
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data", "demo", "directory with sst2/ and mnli/ in GLUE's layout, or 'demo'")
 flags.DEFINE_integer("rounds", 5, "times that everybody has a turn", lower_bound=1)
 flags.DEFINE_list("peers", [], "names in peers.py; the default ones if empty")
+flags.DEFINE_list("precisions", ["float32", "int8"], f"of the default peers: {PRECISIONS}")
 flags.DEFINE_list("cases", [], "names in cases.py; all if empty")
 flags.DEFINE_list("modes", ["ids", "text"], "from token ids, end to end from strings, or both")
 flags.DEFINE_list("models", list(MODELS), f"checkpoints: {', '.join(NAMES)}")
@@ -34,7 +35,9 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("threads", None, "threads of each peer; the usable cores if not given")
 flags.DEFINE_string("output", str(report.RESULTS), "directory of the results")
 
-TOLERANCE = 1e-4  # of the largest logit; a token of padding too many changes ten times as much
+# Of the largest logit, by precision. A token of padding too many changes ten times as much as the
+# first; bfloat16 has 8 bits, and int8 is as its tool makes it.
+TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2, "int8": float("inf")}
 SGEMM = "sgemm"
 
 
@@ -49,7 +52,7 @@ def compare(
 
     Returns:
         Largest absolute difference of each peer, and a message for each that computes something
-        else: more than `TOLERANCE` of the largest logit away.
+        else: further away than `TOLERANCES` allows.
     """
     arrays = {
         name: np.array(outputs[name], np.float64)
@@ -59,14 +62,14 @@ def compare(
     if not arrays:
         return {}, {}
     reference_name, reference = next(iter(arrays.items()))
-    limit = TOLERANCE * float(np.abs(reference).max())
+    largest = float(np.abs(reference).max())
     differences, errors = {}, {}
     for name, array in arrays.items():
         if array.shape != reference.shape or not np.isfinite(array).all():
             errors[name] = f"gives logits {array.shape} that are not finite, or of another shape"
             continue
         differences[name] = float(np.abs(array - reference).max())
-        if peers[name].precision == "fp32" and differences[name] > limit:
+        if differences[name] > TOLERANCES[peers[name].precision] * largest:
             errors[name] = f"logits are {differences[name]:.1e} from those of {reference_name}"
     return differences, errors
 
@@ -171,13 +174,13 @@ def run_model(model: str, peers: dict[str, Peer], results: dict[str, Any]) -> No
 def main(argv: list[str]) -> int:
     """Measures and reports."""
     del argv
-    peers = {peer.name: peer for peer in choose(INFERENCE, FLAGS.peers)}
+    peers = {peer.name: peer for peer in choose(INFERENCE, FLAGS.peers, FLAGS.precisions)}
     settings = {
         "data": "demo" if FLAGS.data == "demo" else "GLUE files",
         "rounds": FLAGS.rounds,
         "min_time_s": FLAGS.min_time_s,
         "threads": FLAGS.threads or threads_available(),
-        "tolerance": TOLERANCE,
+        "tolerance": TOLERANCES["float32"],
     }
     results = report.start(peers.values(), settings)
     for model in FLAGS.models:

@@ -16,11 +16,15 @@ from benchmarks.cases import build_cases
 from benchmarks.checkpoints import NAMES, make_checkpoint
 from benchmarks.harness import Crew
 from benchmarks.machine import threads_available
-from benchmarks.peers import INFERENCE, choose
+from benchmarks.peers import INFERENCE, Peer, choose
 
 FLAGS = flags.FLAGS
+# What is traced, by precision: names in peers.py.
+OURS = {"float32": "ours", "bfloat16": "ours_bfloat16"}
 flags.DEFINE_list("cases", ["b1_t8", "b1_t32", "b1_t128", "b32_t128", "b4_t512"], "cases of ids")
 flags.DEFINE_list("models", ["base"], f"checkpoints: {', '.join(NAMES)}")
+flags.DEFINE_string("data", "demo", "directory with sst2/ and mnli/ in GLUE's layout, or 'demo'")
+flags.DEFINE_list("precisions", list(OURS), f"what to compute in: {', '.join(OURS)}")
 flags.DEFINE_integer("calls", 15, "calls of each case, whose median counts", lower_bound=1)
 flags.DEFINE_string("output", str(report.RESULTS), "directory of the results")
 
@@ -30,7 +34,7 @@ LEAST_SHARE = 0.004  # kinds of op below it are summed up
 def trace(model: str, results: dict[str, Any]) -> None:
     """Traces one checkpoint."""
     checkpoint = make_checkpoint(model)
-    peers = choose(INFERENCE, [report.OURS])
+    peers = choose_ours()
     part: dict[str, Any] = {"cases": {}, "versions": {}}
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -38,14 +42,21 @@ def trace(model: str, results: dict[str, Any]) -> None:
     ):
         part["versions"] = crew.versions
         part["failures"] = crew.failures
-        cases = build_cases(checkpoint, "demo", FLAGS.cases, ["ids"], 1)
+        cases = build_cases(checkpoint, FLAGS.data, FLAGS.cases, ["ids"], 1)
         for case in cases:
             crew.ask_each("case", name=case.key, path=case.write(Path(directory)))
         for case in cases:
-            for ops in crew.ask_each("ops", name=case.key, calls=FLAGS.calls).values():
-                ops.sort(key=lambda op: -op[2])
-                part["cases"][case.key] = {"label": case.label, "ops": ops}
+            found = crew.ask_each("ops", name=case.key, calls=FLAGS.calls)
+            for peer in peers:
+                ops = sorted(found.get(peer.name, []), key=lambda op: -op[2])
+                label = f"{case.label}, {peer.precision}"
+                part["cases"][f"{case.key}, {peer.precision}"] = {"label": label, "ops": ops}
     results["models"][model] = part
+
+
+def choose_ours() -> list[Peer]:
+    """Returns what is traced."""
+    return choose(INFERENCE, [OURS.get(name, name) for name in FLAGS.precisions])
 
 
 def write(results: dict[str, Any], directory: Path) -> None:
@@ -73,8 +84,7 @@ def write(results: dict[str, Any], directory: Path) -> None:
 def main(argv: list[str]) -> int:
     """Traces and reports."""
     del argv
-    peer = choose(INFERENCE, [report.OURS])[0]
-    results = report.start([peer], {"calls": FLAGS.calls})
+    results = report.start(choose_ours(), {"calls": FLAGS.calls})
     for model in FLAGS.models:
         trace(model, results)
     write(results, Path(FLAGS.output))

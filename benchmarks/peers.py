@@ -1,5 +1,6 @@
 """Who is measured, and how each is set up."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,9 @@ OURS = frozenset(
 )
 
 
+PRECISIONS = ("float32", "bfloat16", "int8")
+
+
 @dataclass(frozen=True)
 class Peer:
     """One row of the tables.
@@ -35,7 +39,7 @@ class Peer:
         venv: Folder under .venvs, and file under requirements; None for this environment.
         env: Environment variables, on top of this process'.
         options: Passed to the worker.
-        precision: "fp32", whose numbers must be ours, "bfloat16" or "int8".
+        precision: One of `PRECISIONS`; the numbers of "float32" must be ours.
         yardstick: Whether it is no model, only a bound.
         prepares: Folder of what it converts a checkpoint to, which two peers may share; none if
             empty.
@@ -48,7 +52,7 @@ class Peer:
     venv: str | None
     env: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
-    precision: str = "fp32"
+    precision: str = "float32"
     yardstick: bool = False
     prepares: str = ""
     default: bool = True
@@ -60,8 +64,8 @@ class Peer:
 
     @property
     def competes(self) -> bool:
-        """Whether it counts for "the fastest fp32 peer"."""
-        return not self.is_ours and not self.yardstick and self.precision == "fp32"
+        """Whether it counts for "the fastest peer" of its precision."""
+        return not self.is_ours and not self.yardstick
 
     def describe(self) -> dict[str, Any]:
         """Returns what results say about the peer."""
@@ -85,8 +89,43 @@ INFERENCE = (
         options={"set_threads": False},
         prepares="ours",
     ),
+    Peer(
+        "ours_bfloat16",
+        "distilbert-tf, --compute=bfloat16",
+        "ours",
+        None,
+        OURS_ENV,
+        {"compute": "bfloat16"},
+        precision="bfloat16",
+        prepares="ours_bfloat16",
+    ),
+    Peer(
+        "ours_fpmath",
+        "distilbert-tf, TF_SET_ONEDNN_FPMATH_MODE=BF16",
+        "ours",
+        None,
+        OURS_ENV | {"TF_SET_ONEDNN_FPMATH_MODE": "BF16"},
+        precision="bfloat16",
+        prepares="ours",
+    ),
     Peer("torch", "PyTorch transformers", "torch", "torch"),
     Peer("torch_compile", "torch.compile", "torch", "torch", options={"compile": True}),
+    Peer(
+        "torch_bfloat16",
+        "PyTorch transformers, autocast",
+        "torch",
+        "torch",
+        options={"dtype": "bfloat16"},
+        precision="bfloat16",
+    ),
+    Peer(
+        "torch_compile_bfloat16",
+        "torch.compile, autocast",
+        "torch",
+        "torch",
+        options={"compile": True, "dtype": "bfloat16"},
+        precision="bfloat16",
+    ),
     Peer("onnxruntime", "ONNX Runtime", "onnxruntime", "onnxruntime", prepares="onnxruntime"),
     Peer(
         "onnxruntime_int8",
@@ -98,6 +137,15 @@ INFERENCE = (
         precision="int8",
     ),
     Peer("openvino", "OpenVINO", "openvino", "openvino", prepares="openvino"),
+    Peer(
+        "openvino_bfloat16",
+        "OpenVINO as it comes",  # bfloat16 where the processor has it
+        "openvino",
+        "openvino",
+        options={"precision": ""},
+        precision="bfloat16",
+        prepares="openvino",
+    ),
     Peer("ctranslate2", "CTranslate2", "ctranslate2", "ctranslate2", prepares="ctranslate2"),
     Peer("keras_hub", "KerasHub", "keras_hub", None, TENSORFLOW_ENV),
     Peer(
@@ -132,7 +180,24 @@ INFERENCE = (
 TRAINING = (
     Peer("ours", "distilbert-tf, finetune", "ours_training", None, TENSORFLOW_ENV),
     Peer("ours_fit", "distilbert-tf, compile and fit", "ours_fit", None, TENSORFLOW_ENV),
+    Peer(
+        "ours_bfloat16",
+        "distilbert-tf, finetune, mixed_bfloat16",
+        "ours_training",
+        None,
+        TENSORFLOW_ENV,
+        {"dtype": "mixed_bfloat16"},
+        precision="bfloat16",
+    ),
     Peer("torch", "PyTorch transformers", "torch_training", "torch"),
+    Peer(
+        "torch_bfloat16",
+        "PyTorch transformers, autocast",
+        "torch_training",
+        "torch",
+        options={"dtype": "bfloat16"},
+        precision="bfloat16",
+    ),
     Peer(
         "torch_sorted",
         "PyTorch, batches of one length",
@@ -238,13 +303,28 @@ CORPUS = (
 )
 
 
-def choose(peers: tuple[Peer, ...], names: list[str]) -> list[Peer]:
+def choose(
+    peers: tuple[Peer, ...], names: list[str], precisions: Sequence[str] = PRECISIONS
+) -> list[Peer]:
     """Picks peers by name, in the table's order; the default ones if no name is given.
 
+    Args:
+        peers: All of them.
+        names: Whom to pick.
+        precisions: Which of the default ones.
+
     Raises:
-        ValueError: No peer of that name.
+        ValueError: No peer of that name, or no such precision.
     """
+    if unknown := set(precisions) - set(PRECISIONS):
+        raise ValueError(
+            f"No precision {min(unknown)!r}; there are {', '.join(sorted(PRECISIONS))}."
+        )
     known = {peer.name for peer in peers}
     if unknown := set(names) - known:
         raise ValueError(f"No peer {sorted(unknown)[0]!r}; there are {', '.join(sorted(known))}.")
-    return [p for p in peers if (p.name in names if names else p.default)]
+    return [
+        peer
+        for peer in peers
+        if (peer.name in names if names else peer.default and peer.precision in precisions)
+    ]

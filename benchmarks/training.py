@@ -17,7 +17,7 @@ from benchmarks import report
 from benchmarks.checkpoints import MODELS, NAMES, digest, make_checkpoint
 from benchmarks.harness import Crew, Progress, WorkerError, say, shuffled
 from benchmarks.machine import threads_available
-from benchmarks.peers import TRAINING, Peer, choose
+from benchmarks.peers import PRECISIONS, TRAINING, Peer, choose
 from benchmarks.training_report import write_training
 from benchmarks.workers.text import load_encoder
 from benchmarks.workers.training import TrainingData, make_recipe
@@ -29,6 +29,7 @@ flags.DEFINE_integer("steps", 60, "timed steps of each peer", lower_bound=1)
 flags.DEFINE_integer("block", 20, "steps of a turn", lower_bound=1)
 flags.DEFINE_integer("warmup", 5, "untimed steps at the start", lower_bound=1)
 flags.DEFINE_list("peers", [], "names in peers.py; the default ones if empty")
+flags.DEFINE_list("precisions", ["float32"], f"of the default peers: {PRECISIONS}")
 flags.DEFINE_list("tasks", ["sst2", "mnli"], "whose training rows are taken")
 flags.DEFINE_list("models", list(MODELS), f"checkpoints: {', '.join(NAMES)}")
 flags.DEFINE_integer("max_examples", 20000, "training rows that are read at most", lower_bound=32)
@@ -110,7 +111,7 @@ def run_block(crew: Crew, name: str, part: dict[str, Any]) -> None:
 def main(argv: list[str]) -> int:
     """Measures and reports."""
     del argv
-    peers = {peer.name: peer for peer in choose(TRAINING, FLAGS.peers)}
+    peers = {peer.name: peer for peer in choose(TRAINING, FLAGS.peers, FLAGS.precisions)}
     settings = {
         "data": "demo" if FLAGS.data == "demo" else "GLUE files",
         "timed steps": FLAGS.steps,

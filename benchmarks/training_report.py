@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from benchmarks.report import OURS, describe, failures, table, write_json
+from benchmarks.report import OURS, competitors, describe, failures, table, write_json
 
 
 def write_training(results: Mapping[str, Any], directory: Path) -> None:
@@ -15,8 +15,8 @@ def write_training(results: Mapping[str, Any], directory: Path) -> None:
     write_json(results, directory / "training.json")
     parts = [
         "# Training\n",
-        "Forward, backward, clipping and AdamW in fp32, dropout on. Rows were tokenized before, "
-        "but for KerasHub, whose preprocessor is part of every step. `finetune` is the whole "
+        "Forward, backward, clipping and AdamW, dropout on. Rows were tokenized before, but for "
+        "KerasHub, whose preprocessor is part of every step. `finetune` is the whole "
         "command: metrics, learning curves and logs as it goes.\n",
         describe(results),
     ]
@@ -39,9 +39,9 @@ def _speeds(part: Mapping[str, Any]) -> dict[str, float]:
 
 def _table(results: Mapping[str, Any], part: Mapping[str, Any]) -> str:
     speeds = _speeds(part)
-    rivals = [speed for name, speed in speeds.items() if results["peers"][name]["competes"]]
     rows = []
     for name, speed in speeds.items():
+        rivals = competitors(results, speeds, results["peers"][name]["precision"])
         found = part["examples_per_s"][name]
         rows.append(
             [
@@ -50,7 +50,7 @@ def _table(results: Mapping[str, Any], part: Mapping[str, Any]) -> str:
                 f"{min(found):.1f}-{max(found):.1f}",
                 f"{speed * part['true_tokens_per_example']:.0f}",
                 f"{part['padded_tokens_per_example'][name]:.1f}",
-                f"{speed / max(rivals):.2f}" if rivals else "-",
+                f"{speed / max(rivals.values()):.2f}" if rivals else "-",
                 f"{part['mean_loss'][name]:.3f}",
                 f"{part['peak_memory_mib'].get(name, float('nan')):.0f}",
             ]
@@ -61,7 +61,7 @@ def _table(results: Mapping[str, Any], part: Mapping[str, Any]) -> str:
         "range of the turns",
         "true tokens/s",
         "tokens per example with padding",
-        "speed / fastest peer's",
+        "speed / that of the fastest peer in its precision",
         "mean loss",
         "peak memory, MiB",
     ]
@@ -69,7 +69,7 @@ def _table(results: Mapping[str, Any], part: Mapping[str, Any]) -> str:
 
 
 def plot_speeds(results: Mapping[str, Any], path: Path) -> None:
-    """Plots everybody's examples per second as a multiple of the fastest peer's."""
+    """Plots everybody's examples per second as a multiple of the fastest float32 peer's."""
     titles = list(results["models"])
     names = list(results["peers"])
     figure, axes = plt.subplots(
@@ -79,11 +79,11 @@ def plot_speeds(results: Mapping[str, Any], path: Path) -> None:
     for number, name in enumerate(names):
         for row, title in enumerate(titles):
             speeds = _speeds(results["models"][title])
-            rivals = [v for n, v in speeds.items() if results["peers"][n]["competes"]]
+            rivals = competitors(results, speeds)
             if name in speeds and rivals:
                 axes.barh(
                     row + (number - (len(names) - 1) / 2) * height,
-                    speeds[name] / max(rivals),
+                    speeds[name] / max(rivals.values()),
                     height,
                     color="black" if name == OURS else f"C{number % 10}",
                     label=results["peers"][name]["label"],
@@ -93,6 +93,6 @@ def plot_speeds(results: Mapping[str, Any], path: Path) -> None:
     axes.axvline(1.0, color="grey", linewidth=1)
     axes.set_yticks(range(len(titles)), titles)
     axes.invert_yaxis()
-    axes.set_xlabel("examples per second, fastest peer = 1 (right is faster)")
+    axes.set_xlabel("examples per second, fastest float32 peer = 1 (right is faster)")
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -93,8 +93,10 @@ def test_growth(run: Run, tmp_path: Path) -> None:
 
 def test_ops(run: Run, tmp_path: Path) -> None:
     run("ops", "--models=tiny", "--cases=b1_t8", "--calls=2", f"--output={tmp_path}")
-    (case,) = read(tmp_path / "ops.json")["models"]["tiny"]["cases"].values()
-    assert sum(time_s for _, _, time_s in case["ops"]) > 0
+    cases = read(tmp_path / "ops.json")["models"]["tiny"]["cases"]
+    assert list(cases) == ["b1_t8:ids, float32", "b1_t8:ids, bfloat16"]
+    for case in cases.values():
+        assert sum(time_s for _, _, time_s in case["ops"]) > 0
 
 
 TRAINING_FLAGS = (

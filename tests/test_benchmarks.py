@@ -11,8 +11,8 @@ from transformers import DistilBertConfig
 from benchmarks import report
 from benchmarks.flops import Work, grouped_work, padded_work, peak_tflops, training_flops, true_work
 from benchmarks.gpu_report import write_gpu
-from benchmarks.inference import TOLERANCE, compare
-from benchmarks.peers import INFERENCE, OURS_ENV, TRAINING, choose
+from benchmarks.inference import TOLERANCES, compare
+from benchmarks.peers import INFERENCE, OURS_ENV, PRECISIONS, TRAINING, choose
 from benchmarks.timing import Timing, fastest
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.training.multitask import MultiTaskModel
@@ -36,13 +36,14 @@ def test_median_of_medians_and_shortest_call():
 
 def test_other_logits_are_wrong_and_int8_may_differ():
     ours = [[0.0, 1.0], [2.0, 3.0]]
-    limit = 3.0 * TOLERANCE  # relative to the largest logit
+    limit = 3.0 * TOLERANCES["float32"]  # relative to the largest logit
     near, off = ([[0.0, 1.0], [2.0, 3.0 + times * limit]] for times in (0.9, 1.1))
     outputs = {"ours": ours, "torch": near, "openvino": off, "onnxruntime_int8": off}
+    outputs |= {"ours_bfloat16": off, "torch_bfloat16": [[0.0, 1.0], [2.0, 3.2]]}
     differences, errors = compare(outputs, PEERS)
     assert 0.89 * limit < differences["torch"] < 0.91 * limit
     assert 1.09 * limit < differences["openvino"] < 1.11 * limit
-    assert list(errors) == ["openvino"]
+    assert set(errors) == {"openvino", "torch_bfloat16"}
 
 
 @pytest.mark.parametrize(
@@ -62,9 +63,9 @@ def test_a_failure_of_ours_is_the_runs(part: dict, code: int, capsys: pytest.Cap
     assert ("base: ours_default failed: " in shown) == bool(code)
 
 
-def test_the_table_and_the_plot_compare_with_the_fastest_fp32_peer(tmp_path: Path):
-    names = ["ours", "torch", "openvino", "onnxruntime_int8", "matmul"]
-    times_s = dict(zip(names, [0.002, 0.006, 0.004, 0.001, 0.0005], strict=True))
+def test_tables_and_plots_compare_with_the_fastest_peer_of_each_precision(tmp_path: Path):
+    names = ["ours", "ours_bfloat16", "torch", "openvino", "openvino_bfloat16", "matmul"]
+    times_s = dict(zip(names, [0.002, 0.0015, 0.006, 0.004, 0.001, 0.0005], strict=True))
     case = {
         "name": "x", "mode": "ids", "label": "1 x 8", "batches": 1, "rows": 1, "true_tokens": 8,
         "padded_tokens": 8, "logit_spread": 1.0, "max_abs_difference": {"ours": 0.0},
@@ -79,7 +80,8 @@ def test_the_table_and_the_plot_compare_with_the_fastest_fp32_peer(tmp_path: Pat
     }  # fmt: skip
     report.write_inference(results, tmp_path)
     written = (tmp_path / "inference.md").read_text()
-    assert "| 1 x 8 (8 of 8 tokens) | **2.00** | 6.00 | 4.00 | 1.00 | 0.50 | 2.00x |" in written
+    row = "| **2.00** | 1.50 | 6.00 | 4.00 | **1.00** | 0.50 | 2.00x | 0.67x |"
+    assert f"| 1 x 8 (8 of 8 tokens) {row}" in written
     assert "**keras_hub failed**: ValueError: no" in written
     assert "| 50% |" in written  # 2e8 flops in 2 ms, at 200 GFLOP/s
     assert (tmp_path / "inference_base_ids.png").stat().st_size > 5000
@@ -93,6 +95,13 @@ def test_training_is_not_measured_in_a_servers_environment():
 def test_unknown_peers_are_named():
     with pytest.raises(ValueError, match="No peer 'tensorrt'; there are ctranslate2"):
         choose(INFERENCE, ["ours", "tensorrt"])
+
+
+def test_precisions_choose_the_default_peers():
+    for precision in PRECISIONS:
+        assert {peer.precision for peer in choose(INFERENCE, [], [precision])} == {precision}
+    with pytest.raises(ValueError, match="No precision 'fp8'; there are bfloat16, float32, int8"):
+        choose(INFERENCE, [], ["fp8"])
 
 
 TINY = DistilBertConfig(

@@ -46,7 +46,9 @@ class Ours(InferenceWorker):
         tokenizer = DistilBertTokenizer.from_pretrained(checkpoint)
         for is_pair in (False, True):
             base = os.path.join(artefacts, "pair" if is_pair else "text")
-            export_saved_model(model, tokenizer, base, pair=is_pair, verify=False)
+            export_saved_model(
+                model, tokenizer, base, pair=is_pair, compute=options.get("compute"), verify=False
+            )
 
     def load(self, checkpoint: str, artefacts: str, threads: int, options: dict[str, Any]) -> None:
         """Loads the export of texts; that of pairs follows when a case needs it."""

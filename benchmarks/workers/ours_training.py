@@ -28,7 +28,7 @@ class OursTraining(TrainingWorker):
     def load(self, checkpoint: str, artefacts: str, threads: int, options: dict[str, Any]) -> None:
         """Sets the threads."""
         tf.config.threading.set_intra_op_parallelism_threads(threads)
-        self._checkpoint = checkpoint
+        self._checkpoint, self._dtype = checkpoint, options.get("dtype", "float32")
 
     def start(self, data: TrainingData, recipe: Recipe) -> float:
         """Writes the files of a task, and draws the batches that its first epoch will have."""
@@ -74,6 +74,7 @@ class OursTraining(TrainingWorker):
             max_gradient_norm=recipe.max_gradient_norm,
             max_length=recipe.max_length,
             seed=recipe.seed,
+            dtype=self._dtype,
         )
 
 

@@ -1,4 +1,4 @@
-"""PyTorch transformers: eager, or `torch.compile` with dynamic shapes."""
+"""PyTorch transformers: eager, or `torch.compile` with dynamic shapes; in bfloat16 by autocast."""
 
 from typing import Any
 
@@ -19,6 +19,7 @@ class Torch(InferenceWorker):
             checkpoint, attn_implementation="sdpa", dtype=torch.float32
         ).eval()
         self._model = torch.compile(model, dynamic=True) if options.get("compile") else model
+        self._autocast = torch.autocast("cpu", torch.bfloat16, "dtype" in options)
 
     def to_inputs(self, ids: np.ndarray, mask: np.ndarray) -> Any:
         """Makes int64 tensors; without padding, no mask, which sdpa then need not apply."""
@@ -30,7 +31,8 @@ class Torch(InferenceWorker):
     @torch.inference_mode()
     def run_ids(self, inputs: Any) -> np.ndarray:
         """Runs the model."""
-        return self._model(**inputs).logits.numpy()
+        with self._autocast:
+            return self._model(**inputs).logits.float().numpy()
 
 
 if __name__ == "__main__":

@@ -27,13 +27,15 @@ class TorchTraining(TrainingWorker):
     """Random batches, padded to their longest row.
 
     `options["pad_to_max"]` pads to the longest row that there may be, `options["sorted"]` draws
-    batches of rows of about one length, as this package does.
+    batches of rows of about one length, as this package does. `options["dtype"]` is "bfloat16" for
+    `torch.autocast`.
     """
 
     def load(self, checkpoint: str, artefacts: str, threads: int, options: dict[str, Any]) -> None:
         """Sets the threads."""
         torch.set_num_threads(threads)
         self._checkpoint, self._options = checkpoint, options
+        self._autocast = torch.autocast("cpu", torch.bfloat16, "dtype" in options)
 
     def start(self, data: TrainingData, recipe: Recipe) -> float:
         """Tokenizes everything, and loads model and optimizer."""
@@ -66,7 +68,8 @@ class TorchTraining(TrainingWorker):
         """Trains."""
         total = 0.0
         for step, batch in enumerate(self._batches(), 1):
-            loss = self._model(**batch).loss
+            with self._autocast:
+                loss = self._model(**batch).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._recipe.max_gradient_norm)
             self._optimizer.step()
