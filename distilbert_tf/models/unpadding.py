@@ -132,7 +132,7 @@ class UnpaddedLayout(Layout):
     def __init__(self, attention_mask: tf.Tensor, length_groups: int = LENGTH_GROUPS) -> None:
         mask = tf.ensure_shape(tf.cast(attention_mask, tf.bool), [None, None])
         self._batch_shape = tf.shape(mask)  # (B, W)
-        rows, width = self._batch_shape[0], self._batch_shape[1]
+        width = self._batch_shape[1]
         is_first = (tf.range(width) == 0)[tf.newaxis]
         is_empty = ~tf.reduce_any(mask, axis=1, keepdims=True)
         kept = mask | is_first | is_empty  # (B, W)
