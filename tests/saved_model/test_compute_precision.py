@@ -167,7 +167,7 @@ def test_stored_as_int8(classifier, tmp_path):
         assert any(other.shape == array.shape and (other == expected).all() for other in loaded), (
             weight.path
         )
-    assert count >= 8
+    assert count == 7  # six of two layers, and the words
     names = {name for name, _ in tf.train.list_variables(os.fspath(version / "variables"))}
     assert sum("_int8" in name for name in names) == count
 
