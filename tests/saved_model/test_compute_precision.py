@@ -168,7 +168,9 @@ def test_stored_as_int8(classifier, tmp_path):
             weight.path
         )
     assert count == 7  # six of two layers, and the words
-    names = {name for name, _ in tf.train.list_variables(os.fspath(version / "variables"))}
+    names = {
+        name for name, _ in tf.train.list_variables(os.fspath(version / "variables" / "variables"))
+    }
     assert sum("_int8" in name for name in names) == count
 
 
