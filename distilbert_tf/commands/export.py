@@ -37,17 +37,20 @@ def define_export(values: flags.FlagValues) -> None:
     define_flag(values, "pair", None, text, kind=bool)
     text = "how weights are stored; once loaded they are as --compute says"
     define_flag(values, "weights", "fp32", text, choices=["fp32", "fp16", "int8"])
-    text = "what weights are held and multiplied in; bfloat16 is for processors that have it"
-    define_flag(values, "compute", "float32", text, choices=["float32", "bfloat16"])
+    text = (
+        "what weights are held and multiplied in; bfloat16 is for processors that have it "
+        "(default: float32)"
+    )
+    define_flag(values, "compute", None, text, choices=["float32", "bfloat16"])
     text = (
         "labelled data of the tasks, to say on how many labels and scores change by --weights and "
         "--compute: a directory, a file, 'hub' or 'demo'"
     )
     define_flag(values, "evaluate_on", None, text, kind=str)
     text = "share of the labels that may change on these data; more, and nothing is exported"
-    define_flag(values, "max_changed_labels", None, text, kind=float)
+    define_flag(values, "max_changed_labels", None, text, kind=float, minimum=0, maximum=1)
     text = "by how much the tasks' first metrics may be lower on these data, likewise"
-    define_flag(values, "max_score_loss", None, text, kind=float)
+    define_flag(values, "max_score_loss", None, text, kind=float, minimum=0)
     define_batching(values)
     text = (
         "sizes that a batch may have, or 'all' up to max_batch_size, for GPUs and XLA (default: "

@@ -87,6 +87,8 @@ class TFDistilBertModel(PreTrainedModel):
             skip_padding = False
         ids, mask = split_inputs(inputs)
         ids = self.embeddings.check_length(ids)
+        with tf.control_dependencies([ids]):  # or positions beyond the last could fail before
+            mask = tf.identity(mask)
         layout = make_layout(mask, skip_padding=skip_padding, length_groups=length_groups)
         x = self.embeddings(
             layout.flatten(ids),

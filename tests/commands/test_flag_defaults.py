@@ -27,7 +27,7 @@ OTHER_NAMES = {
 @pytest.mark.parametrize(
     ("define", "function", "count"),
     [
-        (define_export, export_saved_model, 13),
+        (define_export, export_saved_model, 17),
         (define_serving_config, write_server_files, 10),
         (define_serving_config, batching_parameters, 4),
         (define_check_export, inspect_export, 1),

@@ -191,7 +191,8 @@ def test_the_teachers_dtype_is_a_setting(teacher: DistillResult, tmp_path: Path)
         settings = DistillOptions(**SETTINGS, **options)
         corpus = teacher.output_dir / "corpus"
         trainer = set_up(teacher.output_dir, corpus, tmp_path, settings).model
-        assert {str(weight.dtype) for weight in trainer.teacher.weights} - {"int32"} == {expected}
+        matrices = [weight for weight in trainer.teacher.weights if len(weight.shape) == 2]
+        assert {str(weight.dtype) for weight in matrices} == {expected}
         assert trainer.teacher.compute_dtype == expected
         ours, theirs = export_tensors(trainer.student), export_tensors(teacher.model)
         for name in ("vocab_transform.weight", "distilbert.embeddings.word_embeddings.weight"):

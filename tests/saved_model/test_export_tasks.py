@@ -433,7 +433,7 @@ def test_export_takes_one_model_or_several(monkeypatch, capsys, flags, models, p
         "max_request_rows": None,
         "allowed_batch_sizes": None,
         "weights": "fp32",
-        "compute": "float32",
+        "compute": None,
         "evaluate_on": None,
         "max_changed_labels": None,
         "max_score_loss": None,
