@@ -114,7 +114,7 @@ def load_for_timing(checkpoint: Path) -> Callable[[list[tf.Tensor]], tf.Tensor]:
 
     @tf.function(reduce_retracing=True)
     def classify(columns: list[tf.Tensor]) -> tf.Tensor:
-        return model(tokenize(columns if len(columns) > 1 else columns[0]), training=False)
+        return model(tokenize(*columns), training=False)
 
     return classify
 

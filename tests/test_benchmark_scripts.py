@@ -189,13 +189,20 @@ def teacher(tmp_path: Path) -> Path:
 
 def test_students(run: Run, tmp_path: Path, teacher: Path) -> None:
     data = tiny_data(tmp_path / "sst2")
+    (tmp_path / "qqp").mkdir()
+    for name in ("train", "dev"):
+        _, *rows = (data / f"{name}.tsv").read_text().splitlines()
+        pairs = [f"{row.partition(chr(9))[0]}\t{row}" for row in rows[:32]]
+        lines = ["question1\tquestion2\tis_duplicate", *pairs]
+        (tmp_path / "qqp" / f"{name}.tsv").write_text("\n".join(lines) + "\n")
     run(
         "students", f"--teacher={teacher}", f"--student={teacher}", f"--data={data.parent}",
-        f"--work={tmp_path / 'work'}", "--tasks=sst2", "--students=teacher",
+        f"--work={tmp_path / 'work'}", "--tasks=sst2,qqp", "--students=teacher",
         "--students=random weights", f"--students={TAUGHT}", "--epochs=1", "--rounds=1",
         f"--output={tmp_path}",
     )  # fmt: skip
-    part = read(tmp_path / "students.json")["models"]["sst2"]
+    part, pairs = read(tmp_path / "students.json")["models"].values()
+    assert pairs["speed"]["teacher"]["median_ratio"] == 1
     assert part["speed"]["teacher"]["median_ratio"] == 1
     counts = [found["parameters"]["without_embeddings"] for found in part["students"].values()]
     assert counts[0] == counts[2] > counts[1] > 0
