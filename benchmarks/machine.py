@@ -1,5 +1,6 @@
 """What the figures were measured on."""
 
+import functools
 import os
 import platform
 import subprocess
@@ -56,6 +57,7 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
+@functools.cache
 def _lscpu() -> dict[str, str]:
     try:
         listing = subprocess.run(["lscpu"], capture_output=True, text=True, check=True).stdout

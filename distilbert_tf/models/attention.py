@@ -167,9 +167,10 @@ class MultiHeadSelfAttention(keras.layers.Layer):
 
     def _weigh(self, query: tf.Tensor, key: tf.Tensor, mask: tf.Tensor, fused: bool) -> tf.Tensor:
         """Computes the attention weights of a group."""
-        # In float32 at least: bfloat16 sums of exponentials lose 2 digits, and the lowest float16
-        # plus a score is -inf. The lowest finite number rather than -inf, so that a row without any
-        # token spreads its attention evenly, where -inf makes NaN.
+        # In float32 at least: bfloat16 sums of exponentials lose 2 digits (only the kernel of a
+        # fused softmax sums in float32 whatever it reads), and the lowest float16 plus a score is
+        # -inf. The lowest finite number rather than -inf, so that a row without any token spreads
+        # its attention evenly, where -inf makes NaN.
         dtype = tf.as_dtype(self.compute_dtype if fused else at_least_float32(self.compute_dtype))
         # Product, scale and mask in this order are one kernel for TensorFlow's graph optimizer, if
         # no cast is between them.

@@ -20,6 +20,7 @@ from distilbert_tf.data.examples import Examples
 from distilbert_tf.data.splits import load_split
 from distilbert_tf.data.tasks import Task
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
+from distilbert_tf.models.pretrained import PreTrainedModel
 from distilbert_tf.training.classifiers import configured_task, match_labels
 from distilbert_tf.training.metrics import METRICS_OF
 
@@ -38,6 +39,16 @@ class Limits(NamedTuple):
 
     changed_labels: float | None = None
     score_loss: float | None = None
+
+    def check(self) -> None:
+        """Raises ValueError for a limit that makes no sense, such as a share in percent."""
+        if self.changed_labels is not None and not 0 <= self.changed_labels <= 1:
+            raise ValueError(
+                "max_changed_labels is a share of the labels, from 0 to 1; got "
+                f"{self.changed_labels}."
+            )
+        if self.score_loss is not None and not self.score_loss >= 0:
+            raise ValueError(f"max_score_loss must be 0 or more; got {self.score_loss}.")
 
 
 class Change(NamedTuple):
@@ -62,51 +73,84 @@ class Change(NamedTuple):
         return f"{self.changed_labels} of {self.rows} labels changed; {scores}"
 
 
+class Evaluation(NamedTuple):
+    """What a classifier is evaluated on.
+
+    Attributes:
+        model: The classifier, as it was.
+        task: Its task.
+        examples: The validation split, N rows.
+    """
+
+    model: TFDistilBertForSequenceClassification
+    task: Task
+    examples: Examples
+
+
+def find_evaluations(models: Mapping[str, PreTrainedModel], data: Any) -> dict[str, Evaluation]:
+    """Reads the data of each model's task, before any work is done.
+
+    Args:
+        models: Classifiers by task; one alone under the name "".
+        data: What `load_split` takes.
+
+    Returns:
+        What to evaluate, by the same names.
+
+    Raises:
+        TypeError: A model is no classifier.
+        CheckpointError: A model's labels are not those of its task.
+        ValueError: A model does not record its task.
+        FileNotFoundError: There are no such data.
+        DataError: The data do not fit the task.
+    """
+    evaluations = {}
+    for name, model in models.items():
+        if not isinstance(model, TFDistilBertForSequenceClassification):
+            raise TypeError(f"evaluate_on is for classifiers; this is a {type(model).__name__}.")
+        task = configured_task(model.config, "The model")
+        match_labels(model.config.id2label, task, "The model")
+        evaluations[name] = Evaluation(model, task, load_split(task, data, "validation"))
+    return evaluations
+
+
 def measure_changes(
     directory: Path,
-    models: Mapping[str, TFDistilBertForSequenceClassification],
+    evaluations: Mapping[str, Evaluation],
     tokenization: Tokenization,
-    data: Any,
     limits: Limits,
 ) -> dict[str, Change]:
     """Compares the classifiers of a SavedModel with those it was made from.
 
     Args:
         directory: The SavedModel.
-        models: The classifiers as they were, by task; one alone under the name "".
-        tokenization: Their tokenizer.
-        data: What `load_split` takes; the validation split of each model's task is compared.
+        evaluations: What `find_evaluations` returned.
+        tokenization: The models' tokenizer.
         limits: What is allowed.
 
     Returns:
-        The changes by task.
+        The changes by the same names.
 
     Raises:
-        TypeError: A model is no classifier.
-        CheckpointError: A model's labels are not those of its task.
-        ValueError: A model does not record its task.
-        DataError: The data do not fit the task.
         VerificationError: A change is beyond the limits.
     """
     signatures = tf.saved_model.load(os.fspath(directory)).signatures
     changes = {}
-    for name, model in models.items():
-        if not isinstance(model, TFDistilBertForSequenceClassification):
-            raise TypeError(f"evaluate_on is for classifiers; this is a {type(model).__name__}.")
-        task = configured_task(model.config, "The model")
-        match_labels(model.config.id2label, task, "The model")
-        examples = load_split(task, data, "validation")
-        signature = signatures[name or names.SERVING_DEFAULT]
-        inputs = list(names.INPUTS["pairs" if len(examples.texts) > 1 else "texts"])
-
-        def ask(texts: Texts, signature: Any = signature, inputs: list[str] = inputs) -> tf.Tensor:
-            return signature(**dict(zip(inputs, texts, strict=True)))[names.LOGITS]
-
+    for name, (model, task, examples) in evaluations.items():
         before = _run(_trace(model, tokenization), examples)
-        changes[name] = _compare(task, examples.labels, before, _run(ask, examples))
+        after = _run(_ask(signatures[name or names.SERVING_DEFAULT]), examples)
+        changes[name] = _compare(task, examples.labels, before, after)
         logging.info("%s: %s.", task.name, changes[name])
         _check(task, changes[name], limits)
     return changes
+
+
+def _ask(signature: Any) -> Callable[[Texts], tf.Tensor]:
+    def compute(texts: Texts) -> tf.Tensor:
+        inputs = names.INPUTS["pairs" if len(texts) > 1 else "texts"]
+        return signature(**dict(zip(inputs, texts, strict=True)))[names.LOGITS]
+
+    return compute
 
 
 def _trace(

@@ -23,7 +23,7 @@ def cast_models(models: Mapping[str, Model], compute: str | None) -> dict[str, M
         compute: One of `COMPUTE`; None leaves the models as they are.
 
     Returns:
-        Copies; the models themselves where they are as asked already.
+        Copies; the models themselves if they are as asked already.
 
     Raises:
         ValueError: `compute` is unknown.
@@ -32,12 +32,11 @@ def cast_models(models: Mapping[str, Model], compute: str | None) -> dict[str, M
         return dict(models)
     if compute not in COMPUTE:
         raise ValueError(f"compute must be one of {', '.join(COMPUTE)}; got {compute!r}.")
+    if all(model.dtype_policy.name == compute for model in models.values()):
+        return dict(models)
     encoder: TFDistilBertModel | None = None
     cast = {}
     for name, model in models.items():
-        if model.dtype_policy.name == compute:
-            cast[name] = model
-            continue
         shared: dict[str, Any] = {} if encoder is None else {"encoder": encoder}
         cast[name] = _copy(model, type(model)(model.config, dtype=compute, **shared))
         encoder = getattr(cast[name], "distilbert", None)

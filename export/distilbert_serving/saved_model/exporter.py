@@ -4,7 +4,6 @@ import datetime
 import hashlib
 import json
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from absl import logging
 from distilbert_serving import signatures as names
 from distilbert_serving.inspection.compatibility import OLDEST_SERVER, check_saved_model
 from distilbert_serving.inspection.saved_model_files import read_meta_graph
-from distilbert_serving.saved_model.accuracy import Limits, measure_changes
+from distilbert_serving.saved_model.accuracy import Limits, find_evaluations, measure_changes
 from distilbert_serving.saved_model.compute_precision import cast_models
 from distilbert_serving.saved_model.endpoints import MAX_TEXT_BYTES, Tokenization, make_endpoints
 from distilbert_serving.saved_model.graph_file import edit_graph
@@ -27,12 +26,8 @@ from distilbert_serving.saved_model.publishing import (
     publish,
     working_directory,
 )
-from distilbert_serving.saved_model.served_models import (
-    ServedClassifier,
-    ServedEncoder,
-    ServedMaskedLM,
-    ServedModel,
-)
+from distilbert_serving.saved_model.served_models import ServedModel
+from distilbert_serving.saved_model.serving_checks import check_length, serve_model, serve_tasks
 from distilbert_serving.saved_model.verification import measure_rounding, verify_saved_model
 from distilbert_serving.saved_model.weight_quantization import fake_quantized, saved_quantized
 from distilbert_serving.tf_serving.batching_parameters import batching_parameters
@@ -51,9 +46,6 @@ from distilbert_tf.training.run_directory import find_task_directories
 from distilbert_tf.version import __version__
 
 EXPORT_RECORD = "export.json"
-
-# What TF Serving and all its clients can name; TensorFlow's own begin with two underscores.
-_SIGNATURE_NAME = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 Signatures = dict[str, Any]  # of tf.types.experimental.ConcreteFunction
 
@@ -145,7 +137,7 @@ def export_saved_model(
             as a directory. How many labels changed, and the scores before and after, stand in the
             log and in `export.json`.
         max_changed_labels: The share of those labels that may change, from 0 to 1.
-        max_score_loss: By how much the tasks' first metrics may be lower on these data.
+        max_score_loss: By how much the tasks' first metrics may be lower on these data, 0 or more.
         max_batch_size: The most rows that a server computes at once.
         max_latency_ms: How long a request may wait for others to be computed with, in milliseconds.
         max_request_rows: The most rows in a request, which is computed in parts; by default 1024.
@@ -185,20 +177,22 @@ def export_saved_model(
     limits = Limits(max_changed_labels, max_score_loss)
     if evaluate_on is None and limits != Limits():
         raise ValueError("max_changed_labels and max_score_loss need data: pass evaluate_on.")
+    limits.check()
     given: Mapping[str, Any] = model if isinstance(model, Mapping) else {"": model}
 
     def serve(models: Mapping[str, Any]) -> dict[str, ServedModel]:
         if not isinstance(model, Mapping):
-            return {"": _serve_model(models[""], tokenizer, pair, regress_label, top_k, max_masks)}
+            return {"": serve_model(models[""], tokenizer, pair, regress_label, top_k, max_masks)}
         if regress_label is not None:
             raise ValueError("regress_label is for one classifier, and the tasks' labels differ.")
-        return _serve_tasks(models, tokenizer, pair)
+        return serve_tasks(models, tokenizer, pair)
 
     exact = serve(given)
+    evaluations = {} if evaluate_on is None else find_evaluations(given, evaluate_on)
     models = cast_models(given, compute)
-    served = exact if compute is None else serve(models)
+    served = exact if models == given else serve(models)
     first = next(iter(served.values()))
-    max_length = _check_length(max_length, first.model, tokenizer)
+    max_length = check_length(max_length, first.model, tokenizer)
     logging.info("Tracing the serving graph.")
     tokenization = Tokenization(tokenizer, max_length, max_text_bytes)
     endpoints = make_endpoints(served, tokenization)
@@ -221,8 +215,12 @@ def export_saved_model(
             write_serving_files(moved, signature_defs, warmup, batching, max_length=max_length)
         compute_dtype = first.model.compute_dtype
         unrounded = endpoints if served is exact else make_endpoints(exact, tokenization)
-        default = [each[names.SERVING_DEFAULT] for each in (unrounded, endpoints)]
-        rounding = measure_rounding(default[0], default[1], module.weights, weights)
+        rounding = measure_rounding(
+            unrounded[names.SERVING_DEFAULT],
+            endpoints[names.SERVING_DEFAULT],
+            module.weights,
+            weights,
+        )
         difference = None
         if verify:
             logging.info("Reloading in a fresh process.")
@@ -235,9 +233,7 @@ def export_saved_model(
                 )
         else:
             logging.warning("Not reloaded and compared, since verify=False.")
-        changes = {}
-        if evaluate_on is not None:
-            changes = measure_changes(moved, given, tokenization, evaluate_on, limits)
+        changes = measure_changes(moved, evaluations, tokenization, limits) if evaluations else {}
         record = {
             **_describe(next(iter(exact.values()))),
             "max_length": max_length,
@@ -331,79 +327,6 @@ def _local_path(base_path: str | os.PathLike[str]) -> Path:
             "directory in one step. Export to a local one, and copy the version's directory."
         )
     return Path(base_path).expanduser().absolute()
-
-
-def _serve_tasks(
-    models: Mapping[str, TFDistilBertForSequenceClassification],
-    tokenizer: DistilBertTokenizer,
-    pair: bool | None,
-) -> dict[str, ServedModel]:
-    """Checks that classifiers can stand in one export, and returns each under its task's name."""
-    if not models:
-        raise ValueError("There are no classifiers to export: the mapping is empty.")
-    served: dict[str, ServedModel] = {}
-    for task, model in models.items():
-        if not _SIGNATURE_NAME.fullmatch(task) or task == names.SERVING_DEFAULT:
-            raise ValueError(
-                f"{task!r} cannot be the name of a task's signature: it must consist of letters, "
-                "digits and underscores, begin with a letter or one underscore, and not be "
-                f"{names.SERVING_DEFAULT!r}, which is that of the first task."
-            )
-        try:
-            if not isinstance(model, TFDistilBertForSequenceClassification):
-                raise TypeError(
-                    "several tasks must be TFDistilBertForSequenceClassification; "
-                    f"got {type(model).__name__}."
-                )
-            served[task] = ServedClassifier(model, tokenizer, pair)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"Task {task!r}: {error}") from error
-    first, *others = models
-    for task in others:
-        if models[task].distilbert is not models[first].distilbert:
-            raise ValueError(
-                f"The classifiers of {first!r} and {task!r} have encoders of their own; those of "
-                "one export must share one, as load_classifiers makes them."
-            )
-    return served
-
-
-def _serve_model(
-    model: PreTrainedModel,
-    tokenizer: DistilBertTokenizer,
-    pair: bool | None,
-    regress_label: str | None,
-    top_k: int,
-    max_masks: int,
-) -> ServedModel:
-    """Checks that a model can be exported with a tokenizer."""
-    if isinstance(model, TFDistilBertForSequenceClassification):
-        return ServedClassifier(model, tokenizer, pair, regress_label)
-    if pair or regress_label is not None:
-        raise ValueError("pair and regress_label are for classifiers.")
-    if isinstance(model, TFDistilBertForMaskedLM):
-        return ServedMaskedLM(model, tokenizer, top_k, max_masks)
-    if isinstance(model, TFDistilBertModel):
-        return ServedEncoder(model, tokenizer)
-    raise TypeError(
-        "export_saved_model takes a TFDistilBertForSequenceClassification, "
-        f"TFDistilBertForMaskedLM or TFDistilBertModel; got {type(model).__name__}."
-    )
-
-
-def _check_length(
-    max_length: int | None, model: PreTrainedModel, tokenizer: DistilBertTokenizer
-) -> int:
-    """Returns the longest row in tokens, and checks that the model has as many positions."""
-    positions = model.config.max_position_embeddings
-    if max_length is None:
-        return min(tokenizer.model_max_length, positions)
-    if max_length > positions:
-        raise ValueError(
-            f"max_length={max_length}, but the model has {positions} positions "
-            "(config.max_position_embeddings)."
-        )
-    return max_length
 
 
 def _write(module: tf.Module, signatures: Signatures, directory: Path) -> None:
