@@ -39,11 +39,11 @@ class JointLinear(keras.layers.Layer):
 
     Call arguments:
         x: Float (N, D).
-        first: The first part to compute.
-        last: The last part to compute.
+        query: Float (B, D), if the first part is to be computed of this instead.
 
     Returns:
-        Float (N, parts, D), flattened to (N, parts * D).
+        Float (N, parts, D), flattened to (N, parts * D); with `query` the pair of the first part,
+        (B, D), and of the others, (N, (parts - 1) * D).
     """
 
     def __init__(self, parts: int, config: DistilBertConfig, **kwargs: Any) -> None:
@@ -67,14 +67,22 @@ class JointLinear(keras.layers.Layer):
         """Returns one part, for its name in a checkpoint."""
         return Projection(self, slice(index * self.dim, (index + 1) * self.dim))
 
-    def call(self, x: tf.Tensor, first: int = 0, last: int | None = None) -> tf.Tensor:
-        """Computes the parts `first` to `last`."""
+    def call(
+        self, x: tf.Tensor, query: tf.Tensor | None = None
+    ) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
+        """Computes all parts of `x`, or the first one of `query` and the others of `x`."""
         kernel, bias = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias)
-        last = self.parts - 1 if last is None else last
-        if last - first + 1 < self.parts:
-            rows = slice(first * self.dim, (last + 1) * self.dim)
-            kernel, bias = kernel[rows], bias[rows]
-        return tf.nn.bias_add(tf.matmul(x, kernel, transpose_b=True), bias)
+        if query is None:
+            return tf.nn.bias_add(tf.matmul(x, kernel, transpose_b=True), bias)
+        sizes = [self.dim, (self.parts - 1) * self.dim]
+        # Not by slices, whose gradients are padded and added up.
+        first, others = (
+            tf.nn.bias_add(tf.matmul(rows, part, transpose_b=True), part_of_bias)
+            for rows, part, part_of_bias in zip(
+                (query, x), tf.split(kernel, sizes), tf.split(bias, sizes), strict=True
+            )
+        )
+        return first, others
 
 
 class MultiHeadSelfAttention(keras.layers.Layer):
@@ -148,8 +156,9 @@ class MultiHeadSelfAttention(keras.layers.Layer):
             heads = layout.split_heads(self.qkv_lin(x), self.n_heads, self.head_dim)
             triples = [tf.unstack(qkv) for qkv in heads]
         else:
-            heads = layout.split_heads(self.qkv_lin(x, first=1), self.n_heads, self.head_dim)
-            query = tf.reshape(self.qkv_lin(query, last=0), [-1, self.n_heads, 1, self.head_dim])
+            query, kv = self.qkv_lin(x, query)
+            heads = layout.split_heads(kv, self.n_heads, self.head_dim)
+            query = tf.reshape(query, [-1, self.n_heads, 1, self.head_dim])
             queries = [
                 query if group.rows is None else tf.gather(query, group.rows)
                 for group in layout.groups

@@ -41,6 +41,7 @@ class FeedForward(keras.layers.Layer):
         super().__init__(**kwargs)
         self.dim, self.hidden_dim = config.dim, config.hidden_dim
         self.activation = get_activation(config.activation)
+        self.trained_activation = get_activation(config.activation, training=True)
         self.lin1 = Linear(config.hidden_dim, config, name="lin1", dtype=self.dtype_policy)
         self.lin2 = Linear(config.dim, config, name="lin2", dtype=self.dtype_policy)
         self.dropout = Dropout(config.dropout, name="dropout", dtype=self.dtype_policy)
@@ -56,8 +57,10 @@ class FeedForward(keras.layers.Layer):
         hidden = self.lin1(x)  # (N, F)
         if training:
             # In bfloat16 a CPU is slow with all but products. (Without gradients it is one kernel.)
-            hidden = tf.cast(hidden, at_least_float32(self.compute_dtype))
-        hidden = tf.cast(self.activation(hidden), self.compute_dtype)
+            hidden = self.trained_activation(tf.cast(hidden, at_least_float32(self.compute_dtype)))
+        else:
+            hidden = self.activation(hidden)
+        hidden = tf.cast(hidden, self.compute_dtype)
         return self.dropout(self.lin2(hidden), training=training)
 
 
