@@ -4,14 +4,16 @@ Private methods of Keras' optimizers are relied on (setup.py holds Keras to one 
 version), and a test compares the result with Keras' own AdamW.
 """
 
+import functools
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 from absl import logging
 
+from distilbert_tf.models.layers import at_least_float32
 from distilbert_tf.training.options import SCHEDULES
 
 # Matched against variable paths such as "distilbert/embeddings/LayerNorm/gamma".
@@ -80,34 +82,113 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
+class Rule(NamedTuple):
+    """Adam's numbers for one weight at one step: scalars of the type that is computed in.
+
+    Attributes:
+        rate: The learning rate.
+        kept: The share of the weight that weight decay leaves.
+        clip: What the gradient is multiplied by.
+        beta_1: How much of the first moment stays.
+        beta_2: How much of the second one stays.
+        power_1: `beta_1` to the power of the step, counted from 1.
+        power_2: `beta_2` to that power.
+        epsilon: What is added to the root of the second moment.
+    """
+
+    rate: tf.Tensor
+    kept: tf.Tensor
+    clip: tf.Tensor
+    beta_1: tf.Tensor
+    beta_2: tf.Tensor
+    power_1: tf.Tensor
+    power_2: tf.Tensor
+    epsilon: tf.Tensor
+
+
+@functools.partial(tf.function, jit_compile=True)
+def _update_in_one_pass(
+    rule: Rule, gradient: tf.Tensor, handles: Sequence[tf.Tensor], dtype: tf.DType
+) -> None:
+    """Updates a weight and its moments.
+
+    Args:
+        rule: The numbers.
+        gradient: The weight's gradient.
+        handles: The resources of the weight, its first and second moment, and with amsgrad the
+            largest second one. (A function that took variables would be bound to the first ones.)
+        dtype: The type of all of them.
+    """
+    old = [tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype) for handle in handles]
+    w, m, v, *largest = (tf.cast(x, rule.rate.dtype) for x in old)
+    gradient = tf.cast(gradient, rule.rate.dtype) * rule.clip
+    m += (gradient - m) * (1 - rule.beta_1)
+    v += (tf.square(gradient) - v) * (1 - rule.beta_2)
+    largest = [tf.maximum(v, x) for x in largest]
+    rate = rule.rate * tf.sqrt(1 - rule.power_2) / (1 - rule.power_1)
+    w = w * rule.kept - rate * m / (tf.sqrt([v, *largest][-1]) + rule.epsilon)
+    for handle, new in zip(handles, (w, m, v, *largest), strict=True):
+        tf.raw_ops.AssignVariableOp(resource=handle, value=tf.cast(new, dtype))
+
+
+def _update_by_ops(
+    rule: Rule, gradient: tf.Tensor, handles: Sequence[tf.Tensor], dtype: tf.DType
+) -> None:
+    """Does the same with TensorFlow's own kernel, which knows no decay and no clipping."""
+    weight = tf.raw_ops.ReadVariableOp(resource=handles[0], dtype=dtype)
+    decayed = weight * tf.cast(rule.kept, dtype)
+    tf.raw_ops.AssignVariableOp(resource=handles[0], value=decayed)
+    gradient = tf.cast(gradient, rule.clip.dtype) * rule.clip
+    rule = Rule(*(tf.cast(number, dtype) for number in rule))
+    has_largest = len(handles) == 4
+    ops = tf.raw_ops
+    (ops.ResourceApplyAdamWithAmsgrad if has_largest else ops.ResourceApplyAdam)(
+        **dict(zip(("var", "m", "v", "vhat"), handles, strict=False)),
+        beta1_power=rule.power_1,
+        beta2_power=rule.power_2,
+        lr=rule.rate,
+        beta1=rule.beta_1,
+        beta2=rule.beta_2,
+        epsilon=rule.epsilon,
+        grad=tf.cast(gradient, dtype),
+    )
+
+
 @keras.saving.register_keras_serializable(package="distilbert_tf")
 class AdamW(keras.optimizers.AdamW):
     """Keras' AdamW with each weight updated in one pass over memory instead of a dozen.
 
     On a CPU the update is bound by memory, and for short texts it takes as long as the forward
     pass: most of it goes into the table of 30,522 words. Keras spells the rule out in elementwise
-    ops, each of which reads and writes whole tensors; TensorFlow has it as one op. The numbers are
-    those of Keras up to rounding.
+    ops, each of which reads and writes whole tensors. Here XLA makes one loop of them, with weight
+    decay and the scale of clipping in it. The numbers are those of Keras up to rounding.
 
     Other than in Keras, replicas' gradients are clipped after they have been added up, and with
     `global_clipnorm`, gradients that are not finite raise `tf.errors.InvalidArgumentError` instead
-    of spoiling the weights.
+    of spoiling the weights. Slices of a sparse gradient for one row are added up first.
 
     Args:
         rate_factors: Factors of the learning rate, by a part of the paths of the variables that
             have them, such as `{"/layer_0/": 0.5}`; it is 1 for all others.
+        jit_compile: Whether XLA compiles the updates; by default on CPUs. On a GPU it needs files
+            of CUDA that not every installation has, and passes over memory cost less there.
         **kwargs: See `keras.optimizers.AdamW`.
     """
 
     def __init__(
-        self, *args: Any, rate_factors: Mapping[str, float] | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        rate_factors: Mapping[str, float] | None = None,
+        jit_compile: bool | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.rate_factors = dict(rate_factors or {})
+        self.rate_factors, self.jit_compile = dict(rate_factors or {}), jit_compile
 
     def get_config(self) -> dict[str, Any]:
         """Describes the optimizer for Keras' files."""
-        return {**super().get_config(), "rate_factors": self.rate_factors}
+        own = {"rate_factors": self.rate_factors, "jit_compile": self.jit_compile}
+        return {**super().get_config(), **own}
 
     def _rate_factor(self, path: str) -> float:
         return next((factor for part, factor in self.rate_factors.items() if part in path), 1.0)
@@ -128,47 +209,32 @@ class AdamW(keras.optimizers.AdamW):
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Updates one variable and its two moments."""
         index = self._get_variable_index(variable)
-        factor = self._rate_factor(self._trainable_variables[index].path)
-        rate = tf.cast(learning_rate, variable.dtype) * factor
-        if self.amsgrad or isinstance(gradient, tf.IndexedSlices):
-            super().update_step(gradient, variable, rate)
-            return
-        step = tf.cast(self.iterations + 1, variable.dtype)
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=self._momentums[index].value.handle,
-            v=self._velocities[index].value.handle,
-            beta1_power=tf.pow(tf.cast(self.beta_1, variable.dtype), step),
-            beta2_power=tf.pow(tf.cast(self.beta_2, variable.dtype), step),
-            lr=rate,
-            beta1=tf.cast(self.beta_1, variable.dtype),
-            beta2=tf.cast(self.beta_2, variable.dtype),
-            epsilon=tf.cast(self.epsilon, variable.dtype),
-            grad=tf.cast(gradient, variable.dtype),
+        dtype = at_least_float32(variable.dtype)
+        step = self.iterations + 1
+        rate, beta_1, beta_2, epsilon, clip, step = (
+            tf.cast(number, dtype)
+            for number in (
+                learning_rate, self.beta_1, self.beta_2, self.epsilon, self._clip_factor, step,
+            )
+        )  # fmt: skip
+        rate *= self._rate_factor(self._trainable_variables[index].path)
+        decays = self.weight_decay and self._use_weight_decay(variable)
+        kept = 1 - rate * (self.weight_decay if decays else 0.0)
+        powers = tf.pow(beta_1, step), tf.pow(beta_2, step)
+        rule = Rule(rate, kept, clip, beta_1, beta_2, *powers, epsilon)
+        moments = [self._momentums, self._velocities]
+        if self.amsgrad:
+            moments.append(self._velocity_hats)
+        compiles = "CPU" in variable.device if self.jit_compile is None else self.jit_compile
+        (_update_in_one_pass if compiles else _update_by_ops)(
+            rule,
+            tf.convert_to_tensor(gradient),
+            [variable.handle, *(moment[index].value.handle for moment in moments)],
+            variable.dtype,
         )
 
     def _apply_weight_decay(self, variables: Any) -> None:
-        if not self.weight_decay:
-            return
-        rate = self.weight_decay * self.learning_rate  # once, not an op per variable and factor
-
-        factors = [self._rate_factor(variable.path) for variable in variables]
-
-        def decay(variable: Any, factor: float) -> None:
-            if self._use_weight_decay(variable):
-                variable.assign_sub(variable * tf.cast(rate * factor, variable.dtype))
-
-        def decay_all(distribution: Any, variables: Any) -> None:
-            for variable, factor in zip(variables, factors, strict=True):
-                distribution.extended.update(variable, decay, args=(factor,), group=False)
-
-        # In a graph, nothing else makes the decay wait until the gradients turn out to be finite.
-        with tf.control_dependencies(self._checks):
-            tf.__internal__.distribute.interim.maybe_merge_call(
-                decay_all,
-                self._distribution_strategy,
-                [keras_variable.value for keras_variable in variables],
-            )
+        """Does nothing: `update_step` does it."""
 
     def _clip_gradients(self, grads: Any) -> Any:
         # Keras clips each replica's gradients, and adds them up afterwards: on several devices
@@ -176,13 +242,13 @@ class AdamW(keras.optimizers.AdamW):
         replica = tf.distribute.get_replica_context()
         if replica is not None and replica.num_replicas_in_sync > 1:
             grads = replica.all_reduce(tf.distribute.ReduceOp.SUM, grads)
+        self._clip_factor = 1.0
         if not self.global_clipnorm:
-            self._checks: tuple[tf.Tensor, ...] = ()
             return super()._clip_gradients(grads)
         # TensorFlow's norm reads each gradient once, Keras' writes its square out first.
         norm = tf.debugging.check_numerics(tf.linalg.global_norm(grads), NOT_FINITE)
-        self._checks = (norm,)  # Keras applies weight decay next
-        return tf.clip_by_global_norm(grads, self.global_clipnorm, use_norm=norm)[0]
+        self._clip_factor = self.global_clipnorm / tf.maximum(norm, self.global_clipnorm)
+        return grads
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
         return grads_and_vars  # see _clip_gradients

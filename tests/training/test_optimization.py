@@ -153,12 +153,15 @@ def test_gradients_are_clipped_by_their_global_norm() -> None:
     assert_close(moments[1], [0, 0.001 * 0.8**2], ONE_MINUS_BETA)
 
 
-def train_both(make_options: dict, gradients: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
+def train_both(
+    make_options: dict, jit_compile: bool, gradients: list[list[np.ndarray]]
+) -> list[list[np.ndarray]]:
     """Applies the same gradients with this AdamW and with Keras' own."""
     results = []
     for cls in (AdamW, keras.optimizers.AdamW):
         weights = variables()
-        optimizer = cls(WarmupSchedule(0.05, total_steps=9, warmup_steps=3), **make_options)
+        own = {"jit_compile": jit_compile} if cls is AdamW else {}
+        optimizer = cls(WarmupSchedule(0.05, total_steps=9, warmup_steps=3), **make_options, **own)
         optimizer.exclude_from_weight_decay(var_names=list(NO_WEIGHT_DECAY))
         apply = tf.function(lambda *step: optimizer.apply(step, weights))  # noqa: B023
         for step in gradients:
@@ -179,23 +182,29 @@ def train_both(make_options: dict, gradients: list[list[np.ndarray]]) -> list[li
     ],
     ids=lambda options: ", ".join(options),
 )
-def test_steps_are_those_of_keras_adamw(options: dict) -> None:
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_steps_are_those_of_keras_adamw(jit_compile: bool, options: dict) -> None:
     random = np.random.default_rng(0)
     scales = [1e-3, 1.0, 30.0, 0.0, 1.0, 1.0]
     gradients = [
         [scale * random.standard_normal(2).astype("float32") for _ in range(4)] for scale in scales
     ]
-    ours, theirs = train_both(options, gradients)
+    ours, theirs = train_both(options, jit_compile, gradients)
     for a, b in zip(ours, theirs, strict=True):
         assert_close(a, b, ONE_MINUS_BETA)
 
 
-def test_sparse_gradients_are_taken_too() -> None:
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_slices_of_one_row_are_added_up(jit_compile: bool) -> None:
+    """Two slices of 0.5 count as one of 1, also in the second moment, (1 - 0.999) * 1 ** 2."""
     weight = keras.Variable(np.ones((4, 2), "float32"))
-    gradient = tf.IndexedSlices(tf.ones((2, 2)), tf.constant([1, 3]), tf.constant([4, 2]))
-    AdamW(0.1, weight_decay=0.0).apply([gradient], [weight])
-    assert np.all(weight.numpy()[[1, 3]] < 0.95)
-    np.testing.assert_array_equal(weight.numpy()[[0, 2]], 1)
+    values = tf.constant([[1.0, 1.0], [0.5, 0.5], [0.5, 0.5]])
+    gradient = tf.IndexedSlices(values, tf.constant([1, 3, 3]), tf.constant([4, 2]))
+    optimizer = AdamW(0.1, weight_decay=0.0, jit_compile=jit_compile)
+    optimizer.apply([gradient], [weight])
+    assert_close(weight.numpy(), [[1, 1], [0.9, 0.9], [1, 1], [0.9, 0.9]], ONE_MINUS_BETA)
+    (second,) = (v.numpy() for v in optimizer.variables if "velocity" in v.path)
+    assert_close(second, [[0, 0], [0.001, 0.001], [0, 0], [0.001, 0.001]], ONE_MINUS_BETA)
 
 
 def test_the_optimizer_survives_keras_config() -> None:
