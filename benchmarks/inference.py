@@ -6,6 +6,7 @@
 """
 
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,34 +36,48 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("threads", None, "threads of each peer; the usable cores if not given")
 flags.DEFINE_string("output", str(report.RESULTS), "directory of the results")
 
-# Of the largest logit, by precision. A token of padding too many changes ten times as much as the
-# first; bfloat16 has 8 bits, and int8 is as its tool makes it.
+# Of the largest logit of all cases, by precision. A token of padding too many changes ten times as
+# much as the first; bfloat16 has 8 bits, and int8 is as its tool makes it.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2, "int8": float("inf")}
 SGEMM = "sgemm"
 
 
+def list_logits(outputs: dict[str, Any], peers: dict[str, Peer]) -> dict[str, np.ndarray]:
+    """Lists the logits of each peer in the table's order, the reference first: ours as a rule."""
+    return {
+        name: np.array(outputs[name], np.float64)
+        for name, peer in peers.items()
+        if name in outputs and not peer.yardstick
+    }
+
+
+def largest_logit(cases: Iterable[dict[str, Any]], peers: dict[str, Peer]) -> float:
+    """Returns the largest logit of the references of all cases, 0 without any.
+
+    That of a case is no measure: the logits of its only row may be nearly 0.
+    """
+    listed = [list(list_logits(outputs, peers).values()) for outputs in cases]
+    return max((float(np.abs(arrays[0]).max()) for arrays in listed if arrays), default=0.0)
+
+
 def compare(
-    outputs: dict[str, Any], peers: dict[str, Peer]
+    outputs: dict[str, Any], peers: dict[str, Peer], largest: float
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Compares the peers' logits with the first peer's in the table's order, ours as a rule.
+    """Compares the peers' logits with the reference's.
 
     Args:
         outputs: Logits of each peer, (rows, classes).
         peers: The peers by name.
+        largest: What `TOLERANCES` are shares of: see `largest_logit`.
 
     Returns:
         Largest absolute difference of each peer, and a message for each that computes something
         else: further away than `TOLERANCES` allows.
     """
-    arrays = {
-        name: np.array(outputs[name], np.float64)
-        for name, peer in peers.items()
-        if name in outputs and not peer.yardstick
-    }
+    arrays = list_logits(outputs, peers)
     if not arrays:
         return {}, {}
     reference_name, reference = next(iter(arrays.items()))
-    largest = float(np.abs(reference).max())
     differences, errors = {}, {}
     for name, array in arrays.items():
         if array.shape != reference.shape or not np.isfinite(array).all():
@@ -79,11 +94,11 @@ def takes_part(peer: Peer, case: Case) -> bool:
     return case.mode == "ids" or not peer.yardstick
 
 
-def check_case(crew: Crew, case: Case, path: str, peers: dict[str, Peer]) -> dict[str, Any]:
-    """Runs a case once with everybody, which also warms up, and compares the logits.
+def run_once(crew: Crew, case: Case, path: str, peers: dict[str, Peer]) -> dict[str, Any]:
+    """Runs a case once with everybody, which also warms up.
 
     Returns:
-        The case's part of the results, still without times.
+        What each computed.
     """
     outputs: dict[str, Any] = {}
     for name, worker in list(crew.workers.items()):
@@ -93,7 +108,18 @@ def check_case(crew: Crew, case: Case, path: str, peers: dict[str, Peer]) -> dic
             outputs[name] = worker.ask("case", name=case.key, path=path)
         except WorkerError as error:
             crew.fail(name, error)
-    differences, errors = compare(outputs, peers)
+    return outputs
+
+
+def check_case(
+    case: Case, outputs: dict[str, Any], peers: dict[str, Peer], largest: float
+) -> dict[str, Any]:
+    """Compares the logits of a case.
+
+    Returns:
+        The case's part of the results, still without times.
+    """
+    differences, errors = compare(outputs, peers, largest)
     for name, reason in errors.items():
         say(f"WRONG {name} at {case.key}: {reason}")
     bounds = {name: value for name, value in outputs.items() if peers[name].yardstick}
@@ -149,10 +175,12 @@ def run_model(model: str, peers: dict[str, Peer], results: dict[str, Any]) -> No
         tempfile.TemporaryDirectory() as directory,
         Crew(list(peers.values()), checkpoint, threads) as crew,
     ):
-        cases = {}
+        outputs = {}
         for case in built:
             say(f"{model}: checking {case.key}")
-            cases[case.key] = check_case(crew, case, case.write(Path(directory)), peers)
+            outputs[case.key] = run_once(crew, case, case.write(Path(directory)), peers)
+        largest = largest_logit(outputs.values(), peers)
+        cases = {case.key: check_case(case, outputs[case.key], peers, largest) for case in built}
         part: dict[str, Any] = {
             "checkpoint_sha256": digest(checkpoint),
             "versions": crew.versions,

@@ -8,6 +8,7 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.load_figures import SLOWER_SHARES, over_rounds
+from benchmarks.peers import OURS_BFLOAT16
 from benchmarks.report import plt, table
 
 FIGURES = ("requests_per_s", "p50_ms", "p99_ms", "p99_9_ms")
@@ -56,8 +57,8 @@ def write_load(results: Mapping[str, Any], directory: Path) -> None:
             ["server", "requests/s", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "errors", "wrong"],
             rates,
         ),
-        "### Ours against each\n",
-        _ratios(joined, labels),
+        "### Ours against each of the same precision\n",
+        _ratios(joined, labels, results["peers"]),
         "### Memory and processors\n",
         "Resident MiB at the beginning of the first turn, the end of the last, and at the most; "
         "cores kept busy by the server and, beside it, by the clients; the server's CPU time for a "
@@ -82,12 +83,12 @@ def write_load(results: Mapping[str, Any], directory: Path) -> None:
     (directory / "load.md").write_text("\n".join(parts), encoding="utf-8")
 
 
-def _ratios(joined: Mapping[str, Any], labels: Mapping[str, str]) -> str:
-    ours = joined.get(report.OURS, {}).get("median")
+def _ratios(joined: Mapping[str, Any], labels: Mapping[str, str], peers: Mapping[str, Any]) -> str:
     rows = []
     for name, figures in joined.items():
-        theirs = figures["median"]
-        if name == report.OURS or not ours or not theirs:
+        own = report.OURS if peers[name]["precision"] == "float32" else OURS_BFLOAT16
+        ours, theirs = joined.get(own, {}).get("median"), figures["median"]
+        if name == own or not ours or not theirs:
             continue
         ratios = [ours["requests_per_s"] / theirs["requests_per_s"]]
         ratios += [theirs[key] / ours[key] for key in FIGURES[1:]]

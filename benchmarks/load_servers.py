@@ -11,9 +11,8 @@ from pathlib import Path
 
 from benchmarks.environments import python_of
 from benchmarks.harness import ROOT, WorkerError
-from benchmarks.peers import OURS_FILLED, Peer
+from benchmarks.peers import SERVED_FROM, Peer
 
-FILLED = "filled"  # of the base path: not a number, so the other servers do not see it
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.05
@@ -28,7 +27,7 @@ class Server:
     Args:
         peer: Whom to start, of `peers.LOAD`.
         prepared: What `workers/load_models.py` wrote, with ONNX Runtime's `model.onnx`.
-        base_path: The versions for ours, and under `FILLED` those for `OURS_FILLED`.
+        base_path: The versions for ours, and in folders those of `SERVED_FROM`.
         threads: Cores to use.
         log: File for what it prints.
 
@@ -43,8 +42,8 @@ class Server:
         self._log = log
         if peer.is_ours:
             self._command = [sys.executable, "-m", "distilbert_tf.cli", "serve"]
-            served = FILLED if peer.name == OURS_FILLED else ""
-            flags: dict[str, object] = {"model_base_path": base_path / served}
+            served = base_path / SERVED_FROM.get(peer.name, "")
+            flags: dict[str, object] = {"model_base_path": served}
         else:
             self._command = [python_of(peer.venv), "-m", f"benchmarks.workers.{peer.worker}"]
             flags = {"checkpoint": prepared / "checkpoint", "artefacts": prepared}

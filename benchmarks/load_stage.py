@@ -17,10 +17,13 @@ from benchmarks.cases import validation_texts
 from benchmarks.checkpoints import CACHE, make_checkpoint
 from benchmarks.harness import Worker, WorkerError, say
 from benchmarks.load_figures import Records
-from benchmarks.load_servers import FILLED, Server
-from benchmarks.peers import OURS_ENV, OURS_FILLED, Peer
+from benchmarks.load_servers import Server
+from benchmarks.peers import OURS_BFLOAT16, OURS_ENV, OURS_FILLED, SERVED_FROM, Peer
 
 FILLED_SIZES = (1, 2, 4, 8, 10, 12, 14, 16, 20, 24, 28, 32)
+# Of a probability. Roundings of float32 change it by some 1e-6. Those of bfloat16 changed logits
+# of SST-2's classifiers by up to 0.07, and a probability changes by half of that at most.
+TOLERANCES = {"float32": 1e-3, "bfloat16": 0.05}
 GENERATOR = Peer("generator", "load generator", "load_generator", None)
 MAKER = Peer("exports", "exports", "load_models", None, OURS_ENV)
 
@@ -69,9 +72,11 @@ class Stage:
         texts = list(validation_texts("sst2", data)[0])
         checkpoint = Path(model).expanduser() if model else make_checkpoint("demo")
         say(f"exporting {count} version(s) of {checkpoint.name}")
+        names = {peer.name for peer in peers}
         _ask_once(
-            MAKER, checkpoint=str(checkpoint), output=str(self.prepared), texts=texts, count=count
-        )
+            MAKER, checkpoint=str(checkpoint), output=str(self.prepared), texts=texts, count=count,
+            bfloat16=OURS_BFLOAT16 in names,
+        )  # fmt: skip
         converters = {peer.prepares: peer for peer in peers if peer.prepares}
         for name, peer in converters.items():
             say(f"converting for {name}")
@@ -84,8 +89,11 @@ class Stage:
         self._inputs.write_text(json.dumps({"texts": texts, "answers": answers}), encoding="utf-8")
         self.base_path.mkdir()
         self.publish(1)
-        if any(peer.name == OURS_FILLED for peer in peers):
-            filled = self.base_path / FILLED / "1"
+        if OURS_BFLOAT16 in names:
+            folder = SERVED_FROM[OURS_BFLOAT16]
+            os.rename(self.prepared / folder, self.base_path / folder)
+        if OURS_FILLED in names:
+            filled = self.base_path / SERVED_FROM[OURS_FILLED] / "1"
             shutil.copytree(self.base_path / "1", filled, copy_function=os.link)
             parameters = batching_parameters(allowed_batch_sizes=FILLED_SIZES)
             write_config(filled / BATCHING_FILE, parameters)
@@ -141,6 +149,7 @@ class Stage:
                 port=server.port,
                 server_pid=server.pid if watch else None,
                 timeouts_s=timeouts_s,
+                tolerance=TOLERANCES[server.peer.precision],
                 **asdict(asking),
             )
         finally:

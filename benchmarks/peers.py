@@ -254,21 +254,34 @@ TOKENIZATION = (
     Peer("keras_hub", "KerasHub", "keras_hub_tokenization", None, TENSORFLOW_ENV),
 )
 
+# As tf_serving.env advises for many requests: calls beside each other, each on one core.
+OURS_LOAD_ENV = OURS_ENV | {"TF_NUM_INTRAOP_THREADS": "1"}
 # `load.py` starts them as servers, with the options as flags; ours by the command line.
-# Served from a copy whose batching parameters list few sizes, as a GPU would want them.
-OURS_FILLED = "ours_filled"
+OURS_FILLED, OURS_BFLOAT16 = "ours_filled", "ours_bfloat16"
+# Those that serve another export than the others of ours: its folder under the base path, which is
+# no number, so that the others do not see it.
+SERVED_FROM = {OURS_FILLED: "filled", OURS_BFLOAT16: "bfloat16"}
 
 LOAD = (
-    Peer("ours", "distilbert-tf serve", "serve", None, OURS_ENV),
+    Peer("ours", "distilbert-tf serve", "serve", None, OURS_LOAD_ENV),
     Peer(
         "ours_unbatched",
         "the same, --enable_batching=false",
         "serve",
         None,
-        OURS_ENV,
+        OURS_LOAD_ENV,
         {"enable_batching": "false"},
     ),
-    Peer(OURS_FILLED, "the same, batches filled up to allowed sizes", "serve", None, OURS_ENV),
+    # A copy whose batching parameters list few sizes, as a GPU would want them.
+    Peer(OURS_FILLED, "the same, batches filled up to allowed sizes", "serve", None, OURS_LOAD_ENV),
+    Peer(
+        OURS_BFLOAT16,
+        "distilbert-tf serve, --compute=bfloat16",
+        "serve",
+        None,
+        OURS_LOAD_ENV,
+        precision="bfloat16",
+    ),
     Peer("torch", "FastAPI, pipeline", "web_server", "fastapi", options={"model": "torch"}),
     Peer(
         "torch_batched",
@@ -292,6 +305,23 @@ LOAD = (
         "fastapi",
         options={"model": "onnxruntime", "max_batch_size": 32},
         prepares="onnxruntime",
+    ),
+    Peer(
+        "openvino_batched",
+        "FastAPI, OpenVINO, batches",
+        "web_server",
+        "fastapi",
+        options={"model": "openvino", "max_batch_size": 32},
+        prepares="openvino",
+    ),
+    Peer(
+        "openvino_batched_bfloat16",
+        "FastAPI, OpenVINO as it comes, batches",
+        "web_server",
+        "fastapi",
+        options={"model": "openvino_as_it_comes", "max_batch_size": 32},
+        precision="bfloat16",
+        prepares="openvino",
     ),
 )
 

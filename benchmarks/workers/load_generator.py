@@ -20,7 +20,6 @@ from distilbert_serving.tensors import to_proto
 
 from benchmarks.workers.protocol import serve
 
-TOLERANCE = 1e-3  # of a probability; float32 makes differences of some 1e-6
 SAMPLE_EVERY_S = 1.0
 PAUSE_AFTER_ERROR_S = 0.1
 MAX_OVERTIME_S = 10.0  # beyond the deadline, a call counts as hung
@@ -167,6 +166,7 @@ class Load:
         timeouts_s: Their deadlines; the first client has the first, and so on around.
         seconds: How long to measure.
         warmup_s: How long to ask before.
+        tolerance: By how much a right answer's probability may differ.
     """
 
     def __init__(
@@ -180,6 +180,7 @@ class Load:
         timeouts_s: Sequence[float],
         seconds: float,
         warmup_s: float,
+        tolerance: float,
     ) -> None:
         self._right = {int(version): rows for version, rows in answers.items()}
         self._right[0] = self._right[1]
@@ -187,7 +188,7 @@ class Load:
         self._clients = [CLIENTS[kind](port, texts, timeout_s) for timeout_s in self._timeouts_s]
         self._texts = len(texts)
         self._server = None if server_pid is None else psutil.Process(server_pid)
-        self._seconds, self._warmup_s = seconds, warmup_s
+        self._seconds, self._warmup_s, self._tolerance = seconds, warmup_s, tolerance
         self.records: list[tuple[float, float, str, float]] = []
         self.samples: list[tuple[float, float, float]] = []
         self.errors: dict[str, str] = {}
@@ -245,7 +246,7 @@ class Load:
     def _check(self, index: int, answer: Answer) -> str:
         """Names an outcome: the version that answered rightly, or `wrong`."""
         right = self._right.get(answer.version, [{}] * self._texts)[index]
-        is_right = abs(right.get(answer.label, -1.0) - answer.score) <= TOLERANCE
+        is_right = abs(right.get(answer.label, -1.0) - answer.score) <= self._tolerance
         return f"version {answer.version}" if is_right else "wrong"
 
     def _name(self, error: Exception) -> str:

@@ -12,7 +12,9 @@ from benchmarks.workers.protocol import serve
 BATCH_ROWS = 32
 
 
-def prepare(checkpoint: str, output: str, texts: list[str], count: int) -> None:
+def prepare(
+    checkpoint: str, output: str, texts: list[str], count: int, bfloat16: bool = False
+) -> None:
     """Exports versions whose answers tell them apart, and computes their answers.
 
     Version 1 is the checkpoint, version 2 has its labels the other way round, version 3 is half as
@@ -24,6 +26,7 @@ def prepare(checkpoint: str, output: str, texts: list[str], count: int) -> None:
             and `answers.json`: probabilities by version, text and label.
         texts: What will be asked.
         count: How many versions, up to 3.
+        bfloat16: Whether to export the checkpoint computing in bfloat16, too: `bfloat16/1`.
     """
     from distilbert_serving.saved_model.exporter import export_saved_model
 
@@ -43,6 +46,12 @@ def prepare(checkpoint: str, output: str, texts: list[str], count: int) -> None:
         head.bias.assign(new_bias)
         export_saved_model(model, tokenizer, directory / "versions", version=version, verify=False)
         answers[version] = _answer(model, tokenizer, texts)
+    if bfloat16:
+        head.kernel.assign(kernel)
+        head.bias.assign(bias)
+        export_saved_model(
+            model, tokenizer, directory / "bfloat16", compute="bfloat16", verify=False
+        )
     (directory / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
 
 

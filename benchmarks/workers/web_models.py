@@ -1,8 +1,11 @@
-"""What the web servers answer with: a checkpoint in PyTorch or in ONNX Runtime, fp32."""
+"""What the web servers answer with: a checkpoint in PyTorch, ONNX Runtime or OpenVINO."""
 
+import functools
 import json
 import os
+import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +14,7 @@ Answer = dict[str, str | float]
 Classify = Callable[[Sequence[str]], list[Answer]]
 
 
-def load_torch(checkpoint: str, artefacts: str, threads: int) -> Classify:
+def load_torch(checkpoint: str, artefacts: str, threads: int, runs: int) -> Classify:
     """Loads transformers' pipeline: in eval mode, which it sets, and in inference mode."""
     import torch
     from transformers import pipeline
@@ -26,9 +29,42 @@ def load_torch(checkpoint: str, artefacts: str, threads: int) -> Classify:
     return classify
 
 
-def load_onnxruntime(checkpoint: str, artefacts: str, threads: int) -> Classify:
+def load_onnxruntime(checkpoint: str, artefacts: str, threads: int, runs: int) -> Classify:
     """Loads the fused graph, and the Rust tokenizer."""
     import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    session = onnxruntime.InferenceSession(
+        os.path.join(artefacts, "model.onnx"), settings, providers=["CPUExecutionProvider"]
+    )
+    return _around(checkpoint, lambda inputs: session.run(["logits"], inputs)[0])
+
+
+def load_openvino(
+    checkpoint: str, artefacts: str, threads: int, runs: int, precision: str = "f32"
+) -> Classify:
+    """Loads the converted graph, with a stream for each of the runs, and the Rust tokenizer."""
+    import openvino
+
+    settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads * runs, "NUM_STREAMS": runs}
+    if precision:
+        settings["INFERENCE_PRECISION_HINT"] = precision
+    path = os.path.join(artefacts, "model.xml")
+    model = openvino.Core().compile_model(path, "CPU", settings)
+    mine = threading.local()  # a request is not for two threads
+
+    def run(inputs: dict[str, np.ndarray]) -> np.ndarray:
+        if not hasattr(mine, "request"):
+            mine.request = model.create_infer_request()
+        return np.array(mine.request.infer(inputs, share_inputs=True)["logits"])
+
+    return _around(checkpoint, run)
+
+
+def _around(checkpoint: str, run: Callable[[dict[str, np.ndarray]], np.ndarray]) -> Classify:
+    """Puts the Rust tokenizer before a graph, and softmax and label behind it."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(os.path.join(checkpoint, "tokenizer.json"))
@@ -36,12 +72,6 @@ def load_onnxruntime(checkpoint: str, artefacts: str, threads: int) -> Classify:
     tokenizer.enable_padding(pad_id=0, pad_token="[PAD]")
     with open(os.path.join(checkpoint, "config.json"), encoding="utf-8") as file:
         names = {int(number): name for number, name in json.load(file)["id2label"].items()}
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = threads
-    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    session = onnxruntime.InferenceSession(
-        os.path.join(artefacts, "model.onnx"), settings, providers=["CPUExecutionProvider"]
-    )
 
     def classify(texts: Sequence[str]) -> list[Answer]:
         rows = tokenizer.encode_batch(list(texts))
@@ -49,7 +79,7 @@ def load_onnxruntime(checkpoint: str, artefacts: str, threads: int) -> Classify:
             "input_ids": np.array([row.ids for row in rows], np.int64),
             "attention_mask": np.array([row.attention_mask for row in rows], np.int64),
         }
-        (logits,) = session.run(["logits"], inputs)
+        logits = run(inputs)
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         scores = powers / powers.sum(axis=1, keepdims=True)
         best = scores.argmax(axis=1)
@@ -61,4 +91,9 @@ def load_onnxruntime(checkpoint: str, artefacts: str, threads: int) -> Classify:
     return classify
 
 
-LOADERS = {"torch": load_torch, "onnxruntime": load_onnxruntime}
+LOADERS: dict[str, Callable[[str, str, int, int], Classify]] = {
+    "torch": load_torch,
+    "onnxruntime": load_onnxruntime,
+    "openvino": load_openvino,
+    "openvino_as_it_comes": functools.partial(load_openvino, precision=""),
+}

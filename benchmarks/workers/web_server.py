@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1, help="runs at the same time")
     parser.add_argument("--max_batch_size", type=int, default=0, help="0: each by itself")
     flags = parser.parse_args()
-    classify = LOADERS[flags.model](flags.checkpoint, flags.artefacts, flags.threads)
+    classify = LOADERS[flags.model](flags.checkpoint, flags.artefacts, flags.threads, flags.runs)
     classify(["warm", "warm up"])
     app = make_app(classify, flags.max_batch_size, flags.runs)
     uvicorn.run(app, host="127.0.0.1", port=flags.port, log_level="warning", access_log=False)
