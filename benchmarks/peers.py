@@ -262,68 +262,46 @@ OURS_FILLED, OURS_BFLOAT16 = "ours_filled", "ours_bfloat16"
 # no number, so that the others do not see it.
 SERVED_FROM = {OURS_FILLED: "filled", OURS_BFLOAT16: "bfloat16"}
 
+
+def _served(name: str, label: str, precision: str = "float32", **options: str) -> Peer:
+    """Makes a server of ours; `options` are flags."""
+    return Peer(name, label, "serve", None, OURS_LOAD_ENV, options, precision)
+
+
+def _fastapi(
+    name: str, label: str, precision: str = "float32", prepares: str = "", **options: str | int
+) -> Peer:
+    """Makes a FastAPI server; `options` are flags."""
+    return Peer(
+        name, f"FastAPI, {label}", "web_server", "fastapi", options=options, precision=precision,
+        prepares=prepares,
+    )  # fmt: skip
+
+
+_BATCHES: dict[str, Any] = {"max_batch_size": 32}
 LOAD = (
-    Peer("ours", "distilbert-tf serve", "serve", None, OURS_LOAD_ENV),
-    Peer(
-        "ours_unbatched",
-        "the same, --enable_batching=false",
-        "serve",
-        None,
-        OURS_LOAD_ENV,
-        {"enable_batching": "false"},
-    ),
+    _served("ours", "distilbert-tf serve"),
+    _served("ours_unbatched", "the same, --enable_batching=false", enable_batching="false"),
     # A copy whose batching parameters list few sizes, as a GPU would want them.
-    Peer(OURS_FILLED, "the same, batches filled up to allowed sizes", "serve", None, OURS_LOAD_ENV),
-    Peer(
-        OURS_BFLOAT16,
-        "distilbert-tf serve, --compute=bfloat16",
-        "serve",
-        None,
-        OURS_LOAD_ENV,
-        precision="bfloat16",
+    _served(OURS_FILLED, "the same, batches filled up to allowed sizes"),
+    _served(OURS_BFLOAT16, "distilbert-tf serve, --compute=bfloat16", "bfloat16"),
+    _fastapi("torch", "pipeline", model="torch"),
+    _fastapi("torch_batched", "pipeline, batches", model="torch", **_BATCHES),
+    _fastapi(
+        "onnxruntime", "ONNX Runtime", prepares="onnxruntime", model="onnxruntime", runs=40
     ),
-    Peer("torch", "FastAPI, pipeline", "web_server", "fastapi", options={"model": "torch"}),
-    Peer(
-        "torch_batched",
-        "FastAPI, pipeline, batches",
-        "web_server",
-        "fastapi",
-        options={"model": "torch", "max_batch_size": 32},
+    _fastapi(
+        "onnxruntime_batched", "ONNX Runtime, batches", prepares="onnxruntime",
+        model="onnxruntime", **_BATCHES,
     ),
-    Peer(
-        "onnxruntime",
-        "FastAPI, ONNX Runtime",
-        "web_server",
-        "fastapi",
-        options={"model": "onnxruntime", "runs": 40},
-        prepares="onnxruntime",
+    _fastapi(
+        "openvino_batched", "OpenVINO, batches", prepares="openvino", model="openvino", **_BATCHES
     ),
-    Peer(
-        "onnxruntime_batched",
-        "FastAPI, ONNX Runtime, batches",
-        "web_server",
-        "fastapi",
-        options={"model": "onnxruntime", "max_batch_size": 32},
-        prepares="onnxruntime",
+    _fastapi(
+        "openvino_batched_bfloat16", "OpenVINO as it comes, batches", "bfloat16", "openvino",
+        model="openvino_as_it_comes", **_BATCHES,
     ),
-    Peer(
-        "openvino_batched",
-        "FastAPI, OpenVINO, batches",
-        "web_server",
-        "fastapi",
-        options={"model": "openvino", "max_batch_size": 32},
-        prepares="openvino",
-    ),
-    Peer(
-        "openvino_batched_bfloat16",
-        "FastAPI, OpenVINO as it comes, batches",
-        "web_server",
-        "fastapi",
-        options={"model": "openvino_as_it_comes", "max_batch_size": 32},
-        precision="bfloat16",
-        prepares="openvino",
-    ),
-)
+)  # fmt: skip
 
 # The ways to prepare a corpus: all this package.
 CORPUS = (
