@@ -57,7 +57,8 @@ def largest_logit(cases: Iterable[dict[str, Any]], peers: dict[str, Peer]) -> fl
     That of a case is no measure: the logits of its only row may be nearly 0.
     """
     listed = [list(list_logits(outputs, peers).values()) for outputs in cases]
-    return max((float(np.abs(arrays[0]).max()) for arrays in listed if arrays), default=0.0)
+    found = (np.abs(arrays[0][np.isfinite(arrays[0])]) for arrays in listed if arrays)
+    return max((float(logits.max(initial=0.0)) for logits in found), default=0.0)
 
 
 def compare(

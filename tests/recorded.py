@@ -26,12 +26,15 @@ CLASSES = {
 KINDS = ("loss", "logits", "hidden_states", "attentions", "gradient")
 
 
-def run(model: keras.Model, arrays: Arrays) -> dict[str, np.ndarray]:
-    """Does with TensorFlow what `make_references.run_torch` does, under the same names."""
+def run(model: keras.Model, arrays: Arrays, training: bool = False) -> dict[str, np.ndarray]:
+    """Does with TensorFlow what `make_references.run_torch` does, under the same names.
+
+    In training, `model` must have no dropout.
+    """
     inputs = {name: arrays[name] for name in ("input_ids", "attention_mask")}
     found = list_slots(model)
     with tf.GradientTape() as tape:
-        output = model(inputs, output_hidden_states=True, output_attentions=True)
+        output = model(inputs, training=training, output_hidden_states=True, output_attentions=True)
         loss = compute_loss(output, arrays)
     results = {"loss": loss.numpy()}
     if hasattr(output, "logits"):

@@ -30,7 +30,7 @@ class Projection(NamedTuple):
 
 
 class JointLinear(keras.layers.Layer):
-    """Several dense layers on the same input as one product.
+    """Several dense layers on the same input as one product, or the first one on another input.
 
     Args:
         parts: How many.
@@ -53,7 +53,7 @@ class JointLinear(keras.layers.Layer):
     def build(self, input_shape: Any = None) -> None:
         """Makes kernel and bias."""
         # One row an output, as in PyTorch, so that a range of parts is a range of whole rows, which
-        # TensorFlow slices without copying.
+        # TensorFlow splits off without copying.
         self.kernel = self.add_weight(
             name="kernel",
             shape=(self.parts * self.dim, self.dim),

@@ -6,7 +6,7 @@ version), and a test compares the result with Keras' own AdamW.
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -87,8 +87,8 @@ class Rule(NamedTuple):
 
     Attributes:
         rate: The learning rate.
-        kept: The share of the weight that weight decay leaves.
-        clip: What the gradient is multiplied by.
+        decay: The share of the weight that weight decay takes off; None without.
+        clip: What the gradient is multiplied by; None without clipping by the global norm.
         beta_1: How much of the first moment stays.
         beta_2: How much of the second one stays.
         power_1: `beta_1` to the power of the step, counted from 1.
@@ -97,8 +97,8 @@ class Rule(NamedTuple):
     """
 
     rate: tf.Tensor
-    kept: tf.Tensor
-    clip: tf.Tensor
+    decay: tf.Tensor | None
+    clip: tf.Tensor | None
     beta_1: tf.Tensor
     beta_2: tf.Tensor
     power_1: tf.Tensor
@@ -106,10 +106,7 @@ class Rule(NamedTuple):
     epsilon: tf.Tensor
 
 
-@functools.partial(tf.function, jit_compile=True)
-def _update_in_one_pass(
-    rule: Rule, gradient: tf.Tensor, handles: Sequence[tf.Tensor], dtype: tf.DType
-) -> None:
+def _update(rule: Rule, gradient: tf.Tensor, handles: Sequence[tf.Tensor], dtype: tf.DType) -> None:
     """Updates a weight and its moments.
 
     Args:
@@ -121,51 +118,65 @@ def _update_in_one_pass(
     """
     old = [tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype) for handle in handles]
     w, m, v, *largest = (tf.cast(x, rule.rate.dtype) for x in old)
-    gradient = tf.cast(gradient, rule.rate.dtype) * rule.clip
+    gradient = tf.cast(gradient, rule.rate.dtype)
+    if rule.clip is not None:
+        gradient *= rule.clip
     m += (gradient - m) * (1 - rule.beta_1)
     v += (tf.square(gradient) - v) * (1 - rule.beta_2)
     largest = [tf.maximum(v, x) for x in largest]
     rate = rule.rate * tf.sqrt(1 - rule.power_2) / (1 - rule.power_1)
-    w = w * rule.kept - rate * m / (tf.sqrt([v, *largest][-1]) + rule.epsilon)
-    for handle, new in zip(handles, (w, m, v, *largest), strict=True):
+    change = rate * m / (tf.sqrt([v, *largest][-1]) + rule.epsilon)
+    if rule.decay is not None:
+        # Not as w * (1 - decay): a decay is often smaller than the rounding of 1.
+        change += rule.decay * w
+    for handle, new in zip(handles, (w - change, m, v, *largest), strict=True):
         tf.raw_ops.AssignVariableOp(resource=handle, value=tf.cast(new, dtype))
 
 
-def _update_by_ops(
+@functools.cache
+def _compiled_update(shape: tuple[int, ...], dtype: tf.DType, count: int) -> Callable[..., None]:
+    """Makes the function for weights of one shape and type; one for all would warn of retracing."""
+    del shape, dtype, count
+    return tf.function(_update, jit_compile=True)
+
+
+def _update_by_kernel(
     rule: Rule, gradient: tf.Tensor, handles: Sequence[tf.Tensor], dtype: tf.DType
 ) -> None:
-    """Does the same with TensorFlow's own kernel, which knows no decay and no clipping."""
-    weight = tf.raw_ops.ReadVariableOp(resource=handles[0], dtype=dtype)
-    decayed = weight * tf.cast(rule.kept, dtype)
-    tf.raw_ops.AssignVariableOp(resource=handles[0], value=decayed)
-    gradient = tf.cast(gradient, rule.clip.dtype) * rule.clip
-    rule = Rule(*(tf.cast(number, dtype) for number in rule))
-    has_largest = len(handles) == 4
-    ops = tf.raw_ops
-    (ops.ResourceApplyAdamWithAmsgrad if has_largest else ops.ResourceApplyAdam)(
-        **dict(zip(("var", "m", "v", "vhat"), handles, strict=False)),
+    """Does what `_update` does with TensorFlow's own kernel, which knows no decay and no clipping.
+
+    Only for float32 and float64, since it computes in the weight's type, and without amsgrad.
+    """
+    if rule.decay is not None:
+        weight = tf.raw_ops.ReadVariableOp(resource=handles[0], dtype=dtype)
+        decayed = weight - weight * rule.decay
+        tf.raw_ops.AssignVariableOp(resource=handles[0], value=decayed)
+    gradient = tf.cast(gradient, dtype)
+    tf.raw_ops.ResourceApplyAdam(
+        **dict(zip(("var", "m", "v"), handles, strict=True)),
         beta1_power=rule.power_1,
         beta2_power=rule.power_2,
         lr=rule.rate,
         beta1=rule.beta_1,
         beta2=rule.beta_2,
         epsilon=rule.epsilon,
-        grad=tf.cast(gradient, dtype),
+        grad=gradient if rule.clip is None else gradient * rule.clip,
     )
 
 
 @keras.saving.register_keras_serializable(package="distilbert_tf")
 class AdamW(keras.optimizers.AdamW):
-    """Keras' AdamW with each weight updated in one pass over memory instead of a dozen.
+    """Keras' AdamW with each weight updated in one pass over a CPU's memory instead of a dozen.
 
     On a CPU the update is bound by memory, and for short texts it takes as long as the forward
     pass: most of it goes into the table of 30,522 words. Keras spells the rule out in elementwise
     ops, each of which reads and writes whole tensors. Here XLA makes one loop of them, with weight
     decay and the scale of clipping in it. The numbers are those of Keras up to rounding.
 
-    Other than in Keras, replicas' gradients are clipped after they have been added up, and with
-    `global_clipnorm`, gradients that are not finite raise `tf.errors.InvalidArgumentError` instead
-    of spoiling the weights. Slices of a sparse gradient for one row are added up first.
+    Other than in Keras, replicas' gradients are clipped after they have been added up, and so are
+    slices of a sparse gradient for one row. With `global_clipnorm`, gradients that are not finite
+    raise `tf.errors.InvalidArgumentError` instead of spoiling the weights, but where XLA compiles
+    the whole step, and checks nothing.
 
     Args:
         rate_factors: Factors of the learning rate, by a part of the paths of the variables that
@@ -184,6 +195,7 @@ class AdamW(keras.optimizers.AdamW):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.rate_factors, self.jit_compile = dict(rate_factors or {}), jit_compile
+        self._clip_factor: tf.Tensor | None = None
 
     def get_config(self) -> dict[str, Any]:
         """Describes the optimizer for Keras' files."""
@@ -210,39 +222,40 @@ class AdamW(keras.optimizers.AdamW):
         """Updates one variable and its two moments."""
         index = self._get_variable_index(variable)
         dtype = at_least_float32(variable.dtype)
-        step = self.iterations + 1
-        rate, beta_1, beta_2, epsilon, clip, step = (
+        rate, beta_1, beta_2, epsilon, step = (
             tf.cast(number, dtype)
             for number in (
-                learning_rate, self.beta_1, self.beta_2, self.epsilon, self._clip_factor, step,
+                learning_rate, self.beta_1, self.beta_2, self.epsilon, self.iterations + 1,
             )
         )  # fmt: skip
         rate *= self._rate_factor(self._trainable_variables[index].path)
         decays = self.weight_decay and self._use_weight_decay(variable)
-        kept = 1 - rate * (self.weight_decay if decays else 0.0)
+        decay = rate * self.weight_decay if decays else None
+        clip = None if self._clip_factor is None else tf.cast(self._clip_factor, dtype)
         powers = tf.pow(beta_1, step), tf.pow(beta_2, step)
-        rule = Rule(rate, kept, clip, beta_1, beta_2, *powers, epsilon)
+        rule = Rule(rate, decay, clip, beta_1, beta_2, *powers, epsilon)
         moments = [self._momentums, self._velocities]
         if self.amsgrad:
             moments.append(self._velocity_hats)
-        compiles = "CPU" in variable.device if self.jit_compile is None else self.jit_compile
-        (_update_in_one_pass if compiles else _update_by_ops)(
-            rule,
-            tf.convert_to_tensor(gradient),
-            [variable.handle, *(moment[index].value.handle for moment in moments)],
-            variable.dtype,
-        )
+        handles = [variable.handle, *(moment[index].value.handle for moment in moments)]
+        if "CPU" in variable.device if self.jit_compile is None else self.jit_compile:
+            update = _compiled_update(tuple(variable.shape), variable.dtype, len(handles))
+        else:
+            has_kernel = variable.dtype == dtype and not self.amsgrad
+            update = _update_by_kernel if has_kernel else _update
+        update(rule, gradient, handles, variable.dtype)
 
     def _apply_weight_decay(self, variables: Any) -> None:
         """Does nothing: `update_step` does it."""
 
     def _clip_gradients(self, grads: Any) -> Any:
+        grads = [tf.convert_to_tensor(gradient) for gradient in grads]  # slices added up
         # Keras clips each replica's gradients, and adds them up afterwards: on several devices
         # that is another step than on one. So they are added up here.
         replica = tf.distribute.get_replica_context()
         if replica is not None and replica.num_replicas_in_sync > 1:
             grads = replica.all_reduce(tf.distribute.ReduceOp.SUM, grads)
-        self._clip_factor = 1.0
+        self._clip_factor = None
         if not self.global_clipnorm:
             return super()._clip_gradients(grads)
         # TensorFlow's norm reads each gradient once, Keras' writes its square out first.

@@ -15,7 +15,7 @@ from distilbert_tf.training.optimizer import (
     layer_rate_factors,
 )
 
-# TensorFlow's op takes 1 - 0.999 in float32, whose last digits are then a thousand times as large
+# Our updates take 1 - 0.999 in float32, whose last digits are then a thousand times as large
 # against what is left; Keras in Python. That is the one thing in which they differ by more.
 ONE_MINUS_BETA = 1000
 
@@ -196,15 +196,42 @@ def test_steps_are_those_of_keras_adamw(jit_compile: bool, options: dict) -> Non
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_slices_of_one_row_are_added_up(jit_compile: bool) -> None:
-    """Two slices of 0.5 count as one of 1, also in the second moment, (1 - 0.999) * 1 ** 2."""
+    """Two slices of 0.5 count as one of 1, in the norm, here 2, and in the second moment, too."""
     weight = keras.Variable(np.ones((4, 2), "float32"))
     values = tf.constant([[1.0, 1.0], [0.5, 0.5], [0.5, 0.5]])
     gradient = tf.IndexedSlices(values, tf.constant([1, 3, 3]), tf.constant([4, 2]))
-    optimizer = AdamW(0.1, weight_decay=0.0, jit_compile=jit_compile)
+    optimizer = AdamW(0.1, weight_decay=0.0, global_clipnorm=0.5, jit_compile=jit_compile)
     optimizer.apply([gradient], [weight])
     assert_close(weight.numpy(), [[1, 1], [0.9, 0.9], [1, 1], [0.9, 0.9]], ONE_MINUS_BETA)
     (second,) = (v.numpy() for v in optimizer.variables if "velocity" in v.path)
-    assert_close(second, [[0, 0], [0.001, 0.001], [0, 0], [0.001, 0.001]], ONE_MINUS_BETA)
+    assert_close(second, np.array([[0, 0], [1, 1]] * 2) * 0.001 * 0.25**2, ONE_MINUS_BETA)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+@pytest.mark.parametrize("amsgrad", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_weights_of_any_type_take_steps(dtype: str, amsgrad: bool, jit_compile: bool) -> None:
+    """Gradients of 1 take steps of the rate; in bfloat16, 0.999 would be 1."""
+    weight = keras.Variable(np.ones(2), dtype=dtype)
+    optimizer = AdamW(
+        0.125, weight_decay=0.0, epsilon=0.0, amsgrad=amsgrad, jit_compile=jit_compile
+    )
+    apply = tf.function(lambda: optimizer.apply([tf.ones(2, dtype)], [weight]))
+    for _ in range(3):
+        apply()
+    expected = np.full(2, 1 - 3 * 0.125, weight.numpy().dtype)
+    count = ONE_MINUS_BETA if dtype == "float64" else FEW  # smaller types compute in float32
+    assert_close(weight.numpy(), expected, count, size=1.0, dtype=dtype)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_decay_smaller_than_the_rounding_of_one_is_not_lost(jit_compile: bool) -> None:
+    old = np.random.default_rng(0).normal(0, 0.02, 100_000).astype("float32")
+    weight = keras.Variable(old)
+    AdamW(2e-5, weight_decay=0.01, jit_compile=jit_compile).apply([np.zeros_like(old)], [weight])
+    change = (old - weight.numpy()).astype("float64")
+    # Each number is rounded to half a percent of itself here; they are not all rounded one way.
+    assert np.abs(change).sum() == pytest.approx(2e-7 * np.abs(old).sum(), rel=0.05)
 
 
 def test_the_optimizer_survives_keras_config() -> None:
