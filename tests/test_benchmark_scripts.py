@@ -249,10 +249,14 @@ def test_load(run: Run, tmp_path: Path) -> None:
     encoder = tiny_checkpoint(tmp_path / "encoder")
     model = tiny_classifier(tmp_path / "model", encoder, {0: "negative", 1: "positive"})
     run(
-        "load", f"--model={model}", "--servers=ours", "--rounds=1", "--seconds=1",
+        "load", f"--model={model}", "--servers=ours,ours_bfloat16", "--rounds=1", "--seconds=1",
         "--warmup_s=0.2", "--clients=4", "--noinstall", f"--output={tmp_path}",
     )  # fmt: skip
-    assert "distilbert-tf serve" in (tmp_path / "load.md").read_text()
+    turns = read(tmp_path / "load.json")["models"]["load"]["turns"]
+    for name in ("ours", "ours_bfloat16"):
+        (turn,) = turns[name]
+        assert (turn["errors"], turn["wrong"]) == ({}, 0)
+    assert "distilbert-tf serve, --compute=bfloat16 |" in (tmp_path / "load.md").read_text()
 
 
 def test_peers_have_workers_and_requirements() -> None:

@@ -71,18 +71,18 @@ class JointLinear(keras.layers.Layer):
         self, x: tf.Tensor, query: tf.Tensor | None = None
     ) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
         """Computes all parts of `x`, or the first one of `query` and the others of `x`."""
+
+        def multiply(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+            return tf.nn.bias_add(tf.matmul(x, kernel, transpose_b=True), bias)
+
         kernel, bias = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias)
         if query is None:
-            return tf.nn.bias_add(tf.matmul(x, kernel, transpose_b=True), bias)
+            return multiply(x, kernel, bias)
         sizes = [self.dim, (self.parts - 1) * self.dim]
         # Not by slices, whose gradients are padded and added up.
-        first, others = (
-            tf.nn.bias_add(tf.matmul(rows, part, transpose_b=True), part_of_bias)
-            for rows, part, part_of_bias in zip(
-                (query, x), tf.split(kernel, sizes), tf.split(bias, sizes), strict=True
-            )
-        )
-        return first, others
+        first_kernel, kernel = tf.split(kernel, sizes)
+        first_bias, bias = tf.split(bias, sizes)
+        return multiply(query, first_kernel, first_bias), multiply(x, kernel, bias)
 
 
 class MultiHeadSelfAttention(keras.layers.Layer):

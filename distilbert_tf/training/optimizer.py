@@ -134,9 +134,9 @@ def _update(rule: Rule, gradient: tf.Tensor, handles: Sequence[tf.Tensor], dtype
 
 
 @functools.cache
-def _compiled_update(shape: tuple[int, ...], dtype: tf.DType, count: int) -> Callable[..., None]:
-    """Makes the function for weights of one shape and type; one for all would warn of retracing."""
-    del shape, dtype, count
+def _compiled_update(shape: tuple[int, ...]) -> Callable[..., None]:
+    """Makes `_update` for weights of one shape; a function for all would warn of its retracing."""
+    del shape
     return tf.function(_update, jit_compile=True)
 
 
@@ -239,7 +239,7 @@ class AdamW(keras.optimizers.AdamW):
             moments.append(self._velocity_hats)
         handles = [variable.handle, *(moment[index].value.handle for moment in moments)]
         if "CPU" in variable.device if self.jit_compile is None else self.jit_compile:
-            update = _compiled_update(tuple(variable.shape), variable.dtype, len(handles))
+            update = _compiled_update(tuple(variable.shape))
         else:
             has_kernel = variable.dtype == dtype and not self.amsgrad
             update = _update_by_kernel if has_kernel else _update
