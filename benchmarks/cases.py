@@ -28,6 +28,9 @@ FULL = {
 }
 # Name -> (task, rows).
 REAL = {"sst2_b32": ("sst2", 32), "mnli_b32": ("mnli", 32), "sst2_b256": ("sst2", 256)}
+# As a server merges requests: batches of 2 to 32 rows, so many for each of `--batches`. A library
+# that prepares itself for each shape does not know most of them.
+MERGED, MERGED_ROWS, MERGED_BATCHES = "sst2_merged", (2, 32), 50
 ORDER = (
     "b1_t8",
     "b1_t16",
@@ -37,6 +40,7 @@ ORDER = (
     "sst2_b32",
     "mnli_b32",
     "sst2_b256",
+    MERGED,
     "b32_t128",
     "b4_t512",
 )
@@ -98,7 +102,8 @@ def build_cases(
         data: Directory with `sst2/` and `mnli/` in GLUE's layout, or "demo".
         names: Which of `ORDER`; all if empty.
         modes: "ids", "text" or both.
-        batches: Batches of 32 in a case with real sentences; fewer if the file ends before.
+        batches: Batches of 32 in a case with real sentences, fewer if the file ends before; of
+            merged requests `MERGED_BATCHES` times as many.
 
     Returns:
         The cases, a name's modes one after the other.
@@ -118,6 +123,10 @@ def build_cases(
             label = f"{rows} x {tokens}"
             texts = [list(full_rows(checkpoint, data, rows, tokens))]
             ids = [random_ids(rows, tokens)]
+        elif name == MERGED:
+            texts = list(merged_batches(data, batches * MERGED_BATCHES))
+            label = f"{len(texts)} x {MERGED_ROWS[0]}-{MERGED_ROWS[1]} SST2"
+            ids = [encode(batch) for batch in texts]
         else:
             task, rows = REAL[name]
             texts = list(real_batches(task, data, rows, batches if rows <= 32 else 1))
@@ -127,6 +136,17 @@ def build_cases(
             encoded = [encode(batch) for batch in texts] if mode == "text" else ids
             cases.append(_case(name, mode, label, texts, encoded))
     return cases
+
+
+def validation_case(checkpoint: Path, data: str, batch_size: int) -> tuple[Case, np.ndarray]:
+    """Makes a case of all validation sentences of SST-2, in file order, and their labels (B,)."""
+    directory = data if data == "demo" else str(Path(data).expanduser() / "sst2")
+    examples = load_examples(get_task("sst2"), directory, "validation")
+    texts = list(examples.texts[0])
+    starts = range(0, len(texts), batch_size)
+    encode = load_encoder(str(checkpoint))
+    encoded = [encode(texts[start : start + batch_size]) for start in starts]
+    return _case("validation", "ids", "validation", [], encoded), examples.labels
 
 
 def _case(name: str, mode: str, label: str, texts: list[list[Any]], encoded: list[Any]) -> Case:
@@ -160,6 +180,15 @@ def real_batches(task_name: str, data: str, rows: int, batches: int) -> Iterator
     for start in range(0, min(len(texts), rows * batches), rows):
         if start == 0 or start + rows <= len(texts):  # whole batches only, but at least one
             yield texts[start : start + rows]
+
+
+def merged_batches(data: str, batches: int) -> Iterator[list[str]]:
+    """Draws batches of random sizes from SST-2's validation split."""
+    texts = validation_texts("sst2", data)[0]
+    random = np.random.default_rng([SEED, batches])
+    for _ in range(batches):
+        rows = random.integers(*MERGED_ROWS, endpoint=True)
+        yield [texts[row] for row in random.integers(0, len(texts), rows)]
 
 
 def validation_texts(task_name: str, data: str) -> tuple[tuple[str, ...], ...]:

@@ -146,6 +146,15 @@ INFERENCE = (
         precision="bfloat16",
         prepares="openvino",
     ),
+    Peer(
+        "openvino_int8",
+        "OpenVINO int8",
+        "openvino",
+        "openvino",
+        options={"int8": True, "precision": ""},
+        prepares="openvino_int8",
+        precision="int8",
+    ),
     Peer("ctranslate2", "CTranslate2", "ctranslate2", "ctranslate2", prepares="ctranslate2"),
     Peer("keras_hub", "KerasHub", "keras_hub", None, TENSORFLOW_ENV),
     Peer(
@@ -293,6 +302,10 @@ LOAD = (
     _fastapi(
         "onnxruntime_batched", "ONNX Runtime, batches", prepares="onnxruntime",
         model="onnxruntime", **_BATCHES,
+    ),
+    _fastapi(
+        "openvino_bfloat16", "OpenVINO as it comes", "bfloat16", "openvino",
+        model="openvino_as_it_comes", runs=40,
     ),
     _fastapi(
         "openvino_batched", "OpenVINO, batches", prepares="openvino", model="openvino", **_BATCHES

@@ -70,16 +70,36 @@ def test_every_script_has_a_test() -> None:
 
 def test_inference(run: Run, tmp_path: Path) -> None:
     printed = run(
-        "inference", "--models=tiny", "--peers=ours,openvino", "--cases=b1_t8,mnli_b32",
+        "inference", "--models=tiny", "--peers=ours,openvino", "--cases=b1_t8,mnli_b32,sst2_merged",
         "--rounds=1", "--min_time_s=0", "--batches=1", "--noinstall", f"--output={tmp_path}",
     )  # fmt: skip
     assert "FAILED openvino" in printed
     part = read(tmp_path / "inference.json")["models"]["tiny"]
     assert list(part["failures"]) == ["openvino"]
-    assert set(part["cases"]) == {"b1_t8:ids", "b1_t8:text", "mnli_b32:ids", "mnli_b32:text"}
+    names = ("b1_t8", "mnli_b32", "sst2_merged")
+    assert set(part["cases"]) == {f"{name}:{mode}" for name in names for mode in ("ids", "text")}
+    merged = part["cases"]["sst2_merged:ids"]
+    assert merged["batches"] == 50
+    assert merged["rows"] == part["cases"]["sst2_merged:text"]["rows"] > 50 * 2
     for case in part["cases"].values():
         assert case["times"]["ours"]["median_s"] > 0
     assert "**openvino failed**" in (tmp_path / "inference.md").read_text()
+
+
+def test_accuracy(run: Run, tmp_path: Path) -> None:
+    flags = ["--classifiers=tiny", "--rounds=1", "--noinstall", f"--output={tmp_path}"]
+    run("accuracy", "--peers=ours,ours_bfloat16,onnxruntime_int8", *flags)
+    part = read(tmp_path / "accuracy.json")["models"]["tiny"]
+    assert list(part["failures"]) == ["onnxruntime_int8"]
+    rows = part["case"]["rows"]
+    assert set(part["scores"]) == {"ours", "ours_bfloat16"}
+    exact, rounded = part["scores"]["ours"], part["scores"]["ours_bfloat16"]
+    assert 0 < exact["accuracy"] < 1
+    assert exact["changed_labels"] == exact["max_abs_difference"] == 0
+    assert 0 <= rounded["changed_labels"] < rows
+    assert rounded["max_abs_difference"] > 0
+    assert part["times"]["ours_bfloat16"]["median_s"] > 0
+    assert f"{rows} sentences" in (tmp_path / "accuracy.md").read_text()
 
 
 def test_growth(run: Run, tmp_path: Path) -> None:

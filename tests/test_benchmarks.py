@@ -11,7 +11,7 @@ from transformers import DistilBertConfig
 from benchmarks import report
 from benchmarks.flops import Work, grouped_work, padded_work, peak_tflops, training_flops, true_work
 from benchmarks.gpu_report import write_gpu
-from benchmarks.inference import TOLERANCES, compare, largest_logit
+from benchmarks.logits import TOLERANCES, compare, largest_logit, score
 from benchmarks.peers import INFERENCE, OURS_ENV, PRECISIONS, TRAINING, choose
 from benchmarks.timing import Timing, fastest
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
@@ -86,6 +86,16 @@ def test_tables_and_plots_compare_with_the_fastest_peer_of_each_precision(tmp_pa
     assert "**keras_hub failed**: ValueError: no" in written
     assert "| 50% |" in written  # 2e8 flops in 2 ms, at 200 GFLOP/s
     assert (tmp_path / "inference_base_ids.png").stat().st_size > 5000
+
+
+def test_accuracy_is_that_of_the_labels_and_changes_are_those_of_the_reference():
+    reference = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0], [0.0, 3.0]])
+    logits = np.array([[1.0, 0.5], [1.5, 1.0], [0.0, 0.5], [0.0, 3.0]])
+    found = score(logits, reference, np.array([0, 0, 0, 0]))
+    assert found == {"accuracy": 0.5, "changed_labels": 2, "max_abs_difference": 2.0}
+    for wrong in (logits[:3], logits * np.inf):
+        with pytest.raises(ValueError, match="not finite"):
+            score(wrong, reference, np.array([0, 0, 0, 0]))
 
 
 def test_training_is_not_measured_in_a_servers_environment():

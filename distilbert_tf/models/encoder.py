@@ -15,7 +15,7 @@ from distilbert_tf.models.layers import NO_FUSION, Fusion
 from distilbert_tf.models.outputs import EncoderOutput
 from distilbert_tf.models.pretrained import PreTrainedModel
 from distilbert_tf.models.transformer import Transformer
-from distilbert_tf.models.unpadding import LENGTH_GROUPS, make_layout
+from distilbert_tf.models.unpadding import DEFAULT_UNPADDING, Unpadding, make_layout
 
 
 @keras.saving.register_keras_serializable(package="distilbert_tf")
@@ -37,8 +37,7 @@ class TFDistilBertModel(PreTrainedModel):
         first_token_only: Whether to compute the last hidden state of the first tokens alone, which
             is what a classifier reads: the last block then costs a third or less.
         skip_padding: Whether to leave out what no token sees; by default as the model was made.
-        length_groups: In how many groups of rows by length attention is computed; see
-            `UnpaddedLayout`.
+        unpadding: How it is left out: see `Unpadding`.
         fusion: What is spelled for the graph optimizer: see `Fusion`.
 
     Returns:
@@ -73,7 +72,7 @@ class TFDistilBertModel(PreTrainedModel):
         output_attentions: bool | None = None,
         first_token_only: bool = False,
         skip_padding: bool | None = None,
-        length_groups: int = LENGTH_GROUPS,
+        unpadding: Unpadding = DEFAULT_UNPADDING,
         fusion: Fusion = NO_FUSION,
     ) -> EncoderOutput:
         """Encodes tokens."""
@@ -89,7 +88,7 @@ class TFDistilBertModel(PreTrainedModel):
         ids = self.embeddings.check_length(ids)
         with tf.control_dependencies([ids]):  # or positions beyond the last could fail before
             mask = tf.identity(mask)
-        layout = make_layout(mask, skip_padding=skip_padding, length_groups=length_groups)
+        layout = make_layout(mask, skip_padding=skip_padding, options=unpadding)
         x = self.embeddings(
             layout.flatten(ids),
             layout.positions,

@@ -17,7 +17,7 @@ from distilbert_tf.models.inputs import ATTENTION_MASK, INPUT_IDS, ModelInputs, 
 from distilbert_tf.models.layers import LayerNorm, Linear, resize_weight
 from distilbert_tf.models.outputs import HeadOutput
 from distilbert_tf.models.slot import Slot
-from distilbert_tf.models.unpadding import make_layout
+from distilbert_tf.models.unpadding import Unpadding, make_layout
 
 MASK_POSITIONS = "mask_positions"  # an input of the model
 
@@ -162,7 +162,9 @@ class TFDistilBertForMaskedLM(ModelWithHead):
         else:
             _, mask = split_inputs(inputs)
             layout = make_layout(
-                mask, skip_padding=skip_padding and not wants_more, length_groups=1
+                mask,
+                skip_padding=skip_padding and not wants_more,
+                options=Unpadding(length_groups=1),
             )
             logits = layout.pad(self.score_words(layout.flatten(hidden)))
             logits = tf.ensure_shape(logits, [*hidden.shape[:2], self.config.vocab_size])

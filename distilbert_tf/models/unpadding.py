@@ -23,6 +23,37 @@ import tensorflow as tf
 LENGTH_GROUPS = 3
 
 
+class Unpadding(NamedTuple):
+    """How an `UnpaddedLayout` arranges a batch.
+
+    Attributes:
+        length_groups: In how many groups of rows by length attention is computed; each but the
+            last halves the length of the one before.
+        least_tokens: N is raised to this by copies of the first token, unless there is none.
+        token_multiple: N is rounded up to a multiple of this, likewise. A library that prepares
+            itself for each shape, as oneDNN does, then meets few of them.
+        length_multiple: T is rounded up to a multiple of this, with masked keys.
+    """
+
+    length_groups: int = LENGTH_GROUPS
+    least_tokens: int = 1
+    token_multiple: int = 1
+    length_multiple: int = 1
+
+    @property
+    def has_copies(self) -> bool:
+        """Whether tokens may be copied, which is for inference: then there are no gradients."""
+        return self.least_tokens > 1 or self.token_multiple > 1
+
+    def round_up(self, count: tf.Tensor) -> tf.Tensor:
+        """Raises and rounds a number of tokens, an integer; 0 stays 0."""
+        count = tf.maximum(count, tf.minimum(count * self.least_tokens, self.least_tokens))
+        return _round_up(count, self.token_multiple)
+
+
+DEFAULT_UNPADDING = Unpadding()
+
+
 class RowGroup(NamedTuple):
     """Rows whose attention is computed as one rectangle.
 
@@ -126,10 +157,11 @@ class UnpaddedLayout(Layout):
 
     Args:
         attention_mask: Integers or booleans (B, W), nonzero where a token counts; any pattern.
-        length_groups: How many groups; each but the last halves the length of the one before.
+        options: See `Unpadding`.
     """
 
-    def __init__(self, attention_mask: tf.Tensor, length_groups: int = LENGTH_GROUPS) -> None:
+    def __init__(self, attention_mask: tf.Tensor, options: Unpadding = DEFAULT_UNPADDING) -> None:
+        self._has_copies = options.has_copies
         mask = tf.ensure_shape(tf.cast(attention_mask, tf.bool), [None, None])
         self._batch_shape = tf.shape(mask)  # (B, W)
         width = self._batch_shape[1]
@@ -139,25 +171,30 @@ class UnpaddedLayout(Layout):
         # Whatever has the shape (N,) is made from this by elementwise ops. So TensorFlow's graph
         # optimizer knows all (N, D) to be of one shape, and residuals become part of the products.
         self._kept = tf.cast(tf.where(tf.reshape(kept, [-1]))[:, 0], tf.int32)  # (N,)
+        self._count = tf.size(self._kept)
+        if self._has_copies:
+            self._kept = tf.pad(self._kept, [[0, options.round_up(self._count) - self._count]])
         self._numbers = tf.cumsum(tf.ones_like(self._kept), exclusive=True)  # (N,), 0, 1, 2, ...
+        if self._has_copies:
+            self._numbers = tf.where(self._numbers < self._count, self._numbers, 0)
         self.positions = self._kept % tf.maximum(width, 1)
         self._lengths = tf.reduce_sum(tf.cast(kept, tf.int32), axis=1)  # (B,)
         self._starts = tf.cumsum(self._lengths, exclusive=True)  # (B,)
-        self._count = tf.size(self._kept)
         self._row_of_token = self._kept // tf.maximum(width, 1)  # (N,)
         kept_mask = tf.gather(tf.reshape(mask, [-1]), self._kept)  # (N,)
         self._places: dict[tuple[int, int], tf.Tensor] = {}  # the same in every block
         self.groups = []
         self._rectangles: list[_Rectangle] = []
-        for numbers in self._group_by_length(length_groups):
+        for numbers in self._group_by_length(options.length_groups):
             lengths = tf.gather(self._lengths, numbers)  # (R,)
-            columns = tf.range(tf.reduce_max(tf.concat([[0], lengths], 0)))  # (T,)
+            longest = tf.reduce_max(tf.concat([[0], lengths], 0))
+            columns = tf.range(_round_up(longest, options.length_multiple))  # (T,)
             is_token = columns < lengths[:, tf.newaxis]
             # Padding repeats some token: whatever is computed there is masked or dropped.
             tokens = tf.gather(self._starts, numbers)[:, tf.newaxis] + columns
             tokens = tf.minimum(tokens, self._count - 1)
             group_mask = (is_token & tf.gather(kept_mask, tokens))[:, tf.newaxis, tf.newaxis, :]
-            self.groups.append(RowGroup(numbers if length_groups > 1 else None, group_mask))
+            self.groups.append(RowGroup(numbers if options.length_groups > 1 else None, group_mask))
             self._rectangles.append(_Rectangle(numbers, tokens, is_token))
 
     def _group_by_length(self, length_groups: int) -> list[tf.Tensor]:
@@ -176,7 +213,10 @@ class UnpaddedLayout(Layout):
     def pad(self, x: tf.Tensor) -> tf.Tensor:
         """Scatters the tokens into zeros."""
         rows, width = self._batch_shape[0], self._batch_shape[1]
-        flat = tf.scatter_nd(self._kept[:, tf.newaxis], x, [rows * width, x.shape[-1]])
+        kept = self._kept
+        if self._has_copies:  # a scatter would add them up
+            kept, x = kept[: self._count], x[: self._count]
+        flat = tf.scatter_nd(kept[:, tf.newaxis], x, [rows * width, x.shape[-1]])
         return tf.reshape(flat, [rows, width, x.shape[-1]])
 
     def first_tokens(self, x: tf.Tensor) -> tf.Tensor:
@@ -200,6 +240,10 @@ class UnpaddedLayout(Layout):
         @tf.custom_gradient
         def split(heads: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], object]:
             def gradient(*upstream: tf.Tensor) -> tf.Tensor:
+                if self._has_copies:  # whose places are those of the first token
+                    raise ValueError(
+                        "There are no gradients with least_tokens or token_multiple > 1."
+                    )
                 flat = tf.concat([tf.reshape(rows, [-1, head_dim]) for rows in upstream], 0)
                 return tf.reshape(tf.gather(flat, back), [-1, head_dim])
 
@@ -256,6 +300,11 @@ class UnpaddedLayout(Layout):
         return self._places[parts, n_heads]
 
 
+def _round_up(number: tf.Tensor, multiple: int) -> tf.Tensor:
+    """Rounds an integer up to a multiple."""
+    return number if multiple == 1 else number + -number % multiple
+
+
 def _append_axes(column: tf.Tensor) -> tf.Tensor:
     """Reshapes (N,) to (N, 1, 1); slicing with new axes would hide N from the graph optimizer."""
     return tf.expand_dims(tf.expand_dims(column, -1), -1)
@@ -270,18 +319,18 @@ class _Rectangle(NamedTuple):
 
 
 def make_layout(
-    attention_mask: tf.Tensor, *, skip_padding: bool, length_groups: int = LENGTH_GROUPS
+    attention_mask: tf.Tensor, *, skip_padding: bool, options: Unpadding = DEFAULT_UNPADDING
 ) -> Layout:
     """Lays out the tokens of a batch.
 
     Args:
         attention_mask: Integers or booleans (B, W), nonzero where a token counts; any pattern.
         skip_padding: Whether to leave out what no token sees.
-        length_groups: How many groups of rows by length; see `UnpaddedLayout`.
+        options: How, if it is left out.
 
     Returns:
         The layout.
     """
     if skip_padding:
-        return UnpaddedLayout(attention_mask, length_groups)
+        return UnpaddedLayout(attention_mask, options)
     return PaddedLayout(attention_mask)

@@ -12,7 +12,7 @@ from transformers import DistilBertConfig
 from distilbert_tf.models.encoder import TFDistilBertModel
 from distilbert_tf.models.heads import TFDistilBertForSequenceClassification
 from distilbert_tf.models.masked_lm import TFDistilBertForMaskedLM
-from distilbert_tf.models.unpadding import LENGTH_GROUPS, UnpaddedLayout
+from distilbert_tf.models.unpadding import LENGTH_GROUPS, UnpaddedLayout, Unpadding
 
 CONFIG = DistilBertConfig(
     vocab_size=31, dim=24, n_layers=3, n_heads=3, hidden_dim=40, max_position_embeddings=40,
@@ -104,15 +104,53 @@ def test_one_long_row_among_short_ones(model):
     assert_same(model, mask_of(2, 1, WIDTH, 3, 8, 4, 1))
 
 
-@pytest.mark.parametrize("groups", [1, 2, 5])
-def test_any_number_of_groups(groups):
+ARRANGEMENTS = [
+    Unpadding(length_groups=1),
+    Unpadding(length_groups=2),
+    Unpadding(length_groups=5),
+    Unpadding(token_multiple=32),
+    Unpadding(length_multiple=16),
+    Unpadding(least_tokens=50),
+    Unpadding(length_groups=1, token_multiple=7, length_multiple=3),
+]
+
+
+@pytest.mark.parametrize("unpadding", ARRANGEMENTS)
+def test_any_arrangement(unpadding):
     keras.utils.set_random_seed(1)
     model = TFDistilBertModel(CONFIG)
     inputs = inputs_for(mask_of(1, 16, 7, 3, 9, 2))
-    expected = model(inputs).last_hidden_state
-    actual = model(inputs, length_groups=groups).last_hidden_state
-    assert np.ptp(expected[:, 0], axis=0).min() > 0.1
-    assert_close(actual, expected, roundings(CONFIG))
+    for first_token_only in (False, True):
+        expected = model(inputs, first_token_only=first_token_only).last_hidden_state
+        actual = model(
+            inputs, first_token_only=first_token_only, unpadding=unpadding
+        ).last_hidden_state
+        assert np.ptp(expected[:, 0], axis=0).min() > 0.1
+        assert_close(actual, expected, roundings(CONFIG))
+
+
+def test_numbers_are_rounded_up():
+    def count(mask, **options):
+        return len(UnpaddedLayout(mask, Unpadding(**options)).positions)
+
+    mask, empty = mask_of(1, 16, 7, 3, 9, 2), np.zeros((0, 5), "int32")  # 38 tokens and none
+    assert count(mask) == 38
+    assert count(mask, least_tokens=8) == 38
+    assert count(mask, least_tokens=50) == 50
+    assert count(mask, token_multiple=32) == 64
+    assert count(mask, token_multiple=19) == 38
+    assert count(empty, least_tokens=8, token_multiple=32) == 0
+    groups = UnpaddedLayout(mask, Unpadding(length_groups=2, length_multiple=16)).groups
+    assert [group.mask.shape[-1] for group in groups] == [16, 16]
+
+
+@pytest.mark.parametrize("options", [{"least_tokens": 32}, {"token_multiple": 32}])
+def test_copies_have_no_gradient(options):
+    model = TFDistilBertModel(CONFIG)
+    with tf.GradientTape() as tape:
+        encoded = model(inputs_for(mask_of(3, 9)), unpadding=Unpadding(**options))
+    with pytest.raises(ValueError, match="token_multiple"):
+        tape.gradient(encoded.last_hidden_state, model.trainable_variables)
 
 
 def test_float32_agrees_too():
@@ -147,7 +185,7 @@ def test_a_long_row_does_not_widen_the_others():
     layout = UnpaddedLayout(mask)
     rows = {tuple(group.rows.numpy()): group.mask.shape[-1] for group in layout.groups}
     assert rows == {(1, 3): 100, (5, 6): 30, (0, 2, 4, 7): 25}
-    (rectangle,) = UnpaddedLayout(mask, length_groups=1).groups
+    (rectangle,) = UnpaddedLayout(mask, Unpadding(length_groups=1)).groups
     assert rectangle.mask.shape == (8, 1, 1, 100)
 
 

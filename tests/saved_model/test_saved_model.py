@@ -16,7 +16,7 @@ from distilbert_serving.saved_model.exporter import (
     export_pretrained,
     export_saved_model,
 )
-from distilbert_serving.saved_model.tracing import FEW_TOKENS
+from distilbert_serving.saved_model.tracing import FEW, FEW_TOKENS
 from distilbert_serving.saved_model.verification import VerificationError
 from distilbert_serving.tensors import read_signature
 from distilbert_serving.tf_serving.warmup import EXTRA_ASSETS
@@ -107,10 +107,9 @@ def test_few_tokens_and_many(exported, tiny):
         counts.append(int(tf.reduce_sum(encoding["attention_mask"])))
         logits = signature(text=tf.constant(texts))["logits"]
         assert_close(logits, model(encoding, training=False), TINY_ROUNDINGS, size=1.0)
-    few, most = FEW_TOKENS
-    assert counts[0] < few
-    assert sum(few <= count <= most for count in counts) >= 2
-    assert sum(count > most for count in counts) >= 2
+    assert counts[0] < FEW.least_tokens
+    assert sum(FEW.least_tokens <= count <= FEW_TOKENS for count in counts) >= 2
+    assert sum(count > FEW_TOKENS for count in counts) >= 2
 
 
 def test_a_model_trained_with_padding_is_exported_without(exported, tiny, tmp_path):

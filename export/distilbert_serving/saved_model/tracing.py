@@ -10,10 +10,17 @@ import tensorflow as tf
 from distilbert_tf.models.encoder import TFDistilBertModel
 from distilbert_tf.models.inputs import ModelInputs
 from distilbert_tf.models.layers import Fusion
-from distilbert_tf.models.unpadding import LENGTH_GROUPS
+from distilbert_tf.models.unpadding import Unpadding
 
 # oneDNN packs weights for 7 to 88 rows in one way and for more in another (measured on AVX-512).
-FEW_TOKENS = (7, 80)
+FEW_TOKENS = 80
+# With few tokens, more groups of rows cost more than they save.
+FEW = Unpadding(length_groups=1, least_tokens=8)
+# Merged requests are of any size, and oneDNN makes kernels for each: it keeps 1,024 of them, which
+# 250 batches exceed. Of rounded sizes there are few; and what is computed in vain is regained in
+# products and softmaxes without remainders. Matrix units (AMX) take 32 rows at a time.
+MANY = Unpadding(token_multiple=16, length_multiple=16)
+MANY_IN_BFLOAT16 = MANY._replace(token_multiple=32)
 
 
 def trace_by_size(
@@ -42,7 +49,7 @@ def trace_by_size(
         What `head` returns.
     """
 
-    def compute(length_groups: int, fusion: Fusion) -> tf.Tensor:
+    def compute(unpadding: Unpadding, fusion: Fusion) -> tf.Tensor:
         encoded = encoder(
             inputs,
             training=False,
@@ -50,17 +57,16 @@ def trace_by_size(
             output_attentions=False,
             first_token_only=first_token_only,
             skip_padding=True,
-            length_groups=length_groups,
+            unpadding=unpadding,
             fusion=fusion,
         )
         return head(encoded.last_hidden_state)
 
     tokens = tf.math.count_nonzero(inputs["attention_mask"], dtype=tf.int32)
-    few, most = FEW_TOKENS
+    many = MANY_IN_BFLOAT16 if encoder.compute_dtype == "bfloat16" else MANY
     has_kernels = encoder.compute_dtype in ("float32", "bfloat16")
     return tf.cond(
-        (tokens >= few) & (tokens <= most),
-        # With few tokens, more groups of rows cost more than they save.
-        lambda: compute(1, Fusion(attention=has_kernels)),
-        lambda: compute(LENGTH_GROUPS, Fusion(attention=has_kernels, layer_norm=has_kernels)),
+        tokens <= FEW_TOKENS,
+        lambda: compute(FEW, Fusion(attention=has_kernels)),
+        lambda: compute(many, Fusion(attention=has_kernels, layer_norm=has_kernels)),
     )
