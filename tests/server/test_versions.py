@@ -1,13 +1,16 @@
 """Versions of a model that come, go and break while a server runs."""
 
+import gc
 import shutil
 import time
+import weakref
 
 import grpc
 import pytest
 import serving_models
 import tensorflow as tf
 from distilbert_serving.server.metrics import Metrics
+from distilbert_serving.server.versions import collect_garbage
 from distilbert_serving.signatures import REGRESS_METHOD
 from distilbert_serving.tf_serving.serving_config import model_config
 from distilbert_serving.tf_serving.tfrecord import write_records
@@ -18,6 +21,28 @@ from waiting import wait_until
 
 Code = grpc.StatusCode
 State = get_model_status_pb2.ModelVersionStatus
+
+
+class Circle:
+    """Garbage that only a collection finds."""
+
+    def __init__(self):
+        self.itself = self
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_garbage_is_collected_even_if_it_is_frozen(freeze):
+    circle = Circle()
+    alive = weakref.ref(circle)
+    try:
+        if freeze:
+            gc.freeze()
+        del circle
+        collect_garbage()
+        assert alive() is None
+        assert bool(gc.get_freeze_count()) == freeze
+    finally:
+        gc.unfreeze()
 
 
 def test_a_new_version_takes_over_and_the_old_one_goes(made, start, tmp_path):

@@ -185,6 +185,7 @@ class VersionManager:
         except BaseException:
             servable.close()
             raise
+        collect_garbage()
         return servable
 
     def _unload(self, version: _Version, timeout_s: float | None = None) -> None:
@@ -198,8 +199,17 @@ class VersionManager:
         if servable is not None:  # nobody else was faster
             servable.close()
         del servable
-        gc.collect()  # a loaded model is full of circles
+        collect_garbage()  # a loaded model is full of circles
         version.state = "END"
+
+
+def collect_garbage() -> None:
+    """Collects garbage; where some of it is frozen (`gc.freeze`), freezes all that is left."""
+    has_frozen = gc.get_freeze_count() > 0
+    gc.unfreeze()
+    gc.collect()
+    if has_frozen:
+        gc.freeze()
 
 
 def _warm_up(servable: Servable, file: pathlib.Path) -> None:
