@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.workers.text import load_encoder, load_tokenizer
-from distilbert_tf import get_task, load_examples
+from distilbert_tf import Examples, get_task, load_examples
 
 CLS, SEP, FIRST_WORD, VOCABULARY = 101, 102, 1000, 30522
 SEED = 11
@@ -140,8 +140,7 @@ def build_cases(
 
 def validation_case(checkpoint: Path, data: str, batch_size: int) -> tuple[Case, np.ndarray]:
     """Makes a case of all validation sentences of SST-2, in file order, and their labels (B,)."""
-    directory = data if data == "demo" else str(Path(data).expanduser() / "sst2")
-    examples = load_examples(get_task("sst2"), directory, "validation")
+    examples = validation_examples("sst2", data)
     texts = list(examples.texts[0])
     starts = range(0, len(texts), batch_size)
     encode = load_encoder(str(checkpoint))
@@ -193,8 +192,13 @@ def merged_batches(data: str, batches: int) -> Iterator[list[str]]:
 
 def validation_texts(task_name: str, data: str) -> tuple[tuple[str, ...], ...]:
     """Reads the text columns of a task's validation split."""
+    return validation_examples(task_name, data).texts
+
+
+def validation_examples(task_name: str, data: str) -> Examples:
+    """Reads a task's validation split."""
     directory = data if data == "demo" else str(Path(data).expanduser() / task_name)
-    return load_examples(get_task(task_name), directory, "validation").texts
+    return load_examples(get_task(task_name), directory, "validation")
 
 
 def full_rows(checkpoint: Path, data: str, rows: int, tokens: int) -> Iterator[str]:

@@ -210,6 +210,7 @@ def serve(server: ModelServer, grace_s: float | None = None) -> None:
         with server:
             # Half a million objects, most of them TensorFlow's, stay until the end. Looking for
             # garbage among them stops all threads for 0.2 s, under load every few seconds.
+            gc.collect()
             gc.freeze()
             # Any thread may be the one that a signal interrupts, but only this one runs handlers:
             # it has to wake up by itself.

@@ -185,7 +185,6 @@ class VersionManager:
         except BaseException:
             servable.close()
             raise
-        collect_garbage()
         return servable
 
     def _unload(self, version: _Version, timeout_s: float | None = None) -> None:
